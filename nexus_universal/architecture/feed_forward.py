@@ -1,0 +1,140 @@
+"""Feed-forward networks and mixtures of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from nexus_universal.architecture.mixers import Attention, Packed, packing_problems
+from nexus_universal.architecture.part import Part, part
+from nexus_universal.architecture.position import Norm
+
+Activation = Literal[
+    "silu", "gelu", "gelu_tanh", "gelu_new", "gelu_fast", "gelu_quick", "relu", "relu_squared", "sigmoid", "tanh"
+]
+"""gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, so other names."""
+
+
+@part
+class FeedForward(Part):
+    """down(act(gate x) · up x) where `gated` (GLU, arXiv 2002.05202), else down(act(up x)).
+
+    `sparsity` keeps the gate's entries above the Gaussian quantile of that probability (Gemma 3n). `gate_scale` and
+    `output_scale` are muP multipliers.
+    """
+
+    role: ClassVar[str] = "feed_forward"
+    projections: ClassVar[tuple[str, ...]] = ("gate", "up")
+
+    width: int
+    activation: Activation
+    gated: bool = True
+    biases: tuple[Literal["gate", "up", "down"], ...] = ()
+    packing: tuple[Packed, ...] = ()
+    gate_scale: float | None = None
+    output_scale: float | None = None
+    gate_limit: float | None = None
+    sparsity: float | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.gated:
+            for name in ("gate_scale", "gate_limit", "sparsity"):
+                if getattr(self, name) is not None:
+                    yield name, "needs gated = True"
+            if "gate" in self.biases:
+                yield "biases", "names 'gate', but gated = False"
+        yield from packing_problems(self.packing, self.projections if self.gated else ("up",))
+
+
+@part
+class ExpertGroups(Part):
+    """Experts in `count` groups of which only the best `keep` compete (DeepSeek-V3: group score = sum of its top 2)."""
+
+    count: int
+    keep: int
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.keep > self.count:
+            yield "keep", f"must not exceed count = {self.count}"
+
+
+@part
+class Router(Part):
+    """Which experts a token visits, and with what weight.
+
+    score = `score`(W x); the top k of score (+ a bias that affects selection only) are chosen; their weights are the
+    unbiased scores, divided by their sum + `sum_epsilon` where `normalise`, times `scale`. `score` "softmax_chosen" takes
+    the top k of the raw logits and a softmax over those. `order` is whether the k come sorted: a sum's bits depend on it.
+    """
+
+    score: Literal["softmax", "sigmoid", "softmax_chosen", "sqrt_softplus"]
+    normalise: bool
+    selection_bias: bool = False
+    groups: ExpertGroups | None = None
+    sum_epsilon: float = 0.0
+    scale: float | None = None
+    logits: Literal["model", "float32"] = "model"
+    weights: Literal["model", "float32"] = "float32"
+    order: Literal["sorted", "unsorted"] = "sorted"
+    by_token: bool = False
+    input_norm: Norm | None = None
+    expert_scale: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.sum_epsilon and not self.normalise:
+            yield "sum_epsilon", "needs normalise = True"
+        if self.groups and not self.selection_bias:
+            yield "groups", "are known with selection_bias = True only"
+
+
+@part
+class MixtureOfExperts(Part):
+    """Σ over the chosen experts of weight · expert(x), plus an expert that every token visits.
+
+    `identity_experts` add choices that return x itself (LongCat). `latent` runs the experts in a smaller space between
+    two projections (Nemotron-H). `shared_gate` weighs the shared expert by a sigmoid.
+    """
+
+    role: ClassVar[str] = "feed_forward"
+
+    experts: int
+    per_token: int
+    expert: FeedForward
+    router: Router
+    shared: FeedForward | None = None
+    shared_gate: bool = False
+    identity_experts: int = 0
+    latent: int | None = None
+    bias: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.per_token > self.experts + self.identity_experts:
+            yield "per_token", f"must not exceed the number of experts = {self.experts + self.identity_experts}"
+        if self.router.groups and self.experts % self.router.groups.count:
+            yield "router.groups.count", f"must divide experts = {self.experts}"
+        if self.shared_gate and self.shared is None:
+            yield "shared_gate", "needs a shared expert"
+        if self.expert.packing:
+            yield "expert.packing", "must be empty: gate and up of all experts are always one stacked tensor"
+
+
+@part
+class RoutedAttention(Part):
+    """Mixture of attention heads (JetMoE, arXiv 2404.07413): each token's experts own query and output projections."""
+
+    role: ClassVar[str] = "mixer"
+
+    experts: int
+    per_token: int
+    attention: Attention
+    router: Router
+    bias: bool = True
+
+
+@part
+class PerLayerInput(Part):
+    """norm(up(act(gate x) · p)) where p is this layer's slice of the per-layer token embedding (Gemma 3n)."""
+
+    width: int
+    activation: Activation
+    norm: Norm

@@ -1,0 +1,288 @@
+"""Token mixers: the parts through which positions see each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from nexus_universal.architecture.part import ByLayer, Part, part
+from nexus_universal.architecture.position import Norm, Rope, YarnScaling, yarn_mscale
+
+
+@part
+class Packed(Part):
+    """Projections stored as one matrix and multiplied at once.
+
+    The rows lie in `groups` equal blocks, each holding its share of every role in order: 1 group is [q|k|v], as many
+    groups as heads is [q0|g0|q1|g1|…]. It is part of n because one matrix product has other bits than three.
+    """
+
+    roles: tuple[str, ...]
+    groups: int = 1
+
+    @property
+    def name(self) -> str:
+        return "_".join(self.roles)
+
+
+def packing_problems(packing: tuple[Packed, ...], roles: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """A packing may name each of the mixer's input projections at most once."""
+    named = [role for packed in packing for role in packed.roles]
+    for role in named:
+        if role not in roles:
+            yield "packing", f"names {role!r} (known: {', '.join(roles)})"
+    if len(named) != len(set(named)):
+        yield "packing", "names a role twice"
+
+
+@part
+class QueryKeyNorm(Part):
+    """A norm on queries and keys, over each head or over the whole width, before or after the rotation."""
+
+    norm: Norm
+    over: Literal["head", "width"] = "head"
+    when: Literal["before_rope", "after_rope"] = "before_rope"
+
+
+@part
+class OutputGate(Part):
+    """The mixer's output times an activation of a projection of its input (arXiv 2505.06708)."""
+
+    activation: Literal["sigmoid", "softplus"] = "sigmoid"
+    per: Literal["channel", "head"] = "channel"
+
+
+@part
+class SparseIndexer(Part):
+    """DeepSeek sparse attention: cheap scores choose, per query, the `keep` keys that attention may see.
+
+    score_ts = Σ_h w_th · relu(q_th · k_s · head_dim^-0.5) · heads^-0.5, causal, in float32. `emit` names the chosen set
+    so that later layers can `reuse` it.
+    """
+
+    heads: int
+    head_dim: int
+    keep: int
+    rope: Rope | None = None
+    key_norm: Norm | None = None
+    emit: str | None = None
+    reuse: str | None = None
+
+
+@part
+class Attention(Part):
+    """Softmax attention with any number of key/value heads (arXiv 2305.13245).
+
+    `window` counts the query itself: key > query - window. `scale` None means head_dim^-0.5. `reuse` takes keys and
+    values that an earlier layer `emit`s and has no projections for them.
+    """
+
+    role: ClassVar[str] = "mixer"
+    projections: ClassVar[tuple[str, ...]] = ("query", "key", "value", "gate")
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope: Rope | None = None
+    window: int | None = None
+    causal: bool = True
+    scale: float | ByLayer | None = None
+    biases: tuple[Literal["query", "key", "value", "gate", "output"], ...] = ()
+    packing: tuple[Packed, ...] = ()
+    qk_norm: QueryKeyNorm | None = None
+    value_norm: Norm | None = None
+    gate: OutputGate | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    key_scale: float | None = None
+    value_is_key: bool = False
+    kernel: Literal["sdpa", "eager"] = "sdpa"
+    emit: str | None = None
+    reuse: str | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.heads % self.kv_heads:
+            yield "kv_heads", f"must divide heads = {self.heads}"
+        if self.rope and self.rope.dims(self.head_dim) % 2:
+            yield "rope.fraction", f"rotates {self.rope.dims(self.head_dim)} dimensions, which must be even"
+        if self.gate is None and any("gate" in packed.roles for packed in self.packing):
+            yield "packing", "names 'gate', but gate = None"
+        if (self.softcap is not None or self.sinks) and self.kernel == "sdpa":
+            yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
+        if self.reuse and (self.emit or self.value_is_key):
+            yield "reuse", "takes both keys and values from an earlier layer and cannot be combined"
+        yield from packing_problems(self.packing, self.projections)
+
+    def softmax_scale(self, layer_index: int) -> float:
+        """What query · key is multiplied by."""
+        if self.scale is None:
+            return self.head_dim**-0.5
+        return self.scale.at(layer_index) if isinstance(self.scale, ByLayer) else self.scale
+
+
+@part
+class LatentAttention(Part):
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values expand from one small latent.
+
+    Per head the query and key are [nope | rope]; the rotated key is shared by all heads. `query_rank` None projects the
+    query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature.
+    """
+
+    role: ClassVar[str] = "mixer"
+
+    heads: int
+    query_rank: int | None
+    latent_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    latent_norm: Norm
+    rope: Rope | None = None
+    scale_by_yarn: bool = False
+    biases: tuple[Literal["query_down", "latent_down", "output"], ...] = ()
+    query_scale: float | None = None
+    latent_scale: float | None = None
+    gate: OutputGate | None = None
+    sinks: bool = False
+    indexer: SparseIndexer | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if "query_down" in self.biases and self.query_rank is None:
+            yield "biases", "names 'query_down', but query_rank = None"
+        if self.scale_by_yarn and not (self.rope and isinstance(self.rope.scaling, YarnScaling)):
+            yield "scale_by_yarn", "needs rope.scaling = YarnScaling(…)"
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a query or key head."""
+        return self.nope_dim + self.rope_dim
+
+    @property
+    def softmax_scale(self) -> float:
+        """What query · key is multiplied by."""
+        scale = self.head_dim**-0.5
+        if self.scale_by_yarn and self.rope and isinstance(self.rope.scaling, YarnScaling):
+            mscale = yarn_mscale(self.rope.scaling.factor, self.rope.scaling.mscale_all_dim or 0.0)
+            scale = scale * mscale * mscale
+        return scale
+
+
+@part
+class GatedDeltaRule(Part):
+    """Gated delta rule (arXiv 2412.06464), or Kimi delta attention where the decay is per key channel (2510.26692).
+
+    S ← exp(g)·S;  S ← S + k (β (v − kᵀS))ᵀ;  o = Sᵀ q · key_dim^-0.5, with g = −exp(A)·softplus(a + bias), q and k
+    L2-normed, after a causal depthwise convolution over [q|k|v]; the output is normed per head and gated.
+    """
+
+    role: ClassVar[str] = "mixer"
+    projections: ClassVar[tuple[str, ...]] = ("query", "key", "value", "gate", "beta", "decay")
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    convolution: int
+    norm: Norm
+    activation: str = "silu"
+    gate_activation: Literal["silu", "sigmoid"] = "silu"
+    decay: Literal["head", "channel"] = "head"
+    low_rank: int | None = None
+    beta_range: float = 1.0
+    chunk: int = 64
+    packing: tuple[Packed, ...] = ()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.value_heads % self.key_heads:
+            yield "key_heads", f"must divide value_heads = {self.value_heads}"
+        if self.low_rank and self.decay == "head":
+            yield "low_rank", "factorises the decay and the gate of decay = 'channel' only"
+        yield from packing_problems(self.packing, self.projections)
+
+
+@part
+class StateSpace(Part):
+    """Mamba-2 (arXiv 2405.21060): s ← exp(Δ·A)·s + Δ·B xᵀ; y = C·s + D x, with scalar A per head.
+
+    `norm` None leaves the output as y · silu(z); `norm_first` norms before that gate. `time_step` bounds Δ, in the scan
+    only. `input_scales` multiply the segments (z, x, B, C, Δ) of the input projection (muP, arXiv 2203.03466).
+    """
+
+    role: ClassVar[str] = "mixer"
+
+    heads: int
+    head_dim: int
+    state_dim: int
+    groups: int
+    convolution: int
+    norm: Norm | None
+    norm_groups: int = 1
+    norm_first: bool = False
+    activation: str = "silu"
+    time_step: tuple[float, float] = (0.0, float("inf"))
+    convolution_bias: bool = True
+    biases: tuple[Literal["input", "output"], ...] = ()
+    chunk: int = 256
+    input_scales: tuple[float, ...] | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.heads % self.groups:
+            yield "groups", f"must divide heads = {self.heads}"
+        if self.input_scales is not None and len(self.input_scales) != 5:
+            yield "input_scales", "must hold five numbers: z, x, B, C, time step"
+
+
+@part
+class LightningAttention(Part):
+    """Linear attention with a fixed decay per head (arXiv 2401.04658): S ← exp(−s)·S + kᵀv; o = qS.
+
+    s_h = 2^(−8(h+1)/heads) · (1 − l/(layers − 1 + 1e-5) + 1e-5): `layers` is the model's depth, l the layer's index.
+    """
+
+    role: ClassVar[str] = "mixer"
+
+    heads: int
+    head_dim: int
+    layers: int
+    norm: Norm
+    activation: str = "silu"
+    block: int = 256
+    packing: tuple[Packed, ...] = ()
+
+
+@part
+class CompressedAttention(Part):
+    """DeepSeek-V4: one vector per position is key and value of all heads; far positions are seen in compressed form.
+
+    `rate` positions become one entry by a learned softmax pooling; with `overlap` an entry also mixes in the window
+    before. An `indexer` keeps the best entries per query; None keeps all. `rate` None is plain windowed attention.
+    The output is rotated back by the query's angle and projected by `output_groups` low-rank blocks.
+    """
+
+    role: ClassVar[str] = "mixer"
+
+    heads: int
+    head_dim: int
+    query_rank: int
+    window: int
+    rope: Rope
+    latent_norm: Norm
+    query_norm: Norm
+    output_groups: int
+    output_rank: int
+    rate: int | None = None
+    overlap: bool = False
+    indexer: SparseIndexer | None = None
+    sinks: bool = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.rate is None and (self.overlap or self.indexer):
+            yield "rate", "is None, but overlap and indexer work on compressed entries"
+
+
+@part
+class LowRank(Part):
+    """x + norm(B(A x)) with A, B of `rank`: a learned augmented residual (LAuReL, arXiv 2411.07501)."""
+
+    rank: int
+    norm: Norm

@@ -1,0 +1,346 @@
+"""`ArchitectureParameter`, the n of the formula: everything in which transformers differ, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any
+
+from nexus_universal.architecture import registry
+from nexus_universal.architecture.count import Count, count
+from nexus_universal.architecture.ends import Embedding, Head, Origin, Register, Streams, Text
+from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedConfig
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
+from nexus_universal.architecture.formula import Formula, formula
+from nexus_universal.architecture.mixers import Attention
+from nexus_universal.architecture.part import Part, part
+from nexus_universal.architecture.paths import leaves, replaced
+from nexus_universal.architecture.position import LearnedPositions, Norm, Rope
+from nexus_universal.architecture.program import Branch, Program
+from nexus_universal.architecture.serial import canonical_hash, from_data, runs, to_data
+from nexus_universal.architecture.source import read_config
+from nexus_universal.architecture.validate import problems
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """One place in which two n's differ; `layers` are the indices it holds for, `path` is relative to a layer then."""
+
+    path: str
+    left: Any
+    right: Any
+    layers: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        where = f"layers.{_ranges(self.layers)}.{self.path}" if self.layers else self.path
+        return f"{where}: {self.left!r} → {self.right!r}"
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "—"
+
+
+ABSENT = _Absent()
+"""Stands in a `Difference` for a field that only the other n has."""
+
+
+@part
+class ArchitectureParameter(Part):
+    """n = (embedding, layers, final_norm, head), and the registers and streams that a few models add.
+
+    `text` and `origin` ride along outside equality, `diff` and `signature`.
+
+    Example:
+        >>> n = ArchitectureParameter.from_huggingface({"model_type": "qwen3", "num_hidden_layers": 2})
+        >>> n.replace("layers.*.mixer.window", 4096).layers[0].steps[0].branches[0].part.window
+        4096
+    """
+
+    embedding: Embedding
+    layers: tuple[Program, ...]
+    final_norm: Norm | None
+    head: Head
+    registers: tuple[Register, ...] = ()
+    streams: Streams | None = None
+    text: Text = dataclasses.field(default=Text(), compare=False)
+    origin: Origin = dataclasses.field(default=Origin(), compare=False)
+
+    @classmethod
+    def from_huggingface(cls, source: Any, *, ignore_keys: Iterable[str] = (), **hub: Any) -> ArchitectureParameter:
+        """Read the n of a repo id, a directory, a config.json, a dict or a transformers config object.
+
+        `hub` takes `revision`, `token`, `cache_dir` and `local_files_only`. No weights are read and transformers is not
+        imported.
+
+        Raises:
+            UnsupportedConfig: a key or value that the family cannot express, unless it is in `ignore_keys`.
+            UnknownModelType: no family has this `model_type`; the nearest known one is named.
+        """
+        raw = read_config(source, **hub)
+        return registry.family_of(raw).parameter(raw, ignore_keys=tuple(ignore_keys))
+
+    def to_huggingface(self) -> dict[str, Any]:
+        """The config.json this n was read from.
+
+        Raises:
+            UnsupportedConfig: n was not read from a config, or was changed since in a way its config does not say.
+        """
+        if self.origin.config is None:
+            raise UnsupportedConfig("this n was not read from a HuggingFace config: save it with format='nexus'")
+        raw: dict[str, Any] = json.loads(self.origin.config)
+        same = type(self).from_huggingface(raw, ignore_keys=self.origin.ignored_keys)
+        if same != self:
+            changes = "; ".join(str(change) for change in same.diff(self)[:3])
+            raise UnsupportedConfig(f"{self.origin.family}: its config does not express {changes}")
+        return raw
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Exact JSON: `from_json` gives back an equal n, floats and all."""
+        return json.dumps(to_data(self), indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> ArchitectureParameter:
+        """Read what `to_json` wrote, and validate it.
+
+        Raises:
+            InvalidArchitecture: not JSON, an unknown part or field, or contradicting fields.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InvalidArchitecture(f"not JSON: {error}") from None
+        n = from_data(data)
+        if not isinstance(n, cls):
+            raise InvalidArchitecture(f"n.part = {type(n).__name__!r} (must be 'ArchitectureParameter')")
+        return n.validate()
+
+    def replace(self, path: str, value: Any) -> ArchitectureParameter:
+        """A validated copy with `value` at `path`: `layers.*.mixer.window`, `layers.3.attention.heads`, `head.softcap`.
+
+        Raises:
+            InvalidArchitecture: the path names nothing, or the result contradicts itself.
+        """
+        return replaced(self, path, value).validate()
+
+    def validate(self) -> ArchitectureParameter:
+        """Return self.
+
+        Raises:
+            InvalidArchitecture: naming the field, its value and what would be allowed.
+        """
+        for path, value, message in problems(self):
+            raise InvalidArchitecture(f"{path} = {value!r} {message}")
+        return self
+
+    def diff(self, other: ArchitectureParameter) -> list[Difference]:
+        """Where two n's differ, equal differences of several layers gathered into one entry."""
+        found: list[Difference] = []
+        for name in ("embedding", "final_norm", "head", "registers", "streams"):
+            found += _leaf_differences(dict(leaves(getattr(self, name), name)), dict(leaves(getattr(other, name), name)))
+        if len(self.layers) != len(other.layers):
+            found.append(Difference("num_layers", len(self.layers), len(other.layers)))
+        gathered: dict[tuple[str, str, str], Difference] = {}
+        for index, (left, right) in enumerate(zip(self.layers, other.layers, strict=False)):
+            if left == right:
+                continue
+            for change in _leaf_differences(_layer_leaves(left), _layer_leaves(right)):
+                key = (change.path, repr(change.left), repr(change.right))
+                earlier = gathered.get(key, change)
+                gathered[key] = dataclasses.replace(earlier, layers=(*earlier.layers, index))
+        return found + list(gathered.values())
+
+    @property
+    def signature(self) -> str:
+        """A short human line and a hash of the canonical JSON, e.g. `28 × [attention 16/8×128 + ffn 3072] … #1a2b3c`."""
+        pieces = [
+            (f"{times} × " if times > 1 else "") + "[" + " | ".join(_layer_line(p) for p in pattern) + "]"
+            for times, pattern in runs(tuple(_NameOnly(layer) for layer in self.layers))
+        ]
+        ends = f"d{self.d_hidden} v{self.d_vocab}{' tied' if self.head.tied else ''}"
+        return f"{ends} · {' + '.join(pieces)} · #{self.hash}"
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of the canonical JSON, without `text` and `origin`."""
+        return canonical_hash(dataclasses.replace(self, text=Text(), origin=Origin()))
+
+    def count(self, *, context: int = 1, dtype: str | None = None) -> Count:
+        """Parameters, active parameters, FLOPs per token at `context` positions, cache bytes per token: exact."""
+        return count(self, context=context, dtype=dtype or self.text.dtype or "float32")
+
+    def formula(self) -> Formula:
+        """The equations of this very model, as Unicode and LaTeX."""
+        return formula(self)
+
+    # The flat view: names that users of other libraries look for, derived and read-only.
+
+    @property
+    def d_hidden(self) -> int:
+        """Width of the residual."""
+        return self.embedding.width
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of token rows."""
+        return self.embedding.vocab
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    @property
+    def num_heads(self) -> int | None:
+        """Query heads; the commonest value where layers differ."""
+        return self._commonest("heads", "value_heads")
+
+    @property
+    def num_kv_heads(self) -> int | None:
+        """Key/value heads; the commonest value among softmax attention layers (latent attention expands to all heads)."""
+        return self._commonest("kv_heads", "heads", "key_heads")
+
+    @property
+    def head_dim(self) -> int | None:
+        """Width of a query head; the commonest value where layers differ."""
+        return self._commonest("head_dim", "key_dim")
+
+    @property
+    def d_feed_forward(self) -> int | None:
+        """Width of the feed-forward, of one expert in a mixture; the commonest value where layers differ."""
+        parts = [branch.part for branch in self._branches()]
+        widths = [p.expert.width if isinstance(p, MixtureOfExperts) else getattr(p, "width", None) for p in parts]
+        return _mode(widths)
+
+    @property
+    def pos_embedding_type(self) -> str:
+        """"rope", "learned" or "none"; "rope" if any layer rotates."""
+        if self._commonest("rope") is not None:
+            return "rope"
+        return "learned" if isinstance(self.embedding.positions, LearnedPositions) else "none"
+
+    @property
+    def rope_base(self) -> float | None:
+        """RoPE's theta; the commonest value where layers differ."""
+        rope = self._commonest("rope")
+        return rope.theta if isinstance(rope, Rope) else None
+
+    @property
+    def rope_scaling(self) -> Any:
+        """RoPE's scaling part; that of the commonest RoPE where layers differ."""
+        rope = self._commonest("rope")
+        return rope.scaling if isinstance(rope, Rope) else None
+
+    @property
+    def activation_fn(self) -> str | None:
+        """The feed-forward's activation; the commonest value where layers differ."""
+        parts = [branch.part for branch in self._branches()]
+        experts = [p.expert if isinstance(p, MixtureOfExperts) else p for p in parts]
+        return _mode([p.activation for p in experts if isinstance(p, FeedForward)])
+
+    @property
+    def norm_type(self) -> str | None:
+        """"rms" or "layer": the final norm's kind, or the commonest of the layers'."""
+        norm = self.final_norm or _mode([step.norm for layer in self.layers for step in layer.steps])
+        return norm.kind if norm else None
+
+    @property
+    def ln_eps(self) -> float | None:
+        """The final norm's epsilon."""
+        return self.final_norm.eps if self.final_norm else None
+
+    @property
+    def use_bias(self) -> bool:
+        """Whether any projection in any layer has a bias."""
+        return any(getattr(branch.part, "biases", ()) for branch in self._branches())
+
+    @property
+    def use_cache(self) -> bool:
+        """Whether the checkpoint's config asks for a cache in generation."""
+        return self.text.use_cache
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Beginning-of-text id."""
+        return self.text.bos
+
+    @property
+    def eos_token_id(self) -> int | list[int] | None:
+        """End-of-text id, or a list of several."""
+        return (self.text.eos[0] if len(self.text.eos) == 1 else list(self.text.eos)) if self.text.eos else None
+
+    def _branches(self) -> Iterable[Branch]:
+        return (branch for layer in self.layers for branch in layer.branches())
+
+    def _commonest(self, *names: str) -> Any:
+        """The commonest value of the first of `names` that any mixer has, softmax attention asked first."""
+        mixers = [branch.part for branch in self._branches() if branch.part.role == "mixer"]
+        for pool in ([m for m in mixers if isinstance(m, Attention)], mixers):
+            for name in names:
+                values = [getattr(mixer, name) for mixer in pool if getattr(mixer, name, None) is not None]
+                if values:
+                    return _mode(values)
+        return None
+
+
+class _NameOnly:
+    """A layer that compares by its summary line, so that a signature gathers layers that read the same."""
+
+    def __init__(self, program: Program) -> None:
+        self.line = " + ".join(_branch_line(branch) for branch in program.branches()) or "—"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _NameOnly) and other.line == self.line
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _layer_line(layer: _NameOnly) -> str:
+    return layer.line
+
+
+def _branch_line(branch: Branch) -> str:
+    p: Any = branch.part
+    name = type(p).__name__
+    if isinstance(p, Attention):
+        window = f" w{p.window}" if p.window else ""
+        return f"attention {p.heads}/{p.kv_heads}×{p.head_dim}{window}{'' if p.rope else ' nope'}"
+    if isinstance(p, FeedForward):
+        return f"ffn {p.width}"
+    if isinstance(p, MixtureOfExperts):
+        return f"experts {p.per_token}/{p.experts}×{p.expert.width}{'+shared' if p.shared else ''}"
+    if isinstance(p, Program):
+        return f"{branch.name}({' + '.join(_branch_line(inner) for inner in p.branches())})"
+    heads = getattr(p, "heads", None) or getattr(p, "value_heads", None)
+    return name if heads is None else f"{name} {heads}"
+
+
+def _layer_leaves(layer: Program) -> dict[str, Any]:
+    return {path.removeprefix("."): value for path, value in leaves(layer)}
+
+
+def _leaf_differences(left: dict[str, Any], right: dict[str, Any]) -> list[Difference]:
+    paths = list(dict.fromkeys([*left, *right]))
+    pairs = [(path, left.get(path, ABSENT), right.get(path, ABSENT)) for path in paths]
+    return [Difference(path, a, b) for path, a, b in pairs if a != b]
+
+
+def _mode(values: Iterable[Any]) -> Any:
+    counted = Counter(value for value in values if value is not None)
+    return counted.most_common(1)[0][0] if counted else None
+
+
+def _ranges(indices: tuple[int, ...]) -> str:
+    pieces: list[str] = []
+    start = previous = indices[0]
+    for index in (*indices[1:], None):
+        if index is not None and index == previous + 1:
+            previous = index
+            continue
+        pieces.append(str(start) if start == previous else f"{start}-{previous}")
+        if index is not None:
+            start = previous = index
+    return ",".join(pieces)

@@ -1,0 +1,150 @@
+"""Norms and positions: the parts that other parts hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+from nexus_universal.architecture.part import Part, part
+
+
+@part
+class Norm(Part):
+    """RMSNorm (arXiv 1910.07467) or LayerNorm (arXiv 1607.06450).
+
+    `rounding` says where half-precision statistics, kept in float32, are rounded back to the input's dtype: before the
+    multiplication with the weight, after it, or not by hand at all because torch's own kernel does everything.
+    """
+
+    kind: Literal["rms", "layer"]
+    eps: float
+    scale: Literal["weight", "one_plus_weight", "none"] = "weight"
+    bias: bool = False
+    rounding: Literal["before_scale", "after_scale", "native"] = "before_scale"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.eps < 0:
+            yield "eps", "must not be negative"
+        if self.kind == "rms" and self.rounding == "native":
+            yield "rounding", "is 'native' for kind = 'layer' only (known for rms: before_scale, after_scale)"
+        if self.bias and self.scale == "none":
+            yield "bias", "needs a scale"
+
+
+@part
+class LinearScaling(Part):
+    """Position interpolation (arXiv 2306.15595): all frequencies divided by `factor`."""
+
+    factor: float
+
+
+@part
+class DynamicScaling(Part):
+    """Dynamic NTK: beyond `context` the base grows with the length of the call. Depends on the call, not on a position."""
+
+    factor: float
+    context: int
+
+
+@part
+class Llama3Scaling(Part):
+    """Llama 3.1: low frequencies divided by `factor`, high ones kept, a ramp between them."""
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_context: int
+
+
+def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
+    """YaRN's attention temperature, sqrt(1/t) = 0.1 · mscale · ln(factor) + 1 (arXiv 2309.00071, section 3.4)."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+@part
+class YarnScaling(Part):
+    """YaRN (arXiv 2309.00071): interpolated and extrapolated frequencies blended by a ramp."""
+
+    factor: float
+    original_context: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+
+    @property
+    def table_factor(self) -> float:
+        """What cos and sin are multiplied by: given, or derived from the factor and the two mscales."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.mscale and self.mscale_all_dim:
+            return float(yarn_mscale(self.factor, self.mscale) / yarn_mscale(self.factor, self.mscale_all_dim))
+        return yarn_mscale(self.factor)
+
+
+@part
+class LongRopeScaling(Part):
+    """LongRoPE (arXiv 2402.13753): one factor per frequency; the long set once a call passes `original_context`."""
+
+    factor: float
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    original_context: int
+    attention_factor: float | None = None
+
+    @property
+    def table_factor(self) -> float:
+        """What cos and sin are multiplied by."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        return 1.0 if self.factor <= 1.0 else math.sqrt(1 + math.log(self.factor) / math.log(self.original_context))
+
+
+@part
+class ProportionalScaling(Part):
+    """The rotated fraction's exponents run over the whole head; the other frequencies are zero, and all are divided."""
+
+    factor: float = 1.0
+
+
+Scaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling | ProportionalScaling
+
+
+@part
+class Rope(Part):
+    """Rotary position embedding (arXiv 2104.09864).
+
+    `pairing`: which two dimensions turn together: (i, i + d/2), or (2i, 2i + 1), or the latter read and the former
+    written (the same dot products, other bits). `table` and `product` are the dtypes of cos/sin and of the rotation.
+    """
+
+    theta: float
+    fraction: float = 1.0
+    pairing: Literal["half", "interleaved", "interleaved_to_half"] = "half"
+    part_rotated: Literal["first", "last"] = "first"
+    scaling: Scaling | None = None
+    table: Literal["model", "float32"] = "model"
+    product: Literal["model", "float32"] = "model"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.theta <= 0:
+            yield "theta", "must be positive"
+        if not 0 < self.fraction <= 1:
+            yield "fraction", "must lie in (0, 1]"
+
+    def dims(self, head_dim: int) -> int:
+        """How many of `head_dim` dimensions the tables span."""
+        if isinstance(self.scaling, ProportionalScaling):
+            return head_dim
+        return int(head_dim * self.fraction)
+
+
+@part
+class LearnedPositions(Part):
+    """A table of `count` learned position vectors, added to the token embedding; row = position + `offset`."""
+
+    count: int
+    offset: int = 0

@@ -1,0 +1,61 @@
+"""The registry that families fill: from a config's `model_type` to whoever can read it, without importing the rest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
+
+if TYPE_CHECKING:
+    from nexus_universal.architecture.parameter import ArchitectureParameter
+
+
+class Readable(Protocol):
+    """What the registry needs to know of a family."""
+
+    model_type: str
+
+    def parameter(self, raw: dict[str, Any], *, ignore_keys: tuple[str, ...] = ()) -> ArchitectureParameter: ...
+
+
+_find: Callable[[str], Any] | None = None
+_names: Callable[[], tuple[str, ...]] = tuple
+
+
+def fill(find: Callable[[str], Any], names: Callable[[], tuple[str, ...]]) -> None:
+    """Set where families come from: `find(model_type)` loads one, `names()` lists all. Called once by the package."""
+    global _find, _names
+    _find, _names = find, names
+
+
+def known_families() -> tuple[str, ...]:
+    """Every model type that a family describes, sorted."""
+    return _names()
+
+
+def family(model_type: str) -> Any:
+    """The family of a model type.
+
+    Raises:
+        UnknownModelType: naming the nearest known type.
+    """
+    names = known_families()
+    if _find is None or model_type not in names:
+        near = difflib.get_close_matches(model_type, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UnknownModelType(f"model_type {model_type!r} is not known ({hint}known: {', '.join(names)})")
+    return _find(model_type)
+
+
+def family_of(raw: dict[str, Any]) -> Any:
+    """The family that a raw config names.
+
+    Raises:
+        UnsupportedConfig: the config has no `model_type`.
+    """
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise UnsupportedConfig("config.json has no model_type: it must name a family, such as 'llama'")
+    return family(model_type)
