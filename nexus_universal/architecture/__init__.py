@@ -1,1 +1,1 @@
-"""n: the parts, their algebra, their counts and formulas, and the registry that families fill. Imports nothing of ours."""
+"""n: the parts, their algebra, their counts and formulas, the registry that families fill. Imports nothing of ours."""

@@ -1,4 +1,188 @@
-from dataclasses import dataclass
-@dataclass
-class Count: ...
-def count(n, *, context, dtype): raise NotImplementedError
+"""Parameters, FLOPs and cache bytes of a whole n, exactly and without building it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from nexus_universal.architecture.costs import (
+    Cost,
+    Place,
+    cost,
+    linear,
+    norm_cost,
+    projection_rows,
+    total,
+    weights,
+)
+from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.program import Branch, Program, Step
+
+if TYPE_CHECKING:
+    from nexus_universal.architecture.ends import Embedding, Streams
+    from nexus_universal.architecture.parameter import ArchitectureParameter
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What one n costs, for one more token with `context` positions visible, itself included.
+
+    `parameters` are those that a built model's `parameters()` yields: tied and shared weights once; buffers (selection
+    biases, routing tables, Gemma 4's layer scalars) not. `active_parameters` leaves out the experts that a token does not
+    visit. `flops_per_token` is what `torch.utils.flop_counter` counts for that token: 2 per multiply-add in matrix
+    products, attention (dense over what is visible, masked or not) and convolutions; elementwise work is not counted.
+    After T positions, T at least every window, one sequence remembers
+    `fixed_state_bytes` + T · `cache_bytes_per_token`: the first holds full windows, convolutions and recurrent states
+    (those of the delta rule and of state spaces in float32), the second what grows.
+    """
+
+    parameters: int
+    active_parameters: int
+    flops_per_token: int
+    cache_bytes_per_token: int | float
+    fixed_state_bytes: int
+    context: int
+    dtype: str
+
+    def __str__(self) -> str:
+        active = f" ({_short(self.active_parameters)} active)" if self.active_parameters != self.parameters else ""
+        fixed = f" + {_short(self.fixed_state_bytes)}B fixed" if self.fixed_state_bytes else ""
+        return (
+            f"{_short(self.parameters)} parameters{active} · {_short(self.flops_per_token)} FLOPs per token at context "
+            f"{self.context} · cache {_short(self.cache_bytes_per_token)}B per token{fixed} ({self.dtype})"
+        )
+
+
+def _short(number: float) -> str:
+    """12345678 as `12.3 M`."""
+    for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {letter}"
+    return f"{number:g} "
+
+
+def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
+    """Count n for one token at `context` positions.
+
+    Raises:
+        InputError: no position is visible, or the dtype is not known.
+    """
+    if context < 1:
+        raise InputError(f"context = {context} must be at least 1: a token sees itself")
+    if dtype not in BYTES:
+        raise InputError(f"dtype = {dtype!r} (known: {', '.join(BYTES)})")
+    width = n.embedding.width
+    place = Place(width=width, model=width, context=context, bytes=BYTES[dtype])
+    head = linear(width, n.embedding.vocab, n.head.bias)
+    whole = total(
+        _embedding_cost(n.embedding, len(n.layers)),
+        _streams_cost(n.streams, width),
+        weights(width * len(n.registers)),
+        _layers_cost(n, place),
+        norm_cost(n.final_norm, width),
+        replace(head, parameters=head.parameters - width * n.embedding.vocab * n.head.tied),
+    )
+    growing = whole.growing
+    return Count(
+        parameters=whole.parameters,
+        active_parameters=whole.parameters - whole.idle,
+        flops_per_token=whole.flops,
+        cache_bytes_per_token=int(growing) if growing.denominator == 1 else float(growing),
+        fixed_state_bytes=whole.fixed,
+        context=context,
+        dtype=dtype,
+    )
+
+
+def _embedding_cost(part: Embedding, layers: int) -> Cost:
+    costs = [weights(part.vocab * part.width), norm_cost(part.norm, part.width)]
+    if part.positions:
+        costs.append(weights(part.positions.count * part.width))
+    if part.per_layer:
+        all_layers = layers * part.per_layer.width
+        costs += [
+            weights(part.per_layer.vocab * all_layers),
+            linear(part.width, all_layers),
+            norm_cost(part.per_layer.norm, part.per_layer.width),
+        ]
+    return total(*costs)
+
+
+def _streams_cost(part: Streams | None, width: int) -> Cost:
+    if part is None:
+        return Cost()
+    projected = total(*(linear(width, width) for _ in range(part.count - 1)))
+    fill = projected if part.fill == "project" else Cost()
+    if part.merge == "mean":
+        return fill + projected
+    return total(fill, linear(part.count * width, part.count, bias=True), weights(1))
+
+
+def _layers_cost(n: ArchitectureParameter, place: Place) -> Cost:
+    widths = dict.fromkeys(["x", "e", *(register.name for register in n.registers)], place.width)
+    seen: set[str] = set()
+    costs = []
+    for layer in n.layers:
+        whole = total(*_program_costs(layer, widths, place, seen))
+        costs.append(whole.without_weights() if layer.share in seen else whole)
+        if layer.share is not None:
+            seen.add(layer.share)
+    return total(*costs)
+
+
+def _program_costs(program: Program, widths: dict[str, int], place: Place, seen: set[str]) -> Iterator[Cost]:
+    """The costs of all steps; the registers' `widths` and the names `seen` of shared weights are extended."""
+    for step in program.steps:
+        here = replace(place, width=step.read.width(widths))
+        yield norm_cost(step.norm, here.width)
+        if step.connection:
+            yield cost(step.connection, place)
+        for branch in step.branches:
+            yield _branch_cost(branch, here, widths, seen)
+        _extend(widths, step, here)
+        for write in step.writes:
+            yield norm_cost(write.norm, widths[write.register])
+
+
+def _extend(widths: dict[str, int], step: Step, place: Place) -> None:
+    """Set the widths of the registers that a step writes."""
+    known = {"u": place.width, "v": place.width, **{branch.name: place.model for branch in step.branches}}
+    for write in step.writes:
+        widths[write.register] = (widths | known)[write.terms[0].source]
+
+
+def _branch_cost(branch: Branch, place: Place, widths: dict[str, int], seen: set[str]) -> Cost:
+    if isinstance(branch.part, Program):
+        inner = total(*_program_costs(branch.part, {**widths, "x": place.width}, place, seen))
+    else:
+        inner = cost(branch.part, place)
+    if branch.share in seen:
+        inner = inner.without_weights()
+    if branch.share is not None:
+        seen.add(branch.share)
+    shapes = dict(_projection_shapes(branch.part, place, widths)) if branch.adapters else {}
+    adapters = [
+        linear(shapes[adapter.target][0], adapter.rank) + linear(adapter.rank, shapes[adapter.target][1])
+        for adapter in branch.adapters
+    ]
+    return total(
+        norm_cost(branch.input_norm, place.width), inner, norm_cost(branch.output_norm, place.model), *adapters
+    )
+
+
+def _projection_shapes(
+    part: object, place: Place, widths: dict[str, int], prefix: str = ""
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """(width read, rows) of every projection that an adapter may name."""
+    if isinstance(part, Program):
+        widths = {**widths, "x": place.width}
+        for step in part.steps:
+            here = replace(place, width=step.read.width(widths))
+            for branch in step.branches:
+                yield from _projection_shapes(branch.part, here, widths, f"{prefix}{branch.name}.")
+            _extend(widths, step, here)
+    else:
+        yield from ((prefix + role, (place.width, rows)) for role, rows in projection_rows(part).items())

@@ -11,18 +11,24 @@ from nexus_universal.architecture.position import LearnedPositions, Norm
 
 @part
 class PerLayerEmbedding(Part):
-    """A second token table, one `width`-vector per layer, mixed with a projection of the embedding (Gemma 3n)."""
+    """A second token table, one `width`-vector per layer, mixed with a projection of the embedding (Gemma 3n).
+
+    p = (norm(W e · d^-0.5) + √width · table[token]) · 2^-0.5, for all layers at once; tokens beyond `vocab` use row 0.
+    `scale_rounding` "model" rounds d^-0.5 and 2^-0.5 to the model's dtype first; √width always is.
+    """
 
     vocab: int
     width: int
     norm: Norm
+    scale_rounding: Literal["model", "none"] = "model"
 
 
 @part
 class Embedding(Part):
     """Token table [vocab, width], times `scale`, plus positions.
 
-    `scale_rounding` "model" rounds the scale to the table's dtype first (Gemma). `padding_row` never receives a gradient.
+    `scale_rounding` "model" rounds the scale to the table's dtype first (Gemma). `padding_row` never receives a
+    gradient.
     """
 
     vocab: int
@@ -46,22 +52,34 @@ class Embedding(Part):
 class Streams(Part):
     """Several residual streams: how the embedding fills them and how they become one again before the head.
 
-    "copy" repeats it, "project" gives each further stream its own projection, matched in RMS. "weigh" takes a sigmoid-
-    weighted sum, "mean" the mean after a projection of each.
+    "copy" repeats it, "project" gives each further stream its own projection, scaled to the embedding's RMS (no
+    smaller than √eps). "weigh" takes Σ_j (σ(s f_j + b_j) + eps) x_j, f = F · rms(all streams, concatenated) without
+    weight and with `norm_eps`; "mean" the mean after a projection of each further stream, scaled to the first one's
+    RMS.
     """
 
     count: int
     fill: Literal["copy", "project"]
     merge: Literal["weigh", "mean"]
-    eps: float = 0.0
+    eps: float
+    norm_eps: float | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.count < 2:
+            yield "count", "must be at least 2"
+        if (self.norm_eps is not None) != (self.merge == "weigh"):
+            yield "norm_eps", "must be given for merge = 'weigh' and None for 'mean'"
 
 
 @part
 class Register(Part):
-    """A register that exists before the first layer: a learned vector, or zeros."""
+    """A register that exists before the first layer: a learned vector, the same at every position."""
 
     name: str
-    initial: Literal["learned", "zeros"]
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.name.isidentifier() or self.name in ("x", "e", "u", "v"):
+            yield "name", "must be an identifier other than 'x', 'e', 'u' and 'v'"
 
 
 @part
@@ -77,7 +95,10 @@ class Head(Part):
 
 @part
 class Text(Part):
-    """What rides along with n and changes no bit of a forward pass: context, special tokens, dtype, initialisation."""
+    """What rides along with n and changes no bit of a forward pass: context, special tokens, dtype, initialisation.
+
+    `scaled_residual`: projections back to the residual start smaller by √(2 · layers) (GPT-2).
+    """
 
     context: int | None = None
     bos: int | None = None
@@ -86,6 +107,7 @@ class Text(Part):
     use_cache: bool = True
     dtype: str | None = None
     initializer_range: float = 0.02
+    scaled_residual: bool = False
 
 
 @part

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from nexus_universal.architecture.mixers import Attention, Packed, packing_problems
+from nexus_universal.architecture.mixers import Activation, Packed, packing_problems
 from nexus_universal.architecture.part import Part, part
-from nexus_universal.architecture.position import Norm
-
-Activation = Literal[
-    "silu", "gelu", "gelu_tanh", "gelu_new", "gelu_fast", "gelu_quick", "relu", "relu_squared", "sigmoid", "tanh"
-]
-"""gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, so other names."""
+from nexus_universal.architecture.position import Norm, Rope
 
 
 @part
@@ -43,7 +38,7 @@ class FeedForward(Part):
                     yield name, "needs gated = True"
             if "gate" in self.biases:
                 yield "biases", "names 'gate', but gated = False"
-        yield from packing_problems(self.packing, self.projections if self.gated else ("up",))
+        yield from packing_problems(self.packing, self.projections if self.gated else ("up",), self.biases)
 
 
 @part
@@ -63,8 +58,12 @@ class Router(Part):
     """Which experts a token visits, and with what weight.
 
     score = `score`(W x); the top k of score (+ a bias that affects selection only) are chosen; their weights are the
-    unbiased scores, divided by their sum + `sum_epsilon` where `normalise`, times `scale`. `score` "softmax_chosen" takes
-    the top k of the raw logits and a softmax over those. `order` is whether the k come sorted: a sum's bits depend on it.
+    unbiased scores, divided by their sum + `sum_epsilon` where `normalise`, times `scale`. `score` "softmax_chosen"
+    takes the top k of the raw logits and a softmax over those. `order` is whether the k come sorted: a sum's bits
+    depend on it. `by_token` looks the k up in a fixed table by the token's id; only their weights depend on x
+    (DeepSeek-V4). `input_norm` makes the router read what the branch read before the branch's own norm, through this
+    norm; `input_scale` then multiplies by a learned vector and by d^-0.5, and `expert_scale` each weight by a learned
+    number (Gemma 4).
     """
 
     score: Literal["softmax", "sigmoid", "softmax_chosen", "sqrt_softplus"]
@@ -78,11 +77,18 @@ class Router(Part):
     order: Literal["sorted", "unsorted"] = "sorted"
     by_token: bool = False
     input_norm: Norm | None = None
+    input_scale: bool = False
     expert_scale: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.sum_epsilon and not self.normalise:
             yield "sum_epsilon", "needs normalise = True"
+        if self.normalise and self.score == "softmax_chosen":
+            yield "normalise", "must be False: a softmax over the chosen sums to one already"
+        if self.by_token and self.selection_bias:
+            yield "selection_bias", "must be False: by_token leaves nothing to select"
+        if self.input_scale and self.input_norm is None:
+            yield "input_scale", "needs input_norm"
         if self.groups and not self.selection_bias:
             yield "groups", "are known with selection_bias = True only"
 
@@ -91,8 +97,11 @@ class Router(Part):
 class MixtureOfExperts(Part):
     """Σ over the chosen experts of weight · expert(x), plus an expert that every token visits.
 
-    `identity_experts` add choices that return x itself (LongCat). `latent` runs the experts in a smaller space between
-    two projections (Nemotron-H). `shared_gate` weighs the shared expert by a sigmoid.
+    `identity_experts` add choices that return x itself (LongCat). `latent` runs the experts in a smaller space
+    between two projections (Nemotron-H); router and shared expert stay outside it. `shared_gate` weighs the shared
+    expert by a sigmoid, `bias` adds a learned vector at the end (JetMoE). `sum_order` "chosen" adds a token's k
+    outputs as they were chosen, in the weights' dtype; "expert" adds them one by one in the experts' order, rounding
+    each to the model's dtype.
     """
 
     role: ClassVar[str] = "feed_forward"
@@ -105,9 +114,13 @@ class MixtureOfExperts(Part):
     shared_gate: bool = False
     identity_experts: int = 0
     latent: int | None = None
+    latent_bias: bool = False
     bias: bool = False
+    sum_order: Literal["chosen", "expert"] = "chosen"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.latent_bias and self.latent is None:
+            yield "latent_bias", "needs latent"
         if self.per_token > self.experts + self.identity_experts:
             yield "per_token", f"must not exceed the number of experts = {self.experts + self.identity_experts}"
         if self.router.groups and self.experts % self.router.groups.count:
@@ -120,21 +133,38 @@ class MixtureOfExperts(Part):
 
 @part
 class RoutedAttention(Part):
-    """Mixture of attention heads (JetMoE, arXiv 2404.07413): each token's experts own query and output projections."""
+    """Mixture of attention heads (JetMoE, arXiv 2404.07413): each token's experts own query and output projections.
+
+    Each chosen expert asks with `kv_heads` queries of its own, slot after slot, so that head h meets key/value head
+    h mod kv_heads. Their outputs pass the same experts' output projections, are weighted by the router, added in the
+    experts' order, and a learned bias is added.
+    """
 
     role: ClassVar[str] = "mixer"
+    projections: ClassVar[tuple[str, ...]] = ("key", "value")
 
     experts: int
     per_token: int
-    attention: Attention
+    kv_heads: int
+    head_dim: int
     router: Router
-    bias: bool = True
+    rope: Rope | None = None
+    packing: tuple[Packed, ...] = ()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.per_token > self.experts:
+            yield "per_token", f"must not exceed experts = {self.experts}"
+        yield from packing_problems(self.packing, self.projections)
+
+    @property
+    def heads(self) -> int:
+        """Queries per token."""
+        return self.per_token * self.kv_heads
 
 
 @part
 class PerLayerInput(Part):
-    """norm(up(act(gate x) · p)) where p is this layer's slice of the per-layer token embedding (Gemma 3n)."""
+    """up(act(gate x) · p) where p is this layer's slice of the per-layer token embedding (Gemma 3n)."""
 
     width: int
     activation: Activation
-    norm: Norm

@@ -8,6 +8,11 @@ from typing import ClassVar, Literal
 from nexus_universal.architecture.part import ByLayer, Part, part
 from nexus_universal.architecture.position import Norm, Rope, YarnScaling, yarn_mscale
 
+Activation = Literal[
+    "silu", "gelu", "gelu_tanh", "gelu_new", "gelu_fast", "gelu_quick", "relu", "relu_squared", "sigmoid", "tanh"
+]
+"""gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, other names."""
+
 
 @part
 class Packed(Part):
@@ -25,14 +30,19 @@ class Packed(Part):
         return "_".join(self.roles)
 
 
-def packing_problems(packing: tuple[Packed, ...], roles: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """A packing may name each of the mixer's input projections at most once."""
+def packing_problems(
+    packing: tuple[Packed, ...], roles: tuple[str, ...], biases: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str]]:
+    """A packing may name each of the mixer's input projections at most once, and has one bias for all or none."""
     named = [role for packed in packing for role in packed.roles]
     for role in named:
         if role not in roles:
             yield "packing", f"names {role!r} (known: {', '.join(roles)})"
     if len(named) != len(set(named)):
         yield "packing", "names a role twice"
+    for packed in packing:
+        if 0 < len(set(packed.roles) & set(biases)) < len(packed.roles):
+            yield "biases", f"must name all or none of {', '.join(packed.roles)}, which are packed into one matrix"
 
 
 @part
@@ -56,17 +66,25 @@ class OutputGate(Part):
 class SparseIndexer(Part):
     """DeepSeek sparse attention: cheap scores choose, per query, the `keep` keys that attention may see.
 
-    score_ts = Σ_h w_th · relu(q_th · k_s · head_dim^-0.5) · heads^-0.5, causal, in float32. `emit` names the chosen set
-    so that later layers can `reuse` it.
+    score_ts = Σ_h w_th · heads^-0.5 · relu(q_th · k_s · head_dim^-0.5), causal, in float32: q from the query latent,
+    k and w from x. `scale_on` "weights" moves head_dim^-0.5 out of the relu to w (other bits). `emit` names the
+    chosen set so that later layers can reuse it.
     """
 
     heads: int
     head_dim: int
     keep: int
+    key_norm: Norm
     rope: Rope | None = None
-    key_norm: Norm | None = None
+    scale_on: Literal["scores", "weights"] = "scores"
     emit: str | None = None
-    reuse: str | None = None
+
+
+@part
+class ReusedIndices(Part):
+    """The keys that an earlier layer's indexer chose and emitted under the name `reuse` (GLM-5)."""
+
+    reuse: str
 
 
 @part
@@ -107,11 +125,24 @@ class Attention(Part):
             yield "rope.fraction", f"rotates {self.rope.dims(self.head_dim)} dimensions, which must be even"
         if self.gate is None and any("gate" in packed.roles for packed in self.packing):
             yield "packing", "names 'gate', but gate = None"
+        if self.gate is None and "gate" in self.biases:
+            yield "biases", "names 'gate', but gate = None"
         if (self.softcap is not None or self.sinks) and self.kernel == "sdpa":
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
-        if self.reuse and (self.emit or self.value_is_key):
-            yield "reuse", "takes both keys and values from an earlier layer and cannot be combined"
-        yield from packing_problems(self.packing, self.projections)
+        for role in self._absent_roles():
+            if role in self.biases or any(role in packed.roles for packed in self.packing):
+                yield "biases" if role in self.biases else "packing", f"names {role!r}, which has no projection here"
+        if self.reuse:
+            for name, plain in (("emit", None), ("value_is_key", False), ("value_norm", None), ("key_scale", None)):
+                if getattr(self, name) != plain:
+                    yield name, f"must be {plain}: reuse takes finished keys and values from an earlier layer"
+        yield from packing_problems(self.packing, self.projections, self.biases)
+
+    def _absent_roles(self) -> tuple[str, ...]:
+        """Roles without a projection of their own."""
+        if self.reuse:
+            return ("key", "value")
+        return ("value",) if self.value_is_key else ()
 
     def softmax_scale(self, layer_index: int) -> float:
         """What query · key is multiplied by."""
@@ -144,11 +175,13 @@ class LatentAttention(Part):
     latent_scale: float | None = None
     gate: OutputGate | None = None
     sinks: bool = False
-    indexer: SparseIndexer | None = None
+    indexer: SparseIndexer | ReusedIndices | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if "query_down" in self.biases and self.query_rank is None:
             yield "biases", "names 'query_down', but query_rank = None"
+        if self.query_rank is None and isinstance(self.indexer, SparseIndexer):
+            yield "query_rank", "must not be None: the indexer's queries come from the query latent"
         if self.scale_by_yarn and not (self.rope and isinstance(self.rope.scaling, YarnScaling)):
             yield "scale_by_yarn", "needs rope.scaling = YarnScaling(…)"
 
@@ -204,8 +237,10 @@ class GatedDeltaRule(Part):
 class StateSpace(Part):
     """Mamba-2 (arXiv 2405.21060): s ← exp(Δ·A)·s + Δ·B xᵀ; y = C·s + D x, with scalar A per head.
 
-    `norm` None leaves the output as y · silu(z); `norm_first` norms before that gate. `time_step` bounds Δ, in the scan
-    only. `input_scales` multiply the segments (z, x, B, C, Δ) of the input projection (muP, arXiv 2203.03466).
+    x, B and C come out of a causal depthwise convolution and `activation`; Δ = softplus(Δ + bias), bounded by
+    `time_step` in the scan only. The output is norm(y · silu(z)) over `norm_groups` slices, or norm(y) · silu(z)
+    where `norm_first`; `norm` None leaves y · silu(z). `input_scales`, rounded to the model's dtype, multiply the
+    segments (z, x, B, C, Δ) of the input projection (muP, arXiv 2203.03466). The state is float32.
     """
 
     role: ClassVar[str] = "mixer"
@@ -218,7 +253,7 @@ class StateSpace(Part):
     norm: Norm | None
     norm_groups: int = 1
     norm_first: bool = False
-    activation: str = "silu"
+    activation: Activation = "silu"
     time_step: tuple[float, float] = (0.0, float("inf"))
     convolution_bias: bool = True
     biases: tuple[Literal["input", "output"], ...] = ()
@@ -230,33 +265,48 @@ class StateSpace(Part):
             yield "groups", f"must divide heads = {self.heads}"
         if self.input_scales is not None and len(self.input_scales) != 5:
             yield "input_scales", "must hold five numbers: z, x, B, C, time step"
+        if self.heads * self.head_dim % self.norm_groups:
+            yield "norm_groups", f"must divide heads · head_dim = {self.heads * self.head_dim}"
+        if self.norm is None and (self.norm_groups != 1 or self.norm_first):
+            yield "norm", "is None, but norm_groups or norm_first is set"
+        if not 0 <= self.time_step[0] < self.time_step[1]:
+            yield "time_step", "must be (lowest, highest) with 0 ≤ lowest < highest"
 
 
 @part
 class LightningAttention(Part):
     """Linear attention with a fixed decay per head (arXiv 2401.04658): S ← exp(−s)·S + kᵀv; o = qS.
 
-    s_h = 2^(−8(h+1)/heads) · (1 − l/(layers − 1 + 1e-5) + 1e-5): `layers` is the model's depth, l the layer's index.
+    s_h = 2^(−8(h+1)/heads) · (1 − l/(depth − 1 + 1e-5) + 1e-5) at layer l of `depth`. q, k and v pass `activation`;
+    the output is σ(gate x) ⊙ norm(o), over all heads at once. The state has the model's dtype.
     """
 
     role: ClassVar[str] = "mixer"
+    projections: ClassVar[tuple[str, ...]] = ("query", "key", "value", "gate")
 
     heads: int
     head_dim: int
-    layers: int
+    depth: int
     norm: Norm
-    activation: str = "silu"
+    activation: Activation = "silu"
     block: int = 256
     packing: tuple[Packed, ...] = ()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from packing_problems(self.packing, self.projections)
 
 
 @part
 class CompressedAttention(Part):
     """DeepSeek-V4: one vector per position is key and value of all heads; far positions are seen in compressed form.
 
-    `rate` positions become one entry by a learned softmax pooling; with `overlap` an entry also mixes in the window
-    before. An `indexer` keeps the best entries per query; None keeps all. `rate` None is plain windowed attention.
-    The output is rotated back by the query's angle and projected by `output_groups` low-rank blocks.
+    q = up(norm(down x)), each head then divided by its RMS, whose reciprocal is rounded to x's dtype first; kv =
+    norm(W x). `rate` positions become one entry, Σ_j softmax_j(gate x_j + bias_j) ⊙ (W' x_j) per channel, normed and
+    rotated at its first position; with `overlap` a second series of the positions before takes part. Entry w is
+    visible to position t iff w < (t + 1) // rate. An `indexer` keeps the best entries per query, its keys compressed
+    the same way; None keeps all. `rate` None is plain windowed attention. Every head has a sink, and the softmax runs
+    in the model's dtype. The output is rotated back by the query's angle and projected by `output_groups` blocks of
+    `output_rank`, then mixed. All norms have `latent_norm`'s epsilon.
     """
 
     role: ClassVar[str] = "mixer"
@@ -267,22 +317,21 @@ class CompressedAttention(Part):
     window: int
     rope: Rope
     latent_norm: Norm
-    query_norm: Norm
     output_groups: int
     output_rank: int
     rate: int | None = None
     overlap: bool = False
     indexer: SparseIndexer | None = None
-    sinks: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.rate is None and (self.overlap or self.indexer):
             yield "rate", "is None, but overlap and indexer work on compressed entries"
+        if self.heads % self.output_groups:
+            yield "output_groups", f"must divide heads = {self.heads}"
 
 
 @part
 class LowRank(Part):
-    """x + norm(B(A x)) with A, B of `rank`: a learned augmented residual (LAuReL, arXiv 2411.07501)."""
+    """B(A x) with A, B of `rank`: what a learned augmented residual adds (LAuReL, arXiv 2411.07501)."""
 
     rank: int
-    norm: Norm

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable
-from os import PathLike
 from typing import Any
 
 from nexus_universal.architecture import registry
@@ -20,8 +19,9 @@ from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.paths import leaves, replaced
 from nexus_universal.architecture.position import LearnedPositions, Norm, Rope
 from nexus_universal.architecture.program import Branch, Program
-from nexus_universal.architecture.serial import canonical_hash, from_data, runs, to_data
+from nexus_universal.architecture.serial import canonical_hash, from_data, to_data
 from nexus_universal.architecture.source import read_config
+from nexus_universal.architecture.summary import layers_line
 from nexus_universal.architecture.validate import problems
 
 
@@ -140,7 +140,8 @@ class ArchitectureParameter(Part):
         """Where two n's differ, equal differences of several layers gathered into one entry."""
         found: list[Difference] = []
         for name in ("embedding", "final_norm", "head", "registers", "streams"):
-            found += _leaf_differences(dict(leaves(getattr(self, name), name)), dict(leaves(getattr(other, name), name)))
+            left, right = leaves(getattr(self, name), name), leaves(getattr(other, name), name)
+            found += _leaf_differences(dict(left), dict(right))
         if len(self.layers) != len(other.layers):
             found.append(Difference("num_layers", len(self.layers), len(other.layers)))
         gathered: dict[tuple[str, str, str], Difference] = {}
@@ -155,13 +156,9 @@ class ArchitectureParameter(Part):
 
     @property
     def signature(self) -> str:
-        """A short human line and a hash of the canonical JSON, e.g. `28 × [attention 16/8×128 + ffn 3072] … #1a2b3c`."""
-        pieces = [
-            (f"{times} × " if times > 1 else "") + "[" + " | ".join(_layer_line(p) for p in pattern) + "]"
-            for times, pattern in runs(tuple(_NameOnly(layer) for layer in self.layers))
-        ]
+        """A short human line with a hash of the canonical JSON: `d64 v99 · 2 × [attention 4/2×16 + ffn 128] · #1a2b…`."""
         ends = f"d{self.d_hidden} v{self.d_vocab}{' tied' if self.head.tied else ''}"
-        return f"{ends} · {' + '.join(pieces)} · #{self.hash}"
+        return f"{ends} · {layers_line(self.layers)} · #{self.hash}"
 
     @property
     def hash(self) -> str:
@@ -200,7 +197,7 @@ class ArchitectureParameter(Part):
 
     @property
     def num_kv_heads(self) -> int | None:
-        """Key/value heads; the commonest value among softmax attention layers (latent attention expands to all heads)."""
+        """Key/value heads; the commonest value among softmax attention layers (latent attention has one per head)."""
         return self._commonest("kv_heads", "heads", "key_heads")
 
     @property
@@ -273,7 +270,7 @@ class ArchitectureParameter(Part):
         return (self.text.eos[0] if len(self.text.eos) == 1 else list(self.text.eos)) if self.text.eos else None
 
     def _branches(self) -> Iterable[Branch]:
-        return (branch for layer in self.layers for branch in layer.branches())
+        return (branch for layer in self.layers for _, branch in layer.all_branches())
 
     def _commonest(self, *names: str) -> Any:
         """The commonest value of the first of `names` that any mixer has, softmax attention asked first."""
@@ -284,38 +281,6 @@ class ArchitectureParameter(Part):
                 if values:
                     return _mode(values)
         return None
-
-
-class _NameOnly:
-    """A layer that compares by its summary line, so that a signature gathers layers that read the same."""
-
-    def __init__(self, program: Program) -> None:
-        self.line = " + ".join(_branch_line(branch) for branch in program.branches()) or "—"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _NameOnly) and other.line == self.line
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _layer_line(layer: _NameOnly) -> str:
-    return layer.line
-
-
-def _branch_line(branch: Branch) -> str:
-    p: Any = branch.part
-    name = type(p).__name__
-    if isinstance(p, Attention):
-        window = f" w{p.window}" if p.window else ""
-        return f"attention {p.heads}/{p.kv_heads}×{p.head_dim}{window}{'' if p.rope else ' nope'}"
-    if isinstance(p, FeedForward):
-        return f"ffn {p.width}"
-    if isinstance(p, MixtureOfExperts):
-        return f"experts {p.per_token}/{p.experts}×{p.expert.width}{'+shared' if p.shared else ''}"
-    if isinstance(p, Program):
-        return f"{branch.name}({' + '.join(_branch_line(inner) for inner in p.branches())})"
-    heads = getattr(p, "heads", None) or getattr(p, "value_heads", None)
-    return name if heads is None else f"{name} {heads}"
 
 
 def _layer_leaves(layer: Program) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Paths through n: `layers.3.attention.heads`, `layers.*.mixer.window`, `embedding.scale`.
 
-A path may skip what a reader would skip: inside a layer a branch is found by its name (or as `mixer`, `feed_forward`), and
-inside a branch the fields of its part are found directly.
+A path may skip what a reader would skip: inside a layer a branch is found by its name (or as `mixer`,
+`feed_forward`), and inside a branch the fields of its part are found directly.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from nexus_universal.architecture.errors import InvalidArchitecture
 from nexus_universal.architecture.part import Part
-from nexus_universal.architecture.program import Branch, Program
+from nexus_universal.architecture.program import Branch, Program, Step
 
 
 def fields_of(value: Part) -> dict[str, Any]:
@@ -20,36 +20,48 @@ def fields_of(value: Part) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
 
 
+def anchor(step: Step, index: int) -> str:
+    """What a step is called in paths: after its first branch, or after its place where it has none."""
+    return f"{step.branches[0].name}_step" if step.branches else f"step_{index}"
+
+
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number, string and None of n with its readable path; parts and tuples of parts are descended into."""
+    """Every number, string and None of n with its readable path; parts and tuples of parts are descended into.
+
+    `is` names a part's class and `steps` the branches of each step: they show in a diff and cannot be replaced.
+    """
     if isinstance(value, Program):
         if value.share is not None:
             yield f"{path}.share", value.share
+        yield f"{path}.steps", tuple("+".join(branch.name for branch in step.branches) for step in value.steps)
         for index, step in enumerate(value.steps):
-            anchor = step.branches[0].name if step.branches else f"steps.{index}"
             for name, item in fields_of(step).items():
                 if name == "branches":
                     for branch in step.branches:
                         yield from leaves(branch, f"{path}.{branch.name}")
                 else:
-                    yield from leaves(item, f"{path}.{anchor}_step.{name}")
+                    yield from leaves(item, f"{path}.{anchor(step, index)}.{name}")
     elif isinstance(value, Branch):
         for name, item in fields_of(value).items():
             if name == "part":
-                yield f"{path}.part", type(item).__name__
-                yield from leaves(item, path)
+                yield f"{path}.is", type(item).__name__
+                yield from leaves(item, path) if isinstance(item, Program) else _fields(item, path)
             elif name != "name":
                 yield from leaves(item, f"{path}.{name}")
     elif isinstance(value, Part):
         if path and not path.split(".")[-1].isdigit():
             yield f"{path}.is", type(value).__name__
-        for name, item in fields_of(value).items():
-            yield from leaves(item, f"{path}.{name}" if path else name)
+        yield from _fields(value, path)
     elif isinstance(value, tuple) and any(isinstance(item, Part) for item in value):
         for index, item in enumerate(value):
             yield from leaves(item, f"{path}.{index}")
     else:
         yield path, value
+
+
+def _fields(value: Part, path: str) -> Iterator[tuple[str, Any]]:
+    for name, item in fields_of(value).items():
+        yield from leaves(item, f"{path}.{name}" if path else name)
 
 
 def replaced(root: Part, path: str, new: Any) -> Any:
@@ -66,7 +78,7 @@ def replaced(root: Part, path: str, new: Any) -> Any:
         hits[0] += 1
         return new
 
-    result = _descend(root, path.split("."), put, lenient="*" in path)
+    result = _descend(root, path.split("."), put)
     if not hits[0]:
         raise InvalidArchitecture(f"n has no field {path!r}{_suggest(root, path)}")
     return result
@@ -83,38 +95,36 @@ def _suggest(root: Part, path: str) -> str:
     return ""
 
 
-def _descend(value: Any, keys: list[str], put: Callable[[Any], Any], *, lenient: bool) -> Any:
+def _descend(value: Any, keys: list[str], put: Callable[[Any], Any]) -> Any:
     if not keys:
         return put(value)
     key, rest = keys[0], keys[1:]
     if isinstance(value, tuple):
         if key == "*":
-            return tuple(_descend(item, rest, put, lenient=lenient) for item in value)
+            return tuple(_descend(item, rest, put) for item in value)
         if key.lstrip("-").isdigit() and -len(value) <= int(key) < len(value):
             index = int(key) % len(value)
-            changed = _descend(value[index], rest, put, lenient=lenient)
-            return (*value[:index], changed, *value[index + 1 :])
+            return (*value[:index], _descend(value[index], rest, put), *value[index + 1 :])
         return value
     if isinstance(value, Part):
         if key in fields_of(value):
-            changed = _descend(getattr(value, key), rest, put, lenient=lenient)
+            changed = _descend(getattr(value, key), rest, put)
             return dataclasses.replace(value, **{key: changed})  # type: ignore[type-var]
         if isinstance(value, Branch):
-            return dataclasses.replace(value, part=_descend(value.part, keys, put, lenient=lenient))
+            return dataclasses.replace(value, part=_descend(value.part, keys, put))
         if isinstance(value, Program):
-            return _into_branches(value, key, rest, put, lenient=lenient)
+            return _into_steps(value, key, rest, put)
     return value
 
 
-def _into_branches(
-    program: Program, key: str, rest: list[str], put: Callable[[Any], Any], *, lenient: bool
-) -> Program:
-    def change(branch: Branch) -> Branch:
-        if key in (branch.name, branch.part.role):
-            return _descend(branch, rest, put, lenient=lenient)
-        return branch
+def _into_steps(program: Program, key: str, rest: list[str], put: Callable[[Any], Any]) -> Program:
+    """Into the step that `key` anchors, or into the branches of that name or role."""
 
-    steps = tuple(
-        dataclasses.replace(step, branches=tuple(change(branch) for branch in step.branches)) for step in program.steps
-    )
+    def change(step: Step, index: int) -> Step:
+        if key == anchor(step, index):
+            return _descend(step, rest, put)
+        named = [_descend(b, rest, put) if key in (b.name, b.part.role) else b for b in step.branches]
+        return dataclasses.replace(step, branches=tuple(named))
+
+    steps = tuple(change(step, index) for index, step in enumerate(program.steps))
     return dataclasses.replace(program, steps=steps)

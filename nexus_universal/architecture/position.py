@@ -41,7 +41,7 @@ class LinearScaling(Part):
 
 @part
 class DynamicScaling(Part):
-    """Dynamic NTK: beyond `context` the base grows with the length of the call. Depends on the call, not on a position."""
+    """Dynamic NTK: beyond `context` the base grows with the call's length. Depends on the call, not on a position."""
 
     factor: float
     context: int

@@ -1,17 +1,18 @@
 """How parts are wired: registers, programs, steps, branches, and the ways a residual is read and written.
 
-A layer is a program; a program is a list of steps over named registers. A step reads a vector, norms it, hands it to its
-branches and writes ordered sums back:
+A layer is a program; a program is a list of steps over named registers. A step reads a vector, norms it, hands it to
+its branches and writes ordered sums back:
 
     u = read(registers);  v = norm(u);  y_b = output_norm_b(f_b(input_scale_b · input_norm_b(v)))
-    register = scale · norm( Σ in order of terms )
+    register = scale · norm( Σ in order of terms / divisor )
 
-Registers that always exist: `x` (the residual) and `e` (the embedding's output). A term may also name `u`, `v` or a branch.
+Registers that always exist: `x` (the residual) and `e` (the embedding's output). A term may also name `u`, `v` or a
+branch. Whatever a branch reads, what it gives has the model's width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
@@ -36,6 +37,17 @@ class Read(Part):
     join: Literal["sum", "concat"] = "sum"
     scale: float | None = None
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.registers:
+            yield "registers", "must name at least one register"
+        if self.join == "concat" and len(self.registers) < 2:
+            yield "join", "'concat' needs two registers or more"
+
+    def width(self, widths: Mapping[str, int]) -> int:
+        """How wide u is, given the registers' widths."""
+        read = [widths[name] for name in self.registers]
+        return sum(read) if self.join == "concat" else read[0]
+
 
 @part
 class Term(Part):
@@ -47,46 +59,73 @@ class Term(Part):
 
 @part
 class Write(Part):
-    """register = scale · norm(Σ terms): the terms are summed from the left, so their order is part of n."""
+    """register = scale · norm(Σ terms / divisor): the terms are summed from the left, so their order is part of n.
+
+    A `divisor` is no scale: x / √2 and x · (1/√2) differ in bits. `layer_scale` multiplies at the end by a number
+    that the checkpoint holds for this layer (Gemma 4).
+    """
 
     terms: tuple[Term, ...]
     register: str = "x"
     scale: float | None = None
     norm: Norm | None = None
     layer_scale: bool = False
+    divisor: float | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.terms:
+            yield "terms", "must not be empty"
+        if not self.register.isidentifier() or self.register in ("u", "v", "e"):
+            yield "register", "must be an identifier other than 'u', 'v' and 'e'"
+        if self.divisor == 0:
+            yield "divisor", "must not be zero"
 
 
 @part
 class HyperConnection(Part):
     """Manifold-constrained hyper-connections over several residual streams (arXiv 2409.19606, DeepSeek-V4).
 
-    u = Σ_j pre_j x_j;  x_j = post_j y + Σ_i comb_ij x_i, with pre, post, comb from the normed streams; comb is made doubly
-    stochastic by `iterations` of Sinkhorn.
+    [pre | post | comb] = F · rms(all streams, concatenated), in float32. u = Σ_j (σ(s₀ pre_j + b_j) + eps) x_j; then
+    x_j = 2σ(s₁ post_j + b'_j) y + Σ_i C_ij x_i, where C is softmax(s₂ comb + B) + eps, made doubly stochastic by
+    `iterations` of Sinkhorn, columns first. The norm has no weight, and epsilon `norm_eps`.
     """
 
     streams: int
     iterations: int
-    norm: Norm
     eps: float
+    norm_eps: float
 
 
 @part
 class AltUp(Part):
-    """Alternating updates (arXiv 2301.13310): predict all streams, run the program on one, correct all by its error."""
+    """Alternating updates (arXiv 2301.13310): predict all streams, run the step on one, correct all by its error.
+
+    m(x) = tanh(M norm(x) / d). p_j = x_j + Σ_k P(m(x_a))_jk x_k; u = p_a for the `active` stream a; then
+    x_j = p_j + (1 + C(m(y))_j) (y − p_a).
+    """
 
     streams: int
     active: int
     norm: Norm
-    coefficient_clip: float | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not 0 <= self.active < self.streams:
+            yield "active", f"must lie in [0, {self.streams})"
 
 
 @part
 class StreamSlice(Part):
-    """Read one stream, add what is written to others."""
+    """Read stream `read` (times a learned vector where `read_scale`); add what is written to the streams `write`."""
 
     read: int
     write: tuple[int, ...]
     read_scale: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.read < 0:
+            yield "read", "must not be negative"
+        if not self.write or min(self.write) < 0 or len(set(self.write)) != len(self.write):
+            yield "write", "must name streams, each once"
 
 
 Connection = HyperConnection | AltUp | StreamSlice
@@ -94,9 +133,13 @@ Connection = HyperConnection | AltUp | StreamSlice
 
 @part
 class Adapter(Part):
-    """A low-rank addition W + B·A that one use of shared weights has of its own (arXiv 2106.09685)."""
+    """A low-rank addition W x + B(A x) that one use of shared weights has of its own (arXiv 2106.09685).
 
-    role_name: str
+    `target` names a projection of the shared part, behind the branch's name where that part is a program:
+    `attention.query`, `feed_forward.gate_up`. Packed projections have one adapter together.
+    """
+
+    target: str
     rank: int
 
 
@@ -104,7 +147,8 @@ class Adapter(Part):
 class Branch(Part):
     """One function of a step: a primitive, or a program over its own x.
 
-    `share` names weights used by every branch with that name; `adapters` are this use's own low-rank additions.
+    `share` names weights of the part that every branch with that name uses; the branch's own norms are not among
+    them, and `adapters` are this use's own low-rank additions.
     """
 
     name: str
@@ -134,19 +178,25 @@ class Branch(Part):
             yield "name", "must be an identifier other than 'u' and 'v'"
         if self.adapters and self.share is None:
             yield "adapters", "need share: they tell one use of shared weights from another"
+        known = projection_names(self.part)
+        for target in (adapter.target for adapter in self.adapters):
+            if target not in known:
+                yield "adapters", f"name {target!r} (known: {', '.join(known)})"
 
 
 @part
 class Linear(Part):
-    """A single projection to `width`; None keeps the width of x."""
+    """A single projection to the model's width."""
 
-    width: int | None = None
     bias: bool = False
 
 
 @part
 class Step(Part):
-    """Read, norm, branch, write. `connection` replaces plain reading and writing where there are several streams."""
+    """Read, norm, branch, write. Writes happen in order: each sees what the one before it wrote.
+
+    Where x is several streams, a `connection` turns them into the one u, and what is written to x back into them.
+    """
 
     branches: tuple[Branch, ...]
     writes: tuple[Write, ...]
@@ -162,6 +212,11 @@ class Step(Part):
                 yield "writes", f"drop the branch {name!r}: a term must name it"
         if not self.writes:
             yield "writes", "must not be empty"
+        if self.connection:
+            if self.read.registers != ("x",):
+                yield "read", "must be x where a connection reads the streams"
+            if [write.register for write in self.writes] != ["x"] or "x" in written:
+                yield "writes", "must be one, to x and without x among its terms: the connection adds the streams"
 
 
 @part
@@ -179,10 +234,29 @@ class Program(Part):
         for step in self.steps:
             yield from step.branches
 
+    def all_branches(self, prefix: str = "") -> Iterator[tuple[str, Branch]]:
+        """All branches with their paths, each before the branches of the program that it may hold."""
+        for branch in self.branches():
+            yield prefix + branch.name, branch
+            if isinstance(branch.part, Program):
+                yield from branch.part.all_branches(f"{prefix}{branch.name}.")
+
     def problems(self) -> Iterator[tuple[str, str]]:
         names = [branch.name for branch in self.branches()]
+        if not self.steps:
+            yield "steps", "must not be empty"
         if len(names) != len(set(names)):
             yield "steps", f"name a branch twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"
+
+
+def projection_names(value: Part, prefix: str = "") -> tuple[str, ...]:
+    """The projections of a part that an adapter may name: packed ones together, a program's behind branch names."""
+    if isinstance(value, Program):
+        return tuple(n for b in value.branches() for n in projection_names(b.part, f"{prefix}{b.name}."))
+    packing = getattr(value, "packing", ())
+    packed = {role for each in packing for role in each.roles}
+    single = [role for role in getattr(value, "projections", ()) if role not in packed]
+    return tuple(prefix + name for name in [each.name for each in packing] + single)
 
 
 def residual_step(name: str, part: Part, *, norm: Norm | None, output_norm: Norm | None = None) -> Step:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import types
 import typing
 from functools import cache
 from typing import Any
@@ -18,7 +19,7 @@ LONGEST_PATTERN = 64
 
 
 def runs(items: tuple[Any, ...]) -> list[tuple[int, tuple[Any, ...]]]:
-    """Split a sequence into (times, pattern) runs, longest coverage first; pure notation, `expand` undoes it."""
+    """Split a sequence into (times, pattern) runs, longest coverage first: pure notation."""
     found: list[tuple[int, tuple[Any, ...]]] = []
     at = 0
     while at < len(items):
@@ -44,9 +45,7 @@ def to_data(value: Any) -> Any:
         data: dict[str, Any] = {TAG: type(value).__name__}
         hints = type_hints(type(value))
         for field in dataclasses.fields(value):  # type: ignore[arg-type]
-            item = getattr(value, field.name)
-            if type(item) is int and hints[field.name] in (float, float | None):
-                item = float(item)
+            item = _as_declared(getattr(value, field.name), hints[field.name])
             if not (field.default is not dataclasses.MISSING and _same(item, field.default)):
                 data[field.name] = _layers_data(item) if field.name == "layers" else to_data(item)
         return data
@@ -57,6 +56,22 @@ def to_data(value: Any) -> Any:
     return value
 
 
+def _as_declared(item: Any, hint: Any) -> Any:
+    """1 where a float is declared becomes 1.0, and -0.0 becomes 0.0: equal parts must have equal JSON."""
+    if type(item) is float:
+        return item + 0.0
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(item) is int:
+        return float(item) if float in options and int not in options else item
+    if isinstance(item, tuple):
+        inner = next((typing.get_args(o) for o in options if typing.get_origin(o) is tuple), ())
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return tuple(_as_declared(entry, inner[0]) for entry in item)
+        if len(inner) == len(item):
+            return tuple(_as_declared(entry, want) for entry, want in zip(item, inner, strict=True))
+    return item
+
+
 def _same(item: Any, default: Any) -> bool:
     return item == default and type(item) is type(default)
 
@@ -64,8 +79,10 @@ def _same(item: Any, default: Any) -> bool:
 def _layers_data(layers: tuple[Any, ...]) -> list[Any]:
     written: list[Any] = []
     for times, pattern in runs(layers):
-        programs = [to_data(program) for program in pattern]
-        written += programs if times == 1 else [{"repeat": times, "pattern": programs}]
+        if times == 1:
+            written += [to_data(program) for program in pattern]
+        else:
+            written.append({"repeat": times, "pattern": _layers_data(pattern)})
     return written
 
 
@@ -75,12 +92,13 @@ def from_data(data: Any, hint: Any = None, *, where: str = "n") -> Any:
     Raises:
         InvalidArchitecture: an unknown part or field, or a value of the wrong shape, named by its path.
     """
-    if isinstance(data, dict) and "infinity" in data:
+    if data in ({"infinity": 1}, {"infinity": -1}):
         return math.inf * data["infinity"]
     if isinstance(data, dict):
-        cls = PARTS.get(data.get(TAG, ""))
+        tag = data.get(TAG)
+        cls = PARTS.get(tag) if isinstance(tag, str) else None
         if cls is None:
-            raise InvalidArchitecture(f"{where}.part = {data.get(TAG)!r} (known: {', '.join(sorted(PARTS))})")
+            raise InvalidArchitecture(f"{where}.{TAG} = {tag!r} (known: {', '.join(sorted(PARTS))})")
         hints = type_hints(cls)
         unknown = [key for key in data if key != TAG and key not in hints]
         if unknown:
@@ -94,14 +112,14 @@ def from_data(data: Any, hint: Any = None, *, where: str = "n") -> Any:
         items: list[Any] = []
         for index, item in enumerate(data):
             if isinstance(item, dict) and "repeat" in item:
-                pattern = from_data(item["pattern"], where=f"{where}.{index}.pattern")
-                items += list(pattern) * item["repeat"]
+                times, pattern = item["repeat"], from_data(item.get("pattern"), where=f"{where}.{index}.pattern")
+                if type(times) is not int or times < 1 or not isinstance(pattern, tuple):
+                    raise InvalidArchitecture(f"{where}.{index}.repeat = {times!r} must be how often a pattern comes")
+                items += pattern * times
             else:
                 items.append(from_data(item, where=f"{where}.{index}"))
         return tuple(items)
-    if type(data) is int and hint in (float, float | None):
-        return float(data)
-    return data
+    return _as_declared(data, hint)
 
 
 @cache

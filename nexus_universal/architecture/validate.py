@@ -1,15 +1,17 @@
-"""Is this n one that can be meant? Types, enumerations, ranges, and the wiring of registers, shares and emitted states."""
+"""Is this n one that can be meant? Types, enumerations, ranges, and the wiring of registers, shares and streams."""
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
+from nexus_universal.architecture.feed_forward import PerLayerInput
+from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.paths import fields_of
-from nexus_universal.architecture.program import AltUp, Branch, HyperConnection, Program, Step
+from nexus_universal.architecture.program import AltUp, Branch, HyperConnection, Program, Step, StreamSlice
 from nexus_universal.architecture.serial import type_hints
 
 SIGNED_OR_ZERO = {"offset", "bos", "pad", "eos", "padding_row", "read", "write", "active", "identity_experts"}
@@ -23,12 +25,18 @@ def problems(root: Part) -> Iterator[Problem]:
     yield from _part_problems(root, "")
     layers = getattr(root, "layers", ())
     if layers:
-        initial = {"x", "e"} | {register.name for register in getattr(root, "registers", ())}
-        yield from _wiring(layers, initial, "layers")
+        embedding, registers = root.embedding, [register.name for register in root.registers]  # type: ignore[attr-defined]
+        if len(set(registers)) != len(registers):
+            yield "registers", tuple(registers), "must have different names"
+        widths = dict.fromkeys(["x", "e", *registers], embedding.width)
+        yield from _wiring(layers, widths, "layers", embedding.width)
+        if widths["x"] != embedding.width:
+            yield "layers", widths["x"], f"leave an x of this width: it must be embedding.width = {embedding.width}"
         yield from _shares(layers)
         yield from _emitted(layers)
-        streams = getattr(root, "streams", None)
-        yield from _streams(layers, streams.count if streams else 1)
+        streams = root.streams  # type: ignore[attr-defined]
+        yield from _streams(layers, streams.count if streams else 1, "layers")
+        yield from _per_layer(layers, embedding.per_layer)
 
 
 def _part_problems(value: Part, path: str) -> Iterator[Problem]:
@@ -65,7 +73,7 @@ def _fits(item: Any, hint: Any) -> bool:
             return all(_fits(entry, inner[0]) for entry in item)
         return len(item) == len(inner) and all(_fits(entry, want) for entry, want in zip(item, inner, strict=True))
     if hint is float:
-        return type(item) in (int, float)
+        return type(item) in (int, float) and item == item
     if hint in (int, bool, str):
         return type(item) is hint
     if hint is types.NoneType:
@@ -84,71 +92,114 @@ def _describe(hint: Any) -> str:
     return "None" if hint is types.NoneType else getattr(hint, "__name__", str(hint))
 
 
-def _wiring(programs: tuple[Program, ...], known: set[str], path: str) -> Iterator[Problem]:
-    """Every register that is read was written before; every term names something that exists at that step."""
-    known = set(known)
+def _wiring(programs: tuple[Program, ...], widths: dict[str, int], path: str, width: int) -> Iterator[Problem]:
+    """Every register that is read was written before, every term exists at its step and is as wide as its neighbours.
+
+    `widths` holds what has been written so far and is extended; `width` is what every branch gives.
+    """
     for index, program in enumerate(programs):
         for number, step in enumerate(program.steps):
-            where = f"{path}.{index}.steps.{number}"
-            yield from _step_wiring(step, known, where)
-            known |= {write.register for write in step.writes}
+            yield from _step_wiring(step, widths, f"{path}.{index}.steps.{number}", width)
 
 
-def _step_wiring(step: Step, known: set[str], where: str) -> Iterator[Problem]:
-    for register in step.read.registers:
-        if register not in known:
-            yield f"{where}.read.registers", register, f"must be written before it is read (so far: {_names(known)})"
-    sources = known | {"u", "v"} | {branch.name for branch in step.branches}
+def _step_wiring(step: Step, widths: dict[str, int], where: str, width: int) -> Iterator[Problem]:
+    for name in step.read.registers:
+        if name not in widths:
+            yield f"{where}.read.registers", name, f"must be written before it is read (so far: {_names(widths)})"
+            return
+    read = {name: widths[name] for name in step.read.registers}
+    if step.read.join == "sum" and len(set(read.values())) > 1:
+        yield f"{where}.read.registers", step.read.registers, f"must be equally wide to be summed ({_widths(read)})"
+    wide = step.read.width(widths)
+    for branch in step.branches:
+        if branch.name in widths:
+            yield f"{where}.branches", branch.name, "names a branch, but is a register already"
+        if isinstance(branch.part, Program):
+            inner = {**widths, "x": wide}
+            yield from _wiring((branch.part,), inner, f"{where}.{branch.name}", width)
+            if inner["x"] != width:
+                yield f"{where}.{branch.name}", inner["x"], f"is the width of x at its end, and must be {width}"
+    sources = {**widths, "u": wide, "v": wide, **{branch.name: width for branch in step.branches}}
     for number, write in enumerate(step.writes):
         for term in write.terms:
             if term.source not in sources:
                 yield f"{where}.writes.{number}.terms", term.source, f"must name one of {_names(sources)}"
-    for branch in step.branches:
-        if isinstance(branch.part, Program):
-            yield from _wiring((branch.part,), {"x", "e"}, f"{where}.{branch.name}")
+                return
+        summed = {term.source: sources[term.source] for term in write.terms}
+        if len(set(summed.values())) > 1:
+            yield f"{where}.writes.{number}.terms", tuple(summed), f"must be equally wide ({_widths(summed)})"
+        widths[write.register] = sources[write.register] = next(iter(summed.values()))
 
 
-def _names(names: set[str]) -> str:
+def _names(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
+
+
+def _widths(widths: dict[str, int]) -> str:
+    return ", ".join(f"{name} has {width}" for name, width in widths.items())
 
 
 def _all_branches(programs: tuple[Program, ...]) -> Iterator[tuple[str, Branch]]:
     for index, program in enumerate(programs):
-        for branch in program.branches():
-            yield f"layers.{index}.{branch.name}", branch
-            if isinstance(branch.part, Program):
-                for _, inner in _all_branches((branch.part,)):
-                    yield f"layers.{index}.{branch.name}.{inner.name}", inner
+        yield from ((f"layers.{index}.{path}", branch) for path, branch in program.all_branches())
 
 
 def _shares(layers: tuple[Program, ...]) -> Iterator[Problem]:
     """Weights can be shared by equal parts only."""
     seen: dict[str, Part] = {}
     shared = [(path, branch.share, branch.part) for path, branch in _all_branches(layers) if branch.share]
-    shared += [
-        (f"layers.{i}", p.share, tuple(b.part for b in p.branches())) for i, p in enumerate(layers) if p.share
-    ]  # type: ignore[misc]
+    shared += [(f"layers.{index}", layer.share, layer) for index, layer in enumerate(layers) if layer.share]
     for path, name, value in shared:
         if seen.setdefault(name, value) != value:
             yield f"{path}.share", name, "names the weights of a different part: shared parts must be equal"
 
 
 def _emitted(layers: tuple[Program, ...]) -> Iterator[Problem]:
-    """What is reused was emitted by an earlier layer."""
-    emitted: set[str] = set()
+    """What is reused was emitted by an earlier layer, by a part of the same kind and shape."""
+    emitted: dict[str, Any] = {}
     for path, branch in _all_branches(layers):
-        for holder in (branch.part, getattr(branch.part, "indexer", None)):
+        for where, holder in ((path, branch.part), (f"{path}.indexer", getattr(branch.part, "indexer", None))):
             reuse, emit = getattr(holder, "reuse", None), getattr(holder, "emit", None)
             if reuse and reuse not in emitted:
-                yield f"{path}.reuse", reuse, f"must be emitted by an earlier layer (so far: {_names(emitted)})"
+                yield f"{where}.reuse", reuse, f"must be emitted by an earlier layer (so far: {_names(emitted)})"
+            elif reuse:
+                yield from _fits_emitter(where, holder, emitted[reuse])
             if emit:
-                emitted.add(emit)
+                emitted[emit] = holder
 
 
-def _streams(layers: tuple[Program, ...], count: int) -> Iterator[Problem]:
-    for index, program in enumerate(layers):
+def _fits_emitter(where: str, holder: Any, emitter: Any) -> Iterator[Problem]:
+    if isinstance(emitter, Attention) != isinstance(holder, Attention):
+        yield f"{where}.reuse", holder.reuse, f"is emitted by a {type(emitter).__name__}"
+    elif isinstance(emitter, Attention):
+        for name in ("kv_heads", "head_dim", "window"):
+            found, wanted = getattr(holder, name), getattr(emitter, name)
+            if found != wanted:
+                yield f"{where}.{name}", found, f"must be {wanted}, as where {holder.reuse!r} is emitted"
+
+
+def _streams(programs: tuple[Program, ...], count: int, path: str) -> Iterator[Problem]:
+    """Several streams are read through a connection, a single one never is; a nested program's x is a single one."""
+    for index, program in enumerate(programs):
         for number, step in enumerate(program.steps):
-            connection = step.connection
+            where, connection = f"{path}.{index}.steps.{number}.connection", step.connection
             if isinstance(connection, HyperConnection | AltUp) and connection.streams != count:
-                where = f"layers.{index}.steps.{number}.connection.streams"
-                yield where, connection.streams, f"must equal streams.count = {count}"
+                yield f"{where}.streams", connection.streams, f"must equal streams.count = {count}"
+            if isinstance(connection, StreamSlice) and max(connection.read, *connection.write) >= count:
+                yield where, (connection.read, connection.write), f"must name streams below streams.count = {count}"
+            touched = {*step.read.registers, *(term.source for write in step.writes for term in write.terms)}
+            if connection is None and count > 1 and "x" in touched | {write.register for write in step.writes}:
+                yield where, None, f"must not be None: x is {count} streams"
+            for branch in step.branches:
+                if isinstance(branch.part, Program):
+                    yield from _streams((branch.part,), 1, f"{path}.{index}.steps.{number}.{branch.name}")
+
+
+def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:
+    """A per-layer input is a slice of the per-layer embedding, and as wide."""
+    for path, branch in _all_branches(layers):
+        if isinstance(branch.part, PerLayerInput):
+            if table is None:
+                yield f"{path}.width", branch.part.width, "needs embedding.per_layer"
+            elif branch.part.width != table.width:
+                yield f"{path}.width", branch.part.width, f"must equal embedding.per_layer.width = {table.width}"

@@ -1,0 +1,37 @@
+"""One dataclass n, one class: any transformer from its HuggingFace config, with the same bits as the reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nexus_universal import families
+from nexus_universal.architecture import registry
+from nexus_universal.architecture.errors import NexusError
+from nexus_universal.architecture.parameter import ArchitectureParameter
+
+if TYPE_CHECKING:
+    from nexus_universal.transformer import UniversalTransformer, copy_weights
+
+__version__ = "0.1.0"
+
+registry.fill(families.find, families.model_types)
+
+LAZY = {
+    "UniversalTransformer": "nexus_universal.transformer",
+    "copy_weights": "nexus_universal.transformer",
+    "UniversalTransformerBlock": "nexus_universal.layers.block",
+    "UniversalAttention": "nexus_universal.layers.attention",
+    "UniversalFeedForward": "nexus_universal.layers.feed_forward",
+    "UniversalRoPE": "nexus_universal.layers.rope",
+}
+"""What needs torch is imported when it is first asked for: reading an n takes milliseconds."""
+
+__all__ = ["ArchitectureParameter", "NexusError", *LAZY]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(LAZY[name]), name)

@@ -1,0 +1,386 @@
+"""What each part costs, from its equations alone: parameters, multiply-adds and remembered bytes for one token.
+
+FLOPs are those that `torch.utils.flop_counter` counts: 2 per multiply-add of matrix products, attention and convolutions.
+Elementwise work (norms, activations, and states that are updated elementwise) is not among them. A part adds a function here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import singledispatch
+from typing import Any
+
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
+from nexus_universal.architecture.mixers import (
+    Attention,
+    CompressedAttention,
+    GatedDeltaRule,
+    LatentAttention,
+    LightningAttention,
+    LowRank,
+    SparseIndexer,
+    StateSpace,
+)
+from nexus_universal.architecture.position import Norm
+from nexus_universal.architecture.program import AltUp, HyperConnection, Linear, StreamSlice
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a part costs; `idle` are the parameters of experts that a token does not visit."""
+
+    parameters: int = 0
+    idle: int = 0
+    flops: int = 0
+    growing: Fraction = Fraction(0)
+    fixed: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.parameters + other.parameters,
+            self.idle + other.idle,
+            self.flops + other.flops,
+            self.growing + other.growing,
+            self.fixed + other.fixed,
+        )
+
+    def without_weights(self) -> Cost:
+        """The same computation with weights that are counted elsewhere."""
+        return replace(self, parameters=0, idle=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a part stands: the width it reads, the width it gives, positions visible, bytes of an element."""
+
+    width: int
+    model: int
+    context: int
+    bytes: int
+
+    def seen(self, window: int | None) -> int:
+        """How many positions a query meets, itself included."""
+        return self.context if window is None else min(self.context, window)
+
+    def remembered(self, width: int, window: int | None) -> Cost:
+        """State of `width` elements per position, all positions or those that a window reaches back to."""
+        if window is None:
+            return Cost(growing=Fraction(width * self.bytes))
+        return Cost(fixed=(window - 1) * width * self.bytes)
+
+
+def total(*costs: Cost) -> Cost:
+    """The sum of costs."""
+    return sum(costs, Cost())
+
+
+def linear(width_in: int, width_out: int, bias: bool = False) -> Cost:
+    """A matrix product with a weight of its own."""
+    return Cost(parameters=width_in * width_out + width_out * bias, flops=2 * width_in * width_out)
+
+
+def weights(count: int) -> Cost:
+    """Learned numbers that enter elementwise."""
+    return Cost(parameters=count)
+
+
+def norm_cost(norm: Norm | None, width: int) -> Cost:
+    """The weight and bias of a norm over `width`."""
+    return Cost() if norm is None else weights(width * ((norm.scale != "none") + norm.bias))
+
+
+def convolution_cost(channels: int, kernel: int, place: Place, *, bias: bool = False) -> Cost:
+    """A causal depthwise convolution whose state keeps `kernel` inputs, so that a token computes two outputs."""
+    return Cost(
+        parameters=channels * kernel + channels * bias,
+        flops=2 * 2 * channels * kernel,
+        fixed=channels * kernel * place.bytes,
+    )
+
+
+def attention_products(heads: int, keys: int, key_dim: int, value_dim: int) -> Cost:
+    """Scores and mixture of one query per head."""
+    return Cost(flops=2 * heads * keys * (key_dim + value_dim))
+
+
+def projection_rows(part: Any) -> dict[str, int]:
+    """The rows of each input projection of a part, by role; packed projections under their common name as well."""
+    if isinstance(part, Attention):
+        rows = {"query": part.heads * part.head_dim}
+        if not part.reuse:
+            rows["key"] = part.kv_heads * part.head_dim
+        if not part.reuse and not part.value_is_key:
+            rows["value"] = part.kv_heads * part.head_dim
+        if part.gate:
+            rows["gate"] = part.heads * (part.head_dim if part.gate.per == "channel" else 1)
+    elif isinstance(part, FeedForward):
+        rows = dict.fromkeys(part.projections if part.gated else ("up",), part.width)
+    elif isinstance(part, LightningAttention):
+        rows = dict.fromkeys(part.projections, part.heads * part.head_dim)
+    elif isinstance(part, RoutedAttention):
+        rows = dict.fromkeys(part.projections, part.kv_heads * part.head_dim)
+    elif isinstance(part, GatedDeltaRule):
+        keys, values = part.key_heads * part.key_dim, part.value_heads * part.value_dim
+        rows = {"query": keys, "key": keys, "value": values, "gate": values, "beta": part.value_heads}
+        rows["decay"] = part.value_heads * (part.key_dim if part.decay == "channel" else 1)
+    else:
+        return {}
+    return rows | {packed.name: sum(rows[role] for role in packed.roles) for packed in part.packing}
+
+
+def _projections(part: Any, place: Place, *roles: str) -> Cost:
+    rows, biases = projection_rows(part), getattr(part, "biases", ())
+    return total(
+        *(linear(place.width, rows[role], role in biases) for role in roles or part.projections if role in rows)
+    )
+
+
+@singledispatch
+def cost(part: Any, place: Place) -> Cost:
+    """What `part` costs at `place`, its own weights included."""
+    raise NotImplementedError(f"no cost is known for {type(part).__name__}")
+
+
+@cost.register
+def _(part: Attention, place: Place) -> Cost:
+    width, kv_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
+    costs = [
+        _projections(part, place),
+        attention_products(part.heads, place.seen(part.window), part.head_dim, part.head_dim),
+        linear(width, place.model, "output" in part.biases),
+        weights(part.heads * part.sinks),
+    ]
+    if part.qk_norm:
+        widths = (width, kv_width) if part.qk_norm.over == "width" else (part.head_dim, part.head_dim)
+        costs += [norm_cost(part.qk_norm.norm, each) for each in (widths[:1] if part.reuse else widths)]
+    if not part.reuse:
+        costs += [norm_cost(part.value_norm, part.head_dim), place.remembered(2 * kv_width, part.window)]
+    return total(*costs)
+
+
+@cost.register
+def _(part: LatentAttention, place: Place) -> Cost:
+    latent, values, width = part.latent_rank, part.heads * part.value_dim, place.width
+    if part.query_rank is None:
+        query = linear(width, part.heads * part.head_dim)
+    else:
+        query = total(
+            linear(width, part.query_rank, "query_down" in part.biases),
+            norm_cost(part.latent_norm, part.query_rank),
+            linear(part.query_rank, part.heads * part.head_dim),
+        )
+    expanded = linear(latent, part.heads * (part.nope_dim + part.value_dim))
+    gate_rows = 0 if part.gate is None else part.heads * (part.value_dim if part.gate.per == "channel" else 1)
+    return total(
+        query,
+        linear(width, latent + part.rope_dim, "latent_down" in part.biases),
+        norm_cost(part.latent_norm, latent),
+        replace(expanded, flops=expanded.flops * place.context),
+        attention_products(part.heads, place.context, part.head_dim, part.value_dim),
+        linear(width, gate_rows),
+        linear(values, place.model, "output" in part.biases),
+        weights(part.heads * part.sinks),
+        place.remembered(latent + part.rope_dim, None),
+        _indexer(part.indexer, part.query_rank, place) if isinstance(part.indexer, SparseIndexer) else Cost(),
+    )
+
+
+def _indexer(part: SparseIndexer, query_rank: int | None, place: Place) -> Cost:
+    assert query_rank is not None
+    return total(
+        linear(query_rank, part.heads * part.head_dim),
+        linear(place.width, part.head_dim),
+        norm_cost(part.key_norm, part.head_dim),
+        linear(place.width, part.heads),
+        Cost(flops=2 * part.heads * place.context * (part.head_dim + 1)),
+        place.remembered(part.head_dim, None),
+    )
+
+
+@cost.register
+def _(part: GatedDeltaRule, place: Place) -> Cost:
+    rows = projection_rows(part)
+    low_rank = {"gate", "decay"} if part.low_rank else set()
+    single = _projections(part, place, *(role for role in part.projections if role not in low_rank))
+    factored = [
+        f
+        for role in sorted(low_rank)
+        for f in (linear(place.width, part.low_rank or 0), linear(part.low_rank or 0, rows[role]))
+    ]
+    channels = rows["query"] + rows["key"] + rows["value"]
+    return total(
+        single,
+        *factored,
+        convolution_cost(channels, part.convolution, place),
+        weights(part.value_heads + rows["decay"]),
+        norm_cost(part.norm, part.value_dim),
+        linear(rows["value"], place.model),
+        Cost(fixed=part.value_heads * part.key_dim * part.value_dim * FLOAT32_BYTES),
+    )
+
+
+@cost.register
+def _(part: StateSpace, place: Place) -> Cost:
+    inner, state = part.heads * part.head_dim, part.heads * part.head_dim * part.state_dim
+    convolved = inner + 2 * part.groups * part.state_dim
+    return total(
+        linear(place.width, inner + convolved + part.heads, "input" in part.biases),
+        convolution_cost(convolved, part.convolution, place, bias=part.convolution_bias),
+        weights(3 * part.heads),
+        norm_cost(part.norm, inner),
+        Cost(flops=2 * state, fixed=state * FLOAT32_BYTES),
+        linear(inner, place.model, "output" in part.biases),
+    )
+
+
+@cost.register
+def _(part: LightningAttention, place: Place) -> Cost:
+    width, state = part.heads * part.head_dim, part.heads * part.head_dim**2
+    return total(
+        _projections(part, place),
+        norm_cost(part.norm, width),
+        Cost(flops=2 * 2 * state, fixed=state * place.bytes),
+        linear(width, place.model),
+    )
+
+
+@cost.register
+def _(part: CompressedAttention, place: Place) -> Cost:
+    width, rank = part.heads * part.head_dim, part.output_groups * part.output_rank
+    entries = 0 if part.rate is None else place.context // part.rate
+    costs = [
+        linear(place.width, part.query_rank),
+        norm_cost(part.latent_norm, part.query_rank),
+        linear(part.query_rank, width),
+        linear(place.width, part.head_dim),
+        norm_cost(part.latent_norm, part.head_dim),
+        attention_products(part.heads, place.seen(part.window) + entries, part.head_dim, part.head_dim),
+        weights(part.heads),
+        linear(width // part.output_groups, rank),
+        linear(rank, place.model),
+        place.remembered(part.head_dim, part.window),
+    ]
+    if part.rate is not None:
+        costs.append(_compressor(part.head_dim, part.latent_norm, part, place))
+    if part.indexer:
+        indexer = part.indexer
+        costs += [
+            _compressor(indexer.head_dim, indexer.key_norm, part, place),
+            linear(part.query_rank, indexer.heads * indexer.head_dim),
+            linear(place.width, indexer.heads),
+            Cost(flops=2 * indexer.heads * indexer.head_dim * entries),
+        ]
+    return total(*costs)
+
+
+def _compressor(head_dim: int, norm: Norm, part: CompressedAttention, place: Place) -> Cost:
+    """Values and gates of the positions that wait for their entry, and of the window before where series overlap."""
+    assert part.rate is not None
+    series = head_dim * (2 if part.overlap else 1)
+    waiting = 2 * series * (part.rate - 1) + (2 * head_dim * part.rate if part.overlap else 0)
+    return total(
+        linear(place.width, series),
+        linear(place.width, series),
+        weights(part.rate * series),
+        norm_cost(norm, head_dim),
+        Cost(growing=Fraction(head_dim * place.bytes, part.rate), fixed=waiting * place.bytes),
+    )
+
+
+@cost.register
+def _(part: RoutedAttention, place: Place) -> Cost:
+    width, keys = part.kv_heads * part.head_dim, place.context
+    expert = linear(place.width, width) + linear(width, place.model)
+    return total(
+        _projections(part, place),
+        _chosen(expert, part.experts, part.per_token),
+        linear(place.width, part.experts),
+        attention_products(part.heads, keys, part.head_dim, part.head_dim),
+        weights(place.model),
+        place.remembered(2 * width, None),
+    )
+
+
+def _chosen(expert: Cost, experts: int, per_token: int) -> Cost:
+    visited = min(per_token, experts)
+    return Cost(
+        parameters=experts * expert.parameters,
+        idle=(experts - visited) * expert.parameters,
+        flops=visited * expert.flops,
+    )
+
+
+@cost.register
+def _(part: FeedForward, place: Place) -> Cost:
+    return _projections(part, place) + linear(part.width, place.model, "down" in part.biases)
+
+
+@cost.register
+def _(part: MixtureOfExperts, place: Place) -> Cost:
+    inner, router = part.latent or place.width, part.router
+    costs = [
+        _chosen(
+            cost(part.expert, replace(place, width=inner, model=part.latent or place.model)),
+            part.experts,
+            part.per_token,
+        ),
+        linear(place.width, part.experts + part.identity_experts),
+        weights(place.width * router.input_scale + part.experts * router.expert_scale + place.model * part.bias),
+        norm_cost(router.input_norm, place.width),
+    ]
+    if part.latent:
+        costs += [
+            linear(place.width, part.latent, part.latent_bias),
+            linear(part.latent, place.model, part.latent_bias),
+        ]
+    if part.shared:
+        costs.append(cost(part.shared, place))
+    if part.shared_gate:
+        costs.append(linear(place.width, 1))
+    return total(*costs)
+
+
+@cost.register
+def _(part: LowRank, place: Place) -> Cost:
+    return linear(place.width, part.rank) + linear(part.rank, place.model)
+
+
+@cost.register
+def _(part: PerLayerInput, place: Place) -> Cost:
+    return linear(place.width, part.width) + linear(part.width, place.model)
+
+
+@cost.register
+def _(part: Linear, place: Place) -> Cost:
+    return linear(place.width, place.model, part.bias)
+
+
+@cost.register
+def _(part: HyperConnection, place: Place) -> Cost:
+    maps = (2 + part.streams) * part.streams
+    return total(
+        linear(part.streams * place.model, maps, bias=True),
+        weights(3),
+        Cost(flops=2 * part.streams**2 * place.model),
+    )
+
+
+@cost.register
+def _(part: AltUp, place: Place) -> Cost:
+    streams, width = part.streams, place.model
+    router = linear(width, streams)
+    return total(
+        router + router.without_weights(),
+        norm_cost(part.norm, width),
+        linear(streams, streams**2),
+        linear(streams, streams),
+        Cost(flops=2 * streams**2 * width),
+    )
+
+
+@cost.register
+def _(part: StreamSlice, place: Place) -> Cost:
+    return weights(place.model * part.read_scale)

@@ -1,0 +1,110 @@
+"""One short line per layer, runs of equal lines gathered: how a signature reads."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
+from nexus_universal.architecture.mixers import (
+    Attention,
+    CompressedAttention,
+    GatedDeltaRule,
+    LatentAttention,
+    LightningAttention,
+    LowRank,
+    SparseIndexer,
+    StateSpace,
+)
+from nexus_universal.architecture.program import Branch, Linear, Program
+from nexus_universal.architecture.serial import runs
+
+
+def layers_line(layers: tuple[Program, ...]) -> str:
+    """`27 × [attention 16/8×128 + ffn 3072] + [attention 16/8×128 + experts 8/64×768]`."""
+    return " + ".join(
+        (f"{times} × " if times > 1 else "") + "[" + " | ".join(pattern) + "]"
+        for times, pattern in runs(tuple(_program_line(layer) for layer in layers))
+    )
+
+
+def _program_line(program: Program) -> str:
+    return " + ".join(_branch_line(branch) for branch in program.branches()) or "—"
+
+
+def _branch_line(branch: Branch) -> str:
+    if isinstance(branch.part, Program):
+        return f"{branch.name}({_program_line(branch.part)})"
+    return part_line(branch.part)
+
+
+@singledispatch
+def part_line(part: Any) -> str:
+    """A few words for a part, with the numbers that tell it from others of its kind."""
+    return type(part).__name__
+
+
+@part_line.register
+def _(part: Attention) -> str:
+    marks = [f" w{part.window}"] if part.window else []
+    marks += [" nope"] if part.rope is None else []
+    marks += [f" kv of {part.reuse!r}"] if part.reuse else []
+    return f"attention {part.heads}/{part.kv_heads}×{part.head_dim}{''.join(marks)}"
+
+
+@part_line.register
+def _(part: LatentAttention) -> str:
+    sparse = f" top {part.indexer.keep}" if isinstance(part.indexer, SparseIndexer) else ""
+    return f"latent attention {part.heads}×{part.head_dim} rank {part.latent_rank}{sparse}"
+
+
+@part_line.register
+def _(part: GatedDeltaRule) -> str:
+    return f"delta rule {part.key_heads}/{part.value_heads}×{part.key_dim} {part.decay} decay"
+
+
+@part_line.register
+def _(part: StateSpace) -> str:
+    return f"state space {part.heads}×{part.head_dim}×{part.state_dim}"
+
+
+@part_line.register
+def _(part: LightningAttention) -> str:
+    return f"lightning attention {part.heads}×{part.head_dim}"
+
+
+@part_line.register
+def _(part: CompressedAttention) -> str:
+    far = "" if part.rate is None else f" /{part.rate}" + (f" top {part.indexer.keep}" if part.indexer else "")
+    return f"compressed attention {part.heads}×{part.head_dim} w{part.window}{far}"
+
+
+@part_line.register
+def _(part: RoutedAttention) -> str:
+    return f"routed attention {part.per_token}/{part.experts} × {part.kv_heads}×{part.head_dim}"
+
+
+@part_line.register
+def _(part: FeedForward) -> str:
+    return f"ffn {part.width}"
+
+
+@part_line.register
+def _(part: MixtureOfExperts) -> str:
+    identity = f"+{part.identity_experts} identity" if part.identity_experts else ""
+    return f"experts {part.per_token}/{part.experts}×{part.expert.width}{identity}{'+shared' if part.shared else ''}"
+
+
+@part_line.register
+def _(part: LowRank) -> str:
+    return f"low rank {part.rank}"
+
+
+@part_line.register
+def _(part: PerLayerInput) -> str:
+    return f"per-layer input {part.width}"
+
+
+@part_line.register
+def _(part: Linear) -> str:
+    return "linear"

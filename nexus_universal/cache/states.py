@@ -1,0 +1,118 @@
+"""The states of mixers. Tensors are replaced, never written in place, so a fork shares them at no cost."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nexus_universal.architecture.errors import InputError
+
+
+class State:
+    """Base: a state is a few tensors with the batch in front; `fields` names them."""
+
+    fields: ClassVar[tuple[str, ...]] = ()
+    keeps_positions: ClassVar[bool] = False
+    """Whether every position can still be dropped one by one."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors held now, by field."""
+        return {name: value for name in self.fields if (value := getattr(self, name)) is not None}
+
+    def fork(self) -> Self:
+        """An independent continuation: tensors are shared until one of the two moves on."""
+        return copy.copy(self)
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep, repeat or permute batch rows."""
+        for name, value in self.tensors().items():
+            setattr(self, name, value.index_select(0, rows.to(value.device)))
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the tensors."""
+        for name, value in self.tensors().items():
+            setattr(self, name, value.to(device))
+
+    def crop(self, length: int, *, seen: int) -> None:
+        """Forget all positions from `length` on, `seen` being how many there are.
+
+        Raises:
+            InputError: this kind of state does not keep what that needs.
+        """
+        raise InputError(f"a {type(self).__name__} cannot be cropped to {length}: fork the cache before going on")
+
+
+class KeyValueState(State):
+    """All keys and values so far; latent attention keeps its latent and its rotated key in the same two places."""
+
+    fields = ("keys", "values")
+    keeps_positions = True
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def extend(
+        self, keys: Float[Tensor, "batch heads new k"], values: Float[Tensor, "batch heads new v"]
+    ) -> tuple[Float[Tensor, "batch heads total k"], Float[Tensor, "batch heads total v"]]:
+        """Append along the sequence and return everything the new queries may look at."""
+        self.keys, self.values = _append(self.keys, keys), _append(self.values, values)
+        return self.keys, self.values
+
+    def extent(self, seen: int, new: int) -> tuple[int, int]:
+        """(number of keys, position of the first key) that `extend` will return for `new` positions after `seen`."""
+        return seen + new, 0
+
+    def crop(self, length: int, *, seen: int) -> None:
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[..., :length, :], self.values[..., :length, :]
+
+
+class WindowState(KeyValueState):
+    """The last `window` - 1 keys and values: with the query itself, all that a sliding window sees."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def extend(
+        self, keys: Float[Tensor, "batch heads new k"], values: Float[Tensor, "batch heads new v"]
+    ) -> tuple[Float[Tensor, "batch heads total k"], Float[Tensor, "batch heads total v"]]:
+        keys, values = super().extend(keys, values)
+        kept = slice(1 - self.window, None) if self.window > 1 else slice(keys.shape[-2], None)
+        self.keys, self.values = keys[:, :, kept], values[:, :, kept]
+        return keys, values
+
+    def extent(self, seen: int, new: int) -> tuple[int, int]:
+        return min(seen, self.window - 1) + new, max(seen - self.window + 1, 0)
+
+    def crop(self, length: int, *, seen: int) -> None:
+        if length < seen and seen >= self.window:
+            raise InputError(
+                f"a window of {self.window} has dropped positions that cropping {seen} to {length} needs: "
+                "fork the cache before going on"
+            )
+        super().crop(length, seen=seen)
+
+
+class RecurrentState(State):
+    """The last inputs of a causal convolution, and a recurrent matrix per head."""
+
+    fields = ("convolution", "recurrent")
+
+    def __init__(self) -> None:
+        self.convolution: Tensor | None = None
+        self.recurrent: Tensor | None = None
+
+    def crop(self, length: int, *, seen: int) -> None:
+        if length < seen:
+            super().crop(length, seen=seen)
+
+
+def _append(kept: Tensor | None, new: Tensor) -> Tensor:
+    """Concatenate along the sequence. The first call copies too: attention then always reads the same memory layout."""
+    return torch.cat([new.new_empty(0) if kept is None else kept, new], dim=-2)

@@ -1,0 +1,182 @@
+"""From files to parameters: plan first, with strict coverage, then assign or assemble tensor by tensor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from nexus_universal.architecture.errors import CheckpointError
+from nexus_universal.checkpoint.files import TensorStore
+from nexus_universal.checkpoint.rules import Direct, Rule, Squeezed, Stacked, Transposed, WeightMap, names_of
+
+SHOWN = 5
+
+
+@dataclass
+class LoadPlan:
+    """Which tensors fill which parameter, and which are passed over and why; made from names and shapes alone."""
+
+    sources: dict[str, tuple[Rule, list[str]]] = field(default_factory=dict)
+    passed_over: dict[str, str] = field(default_factory=dict)
+
+
+def slots(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor that a checkpoint fills: parameters, and buffers such as a router's selection bias."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[int, ...]]) -> LoadPlan:
+    """Match a model's slots with a file's tensors.
+
+    Raises:
+        CheckpointError: a slot that nothing fills, a tensor that nothing uses, or shapes that differ; both sides are named.
+    """
+    plan = LoadPlan()
+    missing: list[str] = []
+    available, given = _names(shapes, weights)
+    for name, slot in slots(model).items():
+        rules, indices = weights.rules(name)
+        experts = slot.shape[0] if slot.dim() else 1
+        choices = [(rule, names_of(rule, indices=indices, experts=experts)) for rule in rules]
+        complete = next((choice for choice in choices if all(part in available for part in choice[1])), None)
+        if complete is None:
+            missing += [part for part in choices[0][1] if part not in available]
+            continue
+        rule, parts = complete
+        plan.sources[name] = (rule, [given[part] for part in parts])
+        _check_shape(name, tuple(slot.shape), rule, [(part, available[part]) for part in parts])
+    used = {part for _, parts in plan.sources.values() for part in parts}
+    unexpected: list[str] = []
+    for name in shapes:
+        if name in used:
+            continue
+        reason = weights.reason_to_pass_over(name) or _tied(name, weights, model)
+        if reason is None:
+            unexpected.append(name)
+        else:
+            plan.passed_over[name] = reason
+    if missing or unexpected:
+        sides = [("missing", missing), ("unexpected", unexpected)]
+        raise CheckpointError("; ".join(f"{side} tensors: {_shortened(names)}" for side, names in sides if names))
+    return plan
+
+
+def _names(
+    shapes: Mapping[str, tuple[int, ...]], weights: WeightMap
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes by the table's names, and from those names to the file's own (which may lack an optional prefix)."""
+    prefix = weights.optional_prefix
+    given = {name: name for name in shapes}
+    if prefix and not any(name.startswith(prefix) for name in shapes):
+        given = {prefix + name: name for name in shapes} | given
+    return {ours: shapes[theirs] for ours, theirs in given.items()}, given
+
+
+def _tied(name: str, weights: WeightMap, model: nn.Module) -> str | None:
+    """A head on disk although it is tied: the reference ignores it too."""
+    head = weights.tensors.get("head")
+    if name == f"{head}.weight" and "head.weight" not in slots(model):
+        return "the head is tied to the token table"
+    return None
+
+
+def _shortened(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _check_shape(
+    name: str, shape: tuple[int, ...], rule: Rule, parts: list[tuple[str, tuple[int, ...]]]
+) -> None:
+    """Compare shapes after the rule.
+
+    Raises:
+        CheckpointError: naming the tensor, its shape and the shape that n asks for.
+    """
+    for part, found in parts:
+        if isinstance(rule, Transposed):
+            expected = shape[::-1]
+        elif isinstance(rule, Squeezed):
+            expected = (*shape[: rule.axis], 1, *shape[rule.axis :])
+        elif isinstance(rule, Stacked):
+            expected = (shape[1] // len(rule.names), *shape[2:])
+        else:
+            expected = shape
+        if found != expected:
+            raise CheckpointError(f"{part} has shape {found}, but n asks for {expected} (it fills {name})")
+
+
+def assemble(
+    slot: Tensor,
+    rule: Rule,
+    names: list[str],
+    *,
+    read: Callable[[str], Tensor],
+    read_into: Callable[[str, Tensor], None],
+    dtype: torch.dtype,
+) -> Tensor:
+    """The tensor for one slot: a view of what is read where the layout allows it, else filled piece by piece."""
+    if isinstance(rule, Stacked):
+        out = torch.empty(slot.shape, dtype=dtype)
+        rows = slot.shape[1] // len(rule.names)
+        for index, name in enumerate(names):
+            expert, part = divmod(index, len(rule.names))
+            read_into(name, out[expert, part * rows : (part + 1) * rows])
+        return out
+    tensor = read(names[0])
+    if isinstance(rule, Transposed):
+        tensor = tensor.t()
+    elif isinstance(rule, Squeezed):
+        tensor = tensor.squeeze(rule.axis)
+    return tensor if tensor.dtype == dtype or not tensor.is_floating_point() else tensor.to(dtype)
+
+
+def disassemble(tensor: Tensor, rule: Rule, names: list[str]) -> dict[str, Tensor]:
+    """The file's tensors of one slot: the inverse of `assemble`, bytes unchanged."""
+    if isinstance(rule, Direct):
+        return {names[0]: tensor}
+    if isinstance(rule, Transposed):
+        return {names[0]: tensor.t()}
+    if isinstance(rule, Squeezed):
+        return {names[0]: tensor.unsqueeze(rule.axis)}
+    pieces = [piece for expert in tensor for piece in expert.chunk(len(rule.names), dim=0)]
+    return dict(zip(names, pieces, strict=True))
+
+
+def put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Assign a slot without copying: the tensor becomes the parameter or buffer."""
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    if leaf in owner._buffers:
+        owner._buffers[leaf] = tensor
+    else:
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+
+
+def fill(
+    model: nn.Module,
+    plan: LoadPlan,
+    store: TensorStore,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> None:
+    """Carry out a plan. Slots of a dtype of their own (a selection bias in float32) keep it."""
+    wanted = slots(model)
+    for name in progress(list(plan.sources)):
+        rule, names = plan.sources[name]
+        slot = wanted[name]
+        kept = slot.dtype if name in dict(model.named_buffers()) else dtype
+        tensor = assemble(slot, rule, names, read=store.read, read_into=store.read_into, dtype=kept)
+        put(model, name, tensor.to(device))
+
+
+def layer_of(name: str) -> int | None:
+    """The layer index in a canonical name, or None outside the layers."""
+    found = re.match(r"layers\.(\d+)\.", name)
+    return int(found[1]) if found else None

@@ -1,0 +1,103 @@
+"""From parameters back to files: beside the target first, renamed when complete, so that half a checkpoint never stands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from nexus_universal.architecture.errors import CheckpointError
+from nexus_universal.checkpoint.files import INDEX, SINGLE
+from nexus_universal.checkpoint.load import disassemble, slots
+from nexus_universal.checkpoint.rules import WeightMap, names_of
+
+NEXUS_CONFIG = "nexus.json"
+SHARD_BYTES = 5_000_000_000
+
+
+def published_tensors(model: nn.Module, weights: WeightMap) -> dict[str, Tensor]:
+    """All tensors under the family's published names and layouts, contiguous, their bytes unchanged."""
+    tensors: dict[str, Tensor] = {}
+    for name, slot in slots(model).items():
+        rules, indices = weights.rules(name)
+        names = names_of(rules[0], indices=indices, experts=slot.shape[0] if slot.dim() else 1)
+        tensors.update(disassemble(slot.detach(), rules[0], names))
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def canonical_tensors(model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """All tensors under canonical names; those held as a transposed view are stored as they lie, and listed."""
+    tensors: dict[str, Tensor] = {}
+    transposed: list[str] = []
+    for name, slot in slots(model).items():
+        tensor = slot.detach()
+        if not tensor.is_contiguous() and tensor.dim() == 2 and tensor.t().is_contiguous():
+            transposed.append(name)
+            tensor = tensor.t()
+        tensors[name] = tensor.contiguous()
+    return tensors, transposed
+
+
+def write_directory(
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    documents: Mapping[str, dict[str, Any]],
+    metadata: Mapping[str, str],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write tensors (sharded above `shard_bytes`) and JSON documents as one new directory.
+
+    Raises:
+        CheckpointError: the directory exists and is not empty, or the disk refuses.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise CheckpointError(f"{directory}: exists and is not empty; choose a new directory")
+    beside: Path | None = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        beside.chmod(0o755)
+        _write_tensors(beside, tensors, metadata=metadata, shard_bytes=shard_bytes)
+        for name, document in documents.items():
+            (beside / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        if directory.exists():
+            directory.rmdir()
+        beside.rename(directory)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: could not be written ({error.strerror or error})") from None
+    finally:
+        if beside is not None and beside.exists():
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_tensors(
+    directory: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str], shard_bytes: int
+) -> None:
+    from safetensors.torch import save_file
+
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += size
+    if len(shards) == 1:
+        save_file(shards[0], directory / SINGLE, metadata=dict(metadata))
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, directory / file_name, metadata=dict(metadata))
+        weight_map |= dict.fromkeys(shard, file_name)
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,23 @@
+"""One file per family: how its config is read into n, and how its tensors are named. The file's name is the model type."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+
+from nexus_universal.families.family import Family
+
+HELPERS = {"__init__", "family", "reader", "spelling", "common", "names", "draws"}
+
+
+@cache
+def model_types() -> tuple[str, ...]:
+    """Every model type described here, sorted."""
+    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS))
+
+
+@cache
+def find(model_type: str) -> Family:
+    """Load the family of a model type that `model_types` lists."""
+    return importlib.import_module(f"{__name__}.{model_type}").FAMILY

@@ -1,0 +1,74 @@
+"""Command R7B and Command A (Cohere 2): parallel blocks, windowed layers that rotate, full layers that do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nexus_universal.architecture.ends import Head
+from nexus_universal.architecture.feed_forward import FeedForward
+from nexus_universal.architecture.mixers import Attention
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.position import Norm
+from nexus_universal.architecture.program import Branch, Program, Step, Term, Write
+from nexus_universal.checkpoint.rules import WeightMap
+from nexus_universal.families import common, draws, names
+from nexus_universal.families.family import Family
+from nexus_universal.families.reader import ConfigReader
+
+
+def read(reader: ConfigReader) -> ArchitectureParameter:
+    text = common.text(reader, context=8192, bos=5, eos=255001, pad=0)
+    embedding = common.embedding(reader, vocab=256000, width=8192, pad=text.pad)
+    norm = Norm(kind="layer", eps=reader.take("layer_norm_eps", 1e-5), rounding="after_scale")
+    heads = reader.count("num_attention_heads", 64)
+    reader.inert("head_dim", embedding.width // heads)
+    rope = common.rope(
+        reader.section("rope_parameters"), context=text.context, pairing="interleaved", product="float32"
+    )
+    sliding = Attention(
+        heads=heads,
+        kv_heads=common.kv_heads(reader, heads),
+        head_dim=embedding.width // heads,
+        rope=rope,
+        window=reader.count("sliding_window", 4096),
+        biases=common.ALL_BIASES if reader.take("attention_bias", False) else (),
+    )
+    kinds = {"sliding_attention": sliding, "full_attention": replace(sliding, rope=None, window=None)}
+    feed_forward = FeedForward(width=reader.count("intermediate_size", 22528), activation=common.activation(reader))
+    kinds_of_layers = common.layer_types(reader, reader.count("num_hidden_layers", 40), full_every=4)
+
+    def layer(attention: Attention) -> Program:
+        branches = (Branch(name="attention", part=attention), Branch(name="feed_forward", part=feed_forward))
+        write = Write(terms=(Term(source="x"), Term(source="attention"), Term(source="feed_forward")))
+        return Program(steps=(Step(branches=branches, writes=(write,), norm=norm),))
+
+    return ArchitectureParameter(
+        embedding=embedding,
+        layers=tuple(layer(kinds[name]) for name in kinds_of_layers),
+        final_norm=norm,
+        head=Head(tied=reader.take("tie_word_embeddings", True), scale=reader.take("logit_scale", 0.0625)),
+        text=text,
+    )
+
+
+FAMILY = Family(
+    model_type="cohere2",
+    title="Command R7B, Command A",
+    read=read,
+    weights=WeightMap(
+        tensors=names.ends()
+        | names.attention()
+        | names.gated()
+        | {"layers.{i}.attention_norm": "model.layers.{i}.input_layernorm"},
+        passed_over=names.PASSED_OVER,
+    ),
+    tiny=draws.TINY | {"num_hidden_layers": 4, "sliding_window": 16, "eos_token_id": 3},
+    draws={key: values for key, values in draws.DENSE.items() if key != "rms_norm_eps"}
+    | {
+        "layer_norm_eps": (1e-5, 1e-3),
+        "logit_scale": (0.0625, 1.0),
+        "sliding_window": (16, 7, 128),
+        "layer_types": (None, ["full_attention", "sliding_attention"] * 2, ["sliding_attention"] * 4),
+        "pad_token_id": (0, 5),
+    },
+)

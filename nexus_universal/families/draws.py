@@ -1,0 +1,84 @@
+"""Values that proofs draw for config keys many families share; the plain value stands first, drawing shrinks towards it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TINY: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+"""A decoder small enough for hundreds of proofs; its context is shorter than the proofs' sequences."""
+
+PER_PAIR = "one factor per rotated pair"
+"""Stands for a list whose length follows from the other draws; the proof fills it in."""
+
+ROPE_SCALING: tuple[dict[str, Any] | None, ...] = (
+    None,
+    {"rope_type": "linear", "factor": 4.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "original_max_position_embeddings": 8,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+        "mscale": 0.7,
+        "mscale_all_dim": 1.2,
+    },
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "attention_factor": 0.8},
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    {
+        "rope_type": "longrope",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "short_factor": PER_PAIR,
+        "long_factor": PER_PAIR,
+    },
+    {"rope_type": "proportional", "partial_rotary_factor": 0.5, "factor": 2.0},
+)
+
+ROPE: tuple[dict[str, Any], ...] = (
+    {"rope_type": "default", "rope_theta": 10000.0},
+    {"rope_type": "default", "rope_theta": 100.0},
+    *({"rope_theta": 500.0, **scaling} for scaling in ROPE_SCALING if scaling),
+    {
+        "rope_type": "yarn",
+        "rope_theta": 100.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "truncate": False,
+    },
+)
+
+DENSE: dict[str, tuple[Any, ...]] = {
+    "num_key_value_heads": (2, 4, 1),
+    "rope_parameters": ROPE,
+    "rms_norm_eps": (1e-6, 1e-3),
+    "attention_bias": (False, True),
+    "hidden_act": ("silu", "gelu_pytorch_tanh"),
+    "tie_word_embeddings": (False, True),
+    "pad_token_id": (None, 0),
+}
+"""What nearly every decoder lets one choose."""
+
+EXPERTS: dict[str, tuple[Any, ...]] = {
+    "num_experts": (8, 5),
+    "num_experts_per_tok": (3, 1, 5),
+    "norm_topk_prob": (True, False),
+    "decoder_sparse_step": (1, 2),
+    "mlp_only_layers": ([], [0], [0, 1]),
+}
+"""Qwen's spelling of experts."""

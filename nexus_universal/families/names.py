@@ -1,0 +1,86 @@
+"""What many families share in their tensor names: tables of canonical stem → reference module, to be joined with `|`."""
+
+from __future__ import annotations
+
+from nexus_universal.checkpoint.rules import Direct, Rule, Stacked
+
+Names = dict[str, str | Rule | tuple[Rule, ...]]
+
+LAYER = "model.layers.{i}"
+
+PASSED_OVER = {r"rotary_emb\.inv_freq$": "rotary buffers are computed from n"}
+
+
+def ends(model: str = "model") -> Names:
+    """Token table, final norm and head."""
+    return {
+        "embedding.tokens": f"{model}.embed_tokens",
+        "final_norm": f"{model}.norm",
+        "head": "lm_head",
+    }
+
+
+def attention(layer: str = LAYER, module: str = "self_attn") -> Names:
+    """Separate query, key, value and output projections, and their optional norms."""
+    return {
+        "layers.{i}.attention.query": f"{layer}.{module}.q_proj",
+        "layers.{i}.attention.key": f"{layer}.{module}.k_proj",
+        "layers.{i}.attention.value": f"{layer}.{module}.v_proj",
+        "layers.{i}.attention.output": f"{layer}.{module}.o_proj",
+        "layers.{i}.attention.query_norm": f"{layer}.{module}.q_norm",
+        "layers.{i}.attention.key_norm": f"{layer}.{module}.k_norm",
+    }
+
+
+def gated(ours: str = "layers.{i}.feed_forward", theirs: str = f"{LAYER}.mlp") -> Names:
+    """A gated feed-forward in three matrices."""
+    return {f"{ours}.{role}": f"{theirs}.{role}_proj" for role in ("gate", "up", "down")}
+
+
+def pre_norms(layer: str = LAYER) -> Names:
+    """The two norms of a sequential pre-norm layer."""
+    return {
+        "layers.{i}.attention_norm": f"{layer}.input_layernorm",
+        "layers.{i}.feed_forward_norm": f"{layer}.post_attention_layernorm",
+    }
+
+
+def experts(
+    published: str = f"{LAYER}.mlp.experts.{{e}}",
+    *,
+    gate: str = "gate_proj",
+    up: str = "up_proj",
+    down: str = "down_proj",
+    router: str = f"{LAYER}.mlp.gate",
+    published_router: str | None = None,
+) -> Names:
+    """Experts as published (one tensor each) and as transformers holds them (two stacks), and their router."""
+    held = f"{LAYER}.mlp.experts"
+    table: Names = {
+        "layers.{i}.feed_forward.experts.gate_up": (
+            Stacked((f"{published}.{gate}.weight", f"{published}.{up}.weight")),
+            Direct(f"{held}.gate_up_proj"),
+        ),
+        "layers.{i}.feed_forward.experts.down": (
+            Stacked((f"{published}.{down}.weight",)),
+            Direct(f"{held}.down_proj"),
+        ),
+        "layers.{i}.feed_forward.router.selection_bias": f"{router}.e_score_correction_bias",
+    }
+    routers = (Direct(f"{published_router}.weight"),) if published_router else ()
+    table["layers.{i}.feed_forward.router.weight"] = (*routers, Direct(f"{router}.weight"))
+    return table
+
+
+def latent_attention(layer: str = f"{LAYER}.self_attn") -> Names:
+    """Latent attention with DeepSeek's names."""
+    return {
+        "layers.{i}.attention.query": f"{layer}.q_proj",
+        "layers.{i}.attention.query_down": f"{layer}.q_a_proj",
+        "layers.{i}.attention.query_norm": f"{layer}.q_a_layernorm",
+        "layers.{i}.attention.query_up": f"{layer}.q_b_proj",
+        "layers.{i}.attention.latent_down": f"{layer}.kv_a_proj_with_mqa",
+        "layers.{i}.attention.latent_norm": f"{layer}.kv_a_layernorm",
+        "layers.{i}.attention.latent_up": f"{layer}.kv_b_proj",
+        "layers.{i}.attention.output": f"{layer}.o_proj",
+    }

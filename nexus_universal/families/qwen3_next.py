@@ -1,0 +1,128 @@
+"""Qwen3-Next: three gated delta layers to one of gated attention, experts with a gated shared one."""
+
+from __future__ import annotations
+
+from nexus_universal.architecture.ends import Head
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
+from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, OutputGate, Packed, QueryKeyNorm
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.position import Norm
+from nexus_universal.architecture.program import Program, residual_step
+from nexus_universal.checkpoint.rules import Squeezed, WeightMap
+from nexus_universal.families import common, draws, names
+from nexus_universal.families.family import Family
+from nexus_universal.families.reader import ConfigReader
+
+LINEAR = f"{names.LAYER}.linear_attn"
+MLP = f"{names.LAYER}.mlp"
+PATTERN = {"other": "linear_attention", "pattern_key": "full_attention_interval"}
+
+
+def read(reader: ConfigReader) -> ArchitectureParameter:
+    text = common.text(reader, context=32768, bos=None, eos=None, pad=None)
+    embedding = common.embedding(reader, vocab=151936, width=2048, pad=text.pad)
+    norm = common.rms_norm(reader, 1e-6, scale="one_plus_weight", rounding="after_scale")
+    heads, act = reader.count("num_attention_heads", 16), common.activation(reader)
+    attention = Attention(
+        heads=heads,
+        kv_heads=reader.count("num_key_value_heads", 2),
+        head_dim=reader.count("head_dim", 256),
+        rope=common.rope(reader.section("rope_parameters"), context=text.context, takes_fraction=True),
+        biases=("query", "key", "value", "gate", "output") if reader.take("attention_bias", False) else (),
+        qk_norm=QueryKeyNorm(norm=norm),
+        gate=OutputGate(),
+        packing=(Packed(roles=("query", "gate"), groups=heads),),
+    )
+    key_heads = reader.count("linear_num_key_heads", 16)
+    delta = GatedDeltaRule(
+        key_heads=key_heads,
+        value_heads=reader.count("linear_num_value_heads", 32),
+        key_dim=reader.count("linear_key_head_dim", 128),
+        value_dim=reader.count("linear_value_head_dim", 128),
+        convolution=reader.count("linear_conv_kernel_dim", 4),
+        norm=Norm(kind="rms", eps=norm.eps),
+        activation=act,
+        packing=(
+            Packed(roles=("query", "key", "value", "gate"), groups=key_heads),
+            Packed(roles=("beta", "decay"), groups=key_heads),
+        ),
+    )
+    dense = FeedForward(width=reader.count("intermediate_size", 5632), activation=act)
+    experts = MixtureOfExperts(
+        experts=reader.count("num_experts", 512),
+        per_token=reader.count("num_experts_per_tok", 10),
+        expert=FeedForward(width=reader.count("moe_intermediate_size", 512), activation=act),
+        router=Router(score="softmax", normalise=reader.take("norm_topk_prob", True), weights="model"),
+        shared=FeedForward(width=reader.count("shared_expert_intermediate_size", 512), activation=act),
+        shared_gate=True,
+    )
+    kinds = {"full_attention": ("attention", attention), "linear_attention": ("linear_attention", delta)}
+    layers = reader.count("num_hidden_layers", 48)
+    kinds_of_layers = common.layer_types(reader, layers, full_every=4, **PATTERN)
+    return ArchitectureParameter(
+        embedding=embedding,
+        layers=tuple(
+            Program(
+                steps=(
+                    residual_step(*kinds[name], norm=norm),
+                    residual_step("feed_forward", experts if is_sparse else dense, norm=norm),
+                )
+            )
+            for name, is_sparse in zip(kinds_of_layers, common.sparse_layers(reader, layers), strict=True)
+        ),
+        final_norm=norm,
+        head=Head(tied=reader.take("tie_word_embeddings", False)),
+        text=text,
+    )
+
+
+FAMILY = Family(
+    model_type="qwen3_next",
+    title="Qwen3-Next, Qwen3-Coder-Next",
+    read=read,
+    weights=WeightMap(
+        tensors=names.ends()
+        | names.attention()
+        | names.gated()
+        | names.experts()
+        | names.gated("layers.{i}.feed_forward.shared", f"{MLP}.shared_expert")
+        | names.pre_norms()
+        | {
+            "layers.{i}.attention.query_gate": f"{names.LAYER}.self_attn.q_proj",
+            "layers.{i}.feed_forward.shared_gate": f"{MLP}.shared_expert_gate",
+            "layers.{i}.linear_attention_norm": f"{names.LAYER}.input_layernorm",
+            "layers.{i}.linear_attention.query_key_value_gate": f"{LINEAR}.in_proj_qkvz",
+            "layers.{i}.linear_attention.beta_decay": f"{LINEAR}.in_proj_ba",
+            "layers.{i}.linear_attention.convolution.weight": Squeezed(f"{LINEAR}.conv1d.weight", axis=1),
+            "layers.{i}.linear_attention.decay_log": f"{LINEAR}.A_log",
+            "layers.{i}.linear_attention.decay_bias": f"{LINEAR}.dt_bias",
+            "layers.{i}.linear_attention.norm": f"{LINEAR}.norm",
+            "layers.{i}.linear_attention.output": f"{LINEAR}.out_proj",
+        },
+        passed_over=names.PASSED_OVER | {r"^mtp\.": "multi-token prediction"},
+    ),
+    aliases={"num_local_experts": "num_experts"},
+    partial_rotary_factor=0.25,
+    tiny=draws.TINY
+    | {
+        "num_hidden_layers": 4,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 20,
+        "head_dim": 16,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 12,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    },
+    draws=draws.DENSE
+    | draws.EXPERTS
+    | {
+        "head_dim": (16, 32),
+        "linear_num_value_heads": (4, 2),
+        "linear_conv_kernel_dim": (4, 2),
+        "shared_expert_intermediate_size": (20, 32),
+        "layer_types": (None, ["linear_attention", "full_attention"] * 2, ["full_attention", "linear_attention"] * 2),
+    },
+)

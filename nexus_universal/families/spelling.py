@@ -1,0 +1,79 @@
+"""One spelling for a config: v4 and v5 names, nested and outer rotary settings, brought to v5's form. Pure."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal
+
+LAYER_TYPES = ("sliding_attention", "full_attention")
+NEEDS_ORIGINAL_CONTEXT = ("llama3", "yarn", "longrope")
+OLD_LAYER_TYPES = {"attention": "full_attention", "mamba": "linear_attention"}
+
+
+def normalised(
+    raw: Mapping[str, Any],
+    *,
+    aliases: Mapping[str, str],
+    rope: Literal["flat", "by_layer_type", "none"],
+    rope_theta: float | Mapping[str, float],
+    partial_rotary_factor: float | None = None,
+) -> dict[str, Any]:
+    """A copy of `raw` in v5's spelling.
+
+    `torch_dtype` becomes `dtype`; `rope_theta`, `rope_scaling` and `partial_rotary_factor` move into `rope_parameters`
+    (what is inside wins over what is outside, `rope_scaling` over `rope_parameters`); aliases become the family's keys.
+    """
+    values = copy.deepcopy(dict(raw))
+    for old, new in {"torch_dtype": "dtype", **aliases}.items():
+        if old in values:
+            value = values.pop(old)
+            if values.get(new) is None:
+                values[new] = value
+    if isinstance(values.get("layer_types"), list):
+        values["layer_types"] = [OLD_LAYER_TYPES.get(name, name) for name in values["layer_types"]]
+    if rope == "flat" and not isinstance(rope_theta, Mapping):
+        _flat_rope(values, theta=rope_theta, fraction=partial_rotary_factor)
+    elif rope == "by_layer_type" and isinstance(rope_theta, Mapping):
+        _rope_by_layer_type(values, theta=rope_theta)
+    return values
+
+
+def _flat_rope(values: dict[str, Any], *, theta: float, fraction: float | None) -> None:
+    inner = values.pop("rope_scaling", None) or values.get("rope_parameters") or {}
+    theta = values.pop("rope_theta", theta)
+    fraction = values.pop("partial_rotary_factor", fraction)
+    inner.setdefault("rope_theta", theta)
+    if fraction is not None:
+        inner.setdefault("partial_rotary_factor", fraction)
+    _settle(inner, values)
+    values["rope_parameters"] = inner
+
+
+def _rope_by_layer_type(values: dict[str, Any], *, theta: Mapping[str, float]) -> None:
+    """Gemma 3's: the outer `rope_scaling` and `rope_theta` speak of full layers, `rope_local_base_freq` of sliding ones."""
+    nested = values.get("rope_parameters") or {}
+    scaling = values.pop("rope_scaling", None)
+    outer = {
+        "full_attention": values.pop("rope_theta", theta["full_attention"]),
+        "sliding_attention": values.pop("rope_local_base_freq", theta["sliding_attention"]),
+    }
+    for layer_type in LAYER_TYPES:
+        inner = nested.get(layer_type) or {}
+        if layer_type == "full_attention" and scaling:
+            inner.update(scaling)
+        inner.setdefault("rope_theta", outer[layer_type])
+        _settle(inner, values)
+        nested[layer_type] = inner
+    values["rope_parameters"] = nested
+
+
+def _settle(inner: dict[str, Any], values: dict[str, Any]) -> None:
+    """`type` is an old name of `rope_type`; scalings need a context, and one given outside wins (Phi-3)."""
+    old = inner.pop("type", "default")
+    inner.setdefault("rope_type", old)
+    if inner["rope_type"] in NEEDS_ORIGINAL_CONTEXT:
+        if "original_max_position_embeddings" in values:
+            inner["original_max_position_embeddings"] = values.pop("original_max_position_embeddings")
+        else:
+            inner.setdefault("original_max_position_embeddings", values.get("max_position_embeddings"))

@@ -1,0 +1,1 @@
+"""Turning logits into text: settings, sampling, the loop."""

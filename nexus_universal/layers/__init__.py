@@ -1,0 +1,1 @@
+"""The mathematics: one module per part of n, named by what it computes."""

@@ -1,0 +1,52 @@
+"""Activation functions by their name in n."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Elementwise = Callable[[Tensor], Tensor]
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU's tanh form in torch's fused kernel (arXiv 1606.08415)."""
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_new(x: Tensor) -> Tensor:
+    """GELU's tanh form written out, as GPT-2's code does: the same function, other bits."""
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+def gelu_fast(x: Tensor) -> Tensor:
+    """GELU's tanh form with a rounded constant and the cube factored."""
+    return 0.5 * x * (1.0 + torch.tanh(x * 0.7978845608 * (1.0 + 0.044715 * x * x)))
+
+
+def gelu_quick(x: Tensor) -> Tensor:
+    """x · sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """relu(x)² (arXiv 2109.08668)."""
+    return torch.square(F.relu(x))
+
+
+ACTIVATIONS: dict[str, Elementwise] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": gelu_tanh,
+    "gelu_new": gelu_new,
+    "gelu_fast": gelu_fast,
+    "gelu_quick": gelu_quick,
+    "relu": F.relu,
+    "relu_squared": relu_squared,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softplus": F.softplus,
+}

@@ -1,0 +1,126 @@
+"""Softmax attention with any number of key/value heads, with or without a window, rotation, norms and gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nexus_universal.architecture.mixers import Attention
+from nexus_universal.architecture.position import Norm
+from nexus_universal.cache import KeyValueState, State, WindowState
+from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.call import Call, CallPlan
+from nexus_universal.layers.kernels import fused_attention
+from nexus_universal.layers.linear import InputProjections, Linear
+from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.support import refuse_unless
+
+
+class UniversalAttention(nn.Module):
+    """MHA, GQA and MQA by `kv_heads` (arXiv 2305.13245).
+
+    Built from its own part, or from a whole n (then the mixer of layer `layer_index`). Called alone it attends causally
+    over its input; inside a model it takes the call's tables, mask and its state.
+
+    Example:
+        >>> UniversalAttention(n, layer_index=0)(torch.randn(1, 5, n.d_hidden)).shape
+        torch.Size([1, 5, 1024])
+    """
+
+    def __init__(
+        self,
+        part: Any,
+        *,
+        d_model: int | None = None,
+        layer_index: int = 0,
+        plan: CallPlan | None = None,
+        key: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(part, Attention):
+            part, d_model = _mixer_of(part, layer_index)
+        assert d_model is not None
+        refuse_unless(
+            part,
+            causal=True,
+            kernel="sdpa",
+            softcap=None,
+            sinks=False,
+            key_scale=None,
+            value_norm=None,
+            value_is_key=False,
+            emit=None,
+            reuse=None,
+        )
+        self.part: Attention = part
+        self.plan = plan or CallPlan()
+        self.scale = part.softmax_scale(layer_index)
+        width, kv_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
+        rows = {"query": width, "key": kv_width, "value": kv_width}
+        if part.gate:
+            rows["gate"] = width if part.gate.per == "channel" else part.heads
+        self.project = InputProjections(self, rows, d_in=d_model, packing=part.packing, biases=part.biases)
+        self.output = Linear(width, d_model, bias="output" in part.biases)
+        if part.qk_norm:
+            if part.qk_norm.over == "width" and part.packing:
+                refuse_unless(part, packing=())
+            self.query_norm = UniversalNorm.of(part.qk_norm.norm, self._norm_width(part.heads))
+            self.key_norm = UniversalNorm.of(part.qk_norm.norm, self._norm_width(part.kv_heads))
+        self.rope_index = self.plan.rope(part.rope, part.head_dim) if part.rope else None
+        self.mask_index = self.plan.mask(part.window, key)
+
+    def _norm_width(self, heads: int) -> int:
+        assert self.part.qk_norm is not None
+        return self.part.head_dim * (heads if self.part.qk_norm.over == "width" else 1)
+
+    def new_state(self) -> State:
+        """An empty state for this mixer."""
+        return WindowState(self.part.window) if self.part.window else KeyValueState()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_hidden"],
+        call: Call | None = None,
+        state: State | None = None,
+    ) -> Float[Tensor, "batch seq d_hidden"]:
+        call = call or self.plan.begin(x)
+        part, lead = self.part, x.shape[:-1]
+        roles = self.project(x)
+        query, key = roles["query"], roles["key"]
+        if part.qk_norm and part.qk_norm.over == "width":
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = (role.reshape(*lead, -1, part.head_dim) for role in (query, key))
+        if part.qk_norm and part.qk_norm.over == "head" and part.qk_norm.when == "before_rope":
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = query.transpose(1, 2), key.transpose(1, 2)
+        value = roles["value"].reshape(*lead, -1, part.head_dim).transpose(1, 2)
+        if self.rope_index is not None:
+            query, key = self.plan.ropes[self.rope_index].rotate(query, key, call.tables[self.rope_index])
+        if part.qk_norm and part.qk_norm.over == "head" and part.qk_norm.when == "after_rope":
+            query, key = self.query_norm(query), self.key_norm(key)
+        if state is not None:
+            assert isinstance(state, KeyValueState)
+            key, value = state.extend(key, value)
+        mixed = fused_attention(query, key, value, mask=call.masks[self.mask_index], scale=self.scale)
+        if part.gate:
+            mixed = self._gated(mixed, roles["gate"])
+        return self.output(mixed.reshape(*lead, -1))
+
+    def _gated(self, mixed: Float[Tensor, "batch seq heads d"], gate: Tensor) -> Tensor:
+        assert self.part.gate is not None
+        lead = mixed.shape[:2]
+        opened = ACTIVATIONS[self.part.gate.activation](gate.reshape(*lead, -1))
+        if self.part.gate.per == "head":
+            return mixed * opened.unsqueeze(-1)
+        return mixed.reshape(*lead, -1) * opened
+
+
+def _mixer_of(n: Any, layer_index: int) -> tuple[Attention, int]:
+    """The attention of one layer of a whole n."""
+    for branch in n.layers[layer_index].branches():
+        if isinstance(branch.part, Attention):
+            return branch.part, n.d_hidden
+    raise ValueError(f"layer {layer_index} of this n has no softmax attention")

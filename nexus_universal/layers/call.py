@@ -1,0 +1,122 @@
+"""What all layers of one call share: positions, rotary tables, masks and the cache, settled once above the layers.
+
+A `CallPlan` is filled while the model is built: every mixer registers what it will need. `begin` then computes each of
+those once per call, and the layers only look them up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.position import Rope
+from nexus_universal.cache import Cache, KeyValueState
+from nexus_universal.layers.masks import Extent, Mask, attention_mask
+from nexus_universal.layers.rope import Tables, UniversalRoPE
+
+
+@dataclass(slots=True)
+class Call:
+    """One forward call. `padding` is set only where a recurrent mixer must skip pads; True (or 1) marks a real token."""
+
+    positions: Int[Tensor, "rows seq"]
+    cache: Cache | None
+    tables: list[Tables]
+    masks: list[Mask | None]
+    padding: Tensor | None = None
+    trailing: Bool[Tensor, "batch seq"] | None = None
+    """Pads behind the last real token of a row: a recurrent state must not move on them."""
+    shared: dict[str, Tensor] = field(default_factory=dict)
+
+
+class CallPlan:
+    """What every call needs, found out when the model is built."""
+
+    def __init__(self) -> None:
+        self.ropes: list[UniversalRoPE] = []
+        self.windows: list[int | None] = []
+        self.window_keys: list[str | None] = []
+        self.recurrent = False
+
+    def rope(self, part: Rope, head_dim: int) -> int:
+        """The index of this rotation's tables; equal rotations share them."""
+        for index, known in enumerate(self.ropes):
+            if known.part == part and known.head_dim == head_dim:
+                return index
+        self.ropes.append(UniversalRoPE(part, head_dim=head_dim))
+        return len(self.ropes) - 1
+
+    def mask(self, window: int | None, key: str | None) -> int:
+        """The index of the causal mask with this window; `key` names a state that tells how many keys it spans."""
+        if window not in self.windows:
+            self.windows.append(window)
+            self.window_keys.append(key)
+        return self.windows.index(window)
+
+    def begin(
+        self,
+        x: Float[Tensor, "batch seq d_hidden"],
+        *,
+        mask: Tensor | None = None,
+        positions: Int[Tensor, "rows seq"] | None = None,
+        cache: Cache | None = None,
+    ) -> Call:
+        """Settle positions, tables and masks for one call.
+
+        Raises:
+            InputError: a mask whose length fits neither the call nor the cache.
+        """
+        batch, new = x.shape[:2]
+        seen = cache.length if cache is not None else 0
+        given = positions
+        if positions is None:
+            positions = (torch.arange(new, device=x.device) + seen).unsqueeze(0)
+        if mask is not None and mask.dim() == 2 and mask.shape != (batch, seen + new):
+            expected = f"({batch}, {seen + new})"
+            raise InputError(f"attention_mask has shape {tuple(mask.shape)}, must be {expected}: past and new positions")
+        tables = [rope(positions, x.dtype) for rope in self.ropes]
+        if mask is not None and mask.dim() == 4:
+            masks: list[Mask | None] = [mask] * len(self.windows)
+            return Call(positions=positions, cache=cache, tables=tables, masks=masks)
+
+        real = mask.to(device=x.device, dtype=torch.bool) if mask is not None else None
+        may_be_packed = given if mask is None and cache is None else None
+        masks = [
+            attention_mask(
+                self._extent(index, seen=seen, new=new, cache=cache),
+                batch=batch,
+                device=x.device,
+                window=window,
+                padding=real,
+                positions=may_be_packed,
+            )
+            for index, window in enumerate(self.windows)
+        ]
+        call = Call(positions=positions, cache=cache, tables=tables, masks=masks)
+        if self.recurrent and mask is not None and new > 1:
+            self._mark_pads(call, mask[:, -new:])
+        return call
+
+    def _extent(self, index: int, *, seen: int, new: int, cache: Cache | None) -> Extent:
+        key = self.window_keys[index]
+        if cache is None or key is None:
+            return Extent(queries=new, keys=new, query_offset=0, key_offset=0)
+        state = cache[key]
+        assert isinstance(state, KeyValueState)
+        keys, offset = state.extent(seen, new)
+        return Extent(queries=new, keys=keys, query_offset=seen, key_offset=offset)
+
+    @staticmethod
+    def _mark_pads(call: Call, mask: Tensor) -> None:
+        """A single new token is never a pad, and a mask of ones changes nothing: both are left out, as the reference does."""
+        if not torch.compiler.is_compiling() and bool(torch.all(mask == 1)):
+            return
+        call.padding = mask.contiguous()
+        real = mask.bool()
+        behind = real.flip(-1).cumsum(-1).flip(-1) == 0
+        if torch.compiler.is_compiling() or bool(behind.any()):
+            call.trailing = behind

@@ -1,0 +1,57 @@
+"""Causal depthwise convolution over the sequence, with the last inputs as its state."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nexus_universal.cache import RecurrentState
+from nexus_universal.layers.activations import ACTIVATIONS
+
+
+class CausalConvolution(nn.Module):
+    """Each channel convolved over itself and its `kernel` - 1 predecessors, then an activation."""
+
+    def __init__(self, channels: int, kernel: int, *, bias: bool = False, activation: str | None = None) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.weight = nn.Parameter(torch.empty(channels, kernel))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
+        self.activation = ACTIVATIONS[activation] if activation else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels seq"],
+        state: RecurrentState | None = None,
+        *,
+        trailing: Bool[Tensor, "batch seq"] | None = None,
+    ) -> Float[Tensor, "batch channels seq"]:
+        """Convolve; `state` gives what came before and takes what comes next will need."""
+        seq = x.shape[-1]
+        before = state.convolution if state is not None else None
+        if before is not None and seq == 1:
+            x = torch.cat([before, x], dim=-1)
+            out = self._convolve(x, padding=0)
+        else:
+            x = x if before is None else torch.cat([before, x], dim=-1)
+            out = self._convolve(x, padding=self.kernel - 1)[..., : x.shape[-1]]
+        if state is not None:
+            state.convolution = self._last_inputs(x, trailing)
+        return out[..., -seq:] if self.activation is None else self.activation(out[..., -seq:])
+
+    def _convolve(self, x: Tensor, *, padding: int) -> Tensor:
+        weight = self.weight.unsqueeze(1)
+        return F.conv1d(x.to(weight.dtype), weight, self.bias, padding=padding, groups=weight.shape[0]).to(x.dtype)
+
+    def _last_inputs(self, x: Tensor, trailing: Tensor | None) -> Tensor:
+        """The last `kernel` inputs of every row, zeros before its first; pads behind the last token do not count."""
+        x = F.pad(x, (max(self.kernel - x.shape[-1], 0), 0))
+        if trailing is None:
+            return x[..., -self.kernel :]
+        ends = x.shape[-1] - trailing.sum(-1)
+        index = (ends[:, None] - self.kernel + torch.arange(self.kernel, device=x.device)).clamp_min(0)
+        picked = x.gather(-1, index[:, None, :].expand(-1, x.shape[1], -1))
+        before_start = (ends[:, None] - self.kernel + torch.arange(self.kernel, device=x.device)) < 0
+        return picked.masked_fill(before_start[:, None, :], 0.0)

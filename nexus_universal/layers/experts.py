@@ -1,0 +1,131 @@
+"""Mixtures of experts: the router, and the chosen experts through one grouped matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
+from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.feed_forward import UniversalFeedForward
+from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.support import refuse_unless
+
+
+class UniversalRouter(nn.Module):
+    """Which experts a token visits, and with what weight."""
+
+    def __init__(self, part: Router, *, d_model: int, experts: int, per_token: int) -> None:
+        super().__init__()
+        refuse_unless(part, by_token=False, input_norm=None, expert_scale=False)
+        if part.score not in ("softmax", "sigmoid"):
+            refuse_unless(part, score="softmax")
+        self.part, self.per_token = part, per_token
+        self.weight = nn.Parameter(torch.empty(experts, d_model))
+        if part.selection_bias:
+            self.register_buffer("selection_bias", torch.empty(experts, dtype=torch.float32))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UniversalRouter:
+        """A cast of the model moves the selection bias but leaves it in float32: the references keep it there on loading."""
+        kept = self.selection_bias if self.part.selection_bias else None
+        super()._apply(fn, recurse)
+        if kept is not None:
+            self.selection_bias = kept.to(self.selection_bias.device)
+        return self
+
+    def forward(
+        self, x: Float[Tensor, "tokens d_hidden"]
+    ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+        part = self.part
+        if part.logits == "float32":
+            logits = F.linear(x.type(torch.float32), self.weight.type(torch.float32))
+        else:
+            logits = F.linear(x, self.weight)
+        scores = torch.softmax(logits, dim=-1, dtype=torch.float32) if part.score == "softmax" else logits.sigmoid()
+        choice = scores + self.selection_bias if part.selection_bias else scores
+        if part.groups:
+            choice = self._best_groups(choice)
+        best, chosen = torch.topk(choice, self.per_token, dim=-1, sorted=part.order == "sorted")
+        weights = scores.gather(1, chosen) if part.selection_bias else best
+        if part.normalise:
+            total = weights.sum(dim=-1, keepdim=True)
+            weights = weights / (total + part.sum_epsilon if part.sum_epsilon else total)
+        if part.scale is not None:
+            weights = weights * part.scale
+        return (weights if part.weights == "float32" else weights.to(logits.dtype)), chosen
+
+    def _best_groups(self, choice: Float[Tensor, "tokens experts"]) -> Float[Tensor, "tokens experts"]:
+        """Experts outside the best groups lose: a group scores by its two best."""
+        assert self.part.groups is not None
+        grouped = choice.unflatten(-1, (self.part.groups.count, -1))
+        group_score = grouped.topk(2, dim=-1)[0].sum(dim=-1)
+        kept = torch.topk(group_score, k=self.part.groups.keep, dim=-1, sorted=False)[1]
+        lost = torch.ones_like(group_score, dtype=torch.bool).scatter_(1, kept, False)
+        return grouped.masked_fill(lost.unsqueeze(-1), float("-inf")).flatten(-2)
+
+
+class Experts(nn.Module):
+    """All experts' weights in two stacks: gate and up rows [experts, 2·width, d], down [experts, d, width]."""
+
+    def __init__(self, part: FeedForward, *, d_model: int, experts: int) -> None:
+        super().__init__()
+        refuse_unless(part, gated=True, biases=(), gate_scale=None, output_scale=None, gate_limit=None, sparsity=None)
+        self.count = experts
+        self.gate_up = nn.Parameter(torch.empty(experts, 2 * part.width, d_model))
+        self.down = nn.Parameter(torch.empty(experts, d_model, part.width))
+        self.activation = ACTIVATIONS[part.activation]
+
+    def forward(
+        self,
+        x: Float[Tensor, "tokens d_hidden"],
+        weights: Float[Tensor, "tokens k"],
+        chosen: Int[Tensor, "tokens k"],
+    ) -> Float[Tensor, "tokens d_hidden"]:
+        """Sort the (token, expert) pairs by expert, multiply group by group, weigh, sort back, sum over k in order."""
+        tokens, per_token = chosen.shape
+        expert, order = torch.sort(chosen.reshape(-1))
+        counted = expert.float() if x.device.type in ("cpu", "mps") else expert.int()
+        per_expert = torch.histc(counted, bins=self.count, min=0, max=self.count - 1)
+        ends = torch.cumsum(per_expert, dim=0, dtype=torch.int32)
+
+        gate, up = grouped_linear(x[order // per_token], self.gate_up, ends).chunk(2, dim=-1)
+        out = grouped_linear(self.activation(gate) * up, self.down, ends)
+        out = out * weights.reshape(-1)[order].unsqueeze(-1)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(order.shape[0], device=x.device)
+        return out[back].view(tokens, per_token, -1).sum(dim=1).to(x.dtype)
+
+
+def grouped_linear(
+    x: Float[Tensor, "pairs d_in"], weight: Float[Tensor, "experts d_out d_in"], ends: Int[Tensor, " experts"]
+) -> Float[Tensor, "pairs d_out"]:
+    """x[start:end] @ weight[e]ᵀ for each expert's run of rows; `ends` are the runs' ends."""
+    return F.grouped_mm(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)
+
+
+class UniversalExperts(nn.Module):
+    """Σ weight · expert(x) over the chosen experts, plus the expert that every token visits."""
+
+    def __init__(self, part: MixtureOfExperts, *, d_model: int) -> None:
+        super().__init__()
+        refuse_unless(part, identity_experts=0, latent=None, bias=False)
+        self.part = part
+        self.router = UniversalRouter(part.router, d_model=d_model, experts=part.experts, per_token=part.per_token)
+        self.experts = Experts(part.expert, d_model=d_model, experts=part.experts)
+        if part.shared:
+            self.shared = UniversalFeedForward(part.shared, d_model=d_model)
+        if part.shared_gate:
+            self.shared_gate = Linear(d_model, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch seq d_hidden"]) -> Float[Tensor, "batch seq d_hidden"]:
+        flat = x.reshape(-1, x.shape[-1])
+        weights, chosen = self.router(flat)
+        out = self.experts(flat, weights, chosen)
+        if self.part.shared:
+            shared = self.shared(flat)
+            out = out + (torch.sigmoid(self.shared_gate(flat)) * shared if self.part.shared_gate else shared)
+        return out.view_as(x)

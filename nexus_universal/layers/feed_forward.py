@@ -1,0 +1,46 @@
+"""Feed-forward networks, gated or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
+from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.linear import InputProjections, Linear
+from nexus_universal.layers.support import refuse_unless
+
+
+class UniversalFeedForward(nn.Module):
+    """down(act(gate x) · up x) (GLU, arXiv 2002.05202), or down(act(up x)). Built from its part or from a whole n."""
+
+    def __init__(self, part: Any, *, d_model: int | None = None, layer_index: int = 0) -> None:
+        super().__init__()
+        if not isinstance(part, FeedForward):
+            part, d_model = _feed_forward_of(part, layer_index)
+        assert d_model is not None
+        refuse_unless(part, gate_scale=None, output_scale=None, gate_limit=None, sparsity=None)
+        self.part: FeedForward = part
+        rows = {"gate": part.width, "up": part.width} if part.gated else {"up": part.width}
+        self.project = InputProjections(self, rows, d_in=d_model, packing=part.packing, biases=part.biases)
+        self.down = Linear(part.width, d_model, bias="down" in part.biases)
+        self.activation = ACTIVATIONS[part.activation]
+
+    def forward(self, x: Float[Tensor, "*lead d_hidden"]) -> Float[Tensor, "*lead d_hidden"]:
+        roles = self.project(x)
+        up = roles["up"].flatten(-2) if self.part.packing else roles["up"]
+        if not self.part.gated:
+            return self.down(self.activation(up))
+        gate = roles["gate"].flatten(-2) if self.part.packing else roles["gate"]
+        return self.down(self.activation(gate) * up)
+
+
+def _feed_forward_of(n: Any, layer_index: int) -> tuple[FeedForward, int]:
+    """The dense feed-forward of one layer of a whole n (the shared expert's, in a mixture)."""
+    for branch in n.layers[layer_index].branches():
+        part = branch.part.shared if isinstance(branch.part, MixtureOfExperts) else branch.part
+        if isinstance(part, FeedForward):
+            return part, n.d_hidden
+    raise ValueError(f"layer {layer_index} of this n has no dense feed-forward")

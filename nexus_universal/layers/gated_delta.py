@@ -1,0 +1,94 @@
+"""The gated delta rule as a mixer: packed projections, a causal convolution, the recurrence, a gated norm."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nexus_universal.architecture.mixers import GatedDeltaRule
+from nexus_universal.cache import RecurrentState, State
+from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.call import Call, CallPlan
+from nexus_universal.layers.convolution import CausalConvolution
+from nexus_universal.layers.delta_rule import chunked_delta_rule, recurrent_delta_rule
+from nexus_universal.layers.linear import InputProjections, Linear
+from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.support import refuse_unless
+
+
+class UniversalGatedDelta(nn.Module):
+    """Gated DeltaNet (arXiv 2412.06464) with a scalar decay per value head."""
+
+    def __init__(
+        self, part: GatedDeltaRule, *, d_model: int, plan: CallPlan | None = None, key: str | None = None
+    ) -> None:
+        super().__init__()
+        refuse_unless(part, decay="head", low_rank=None, beta_range=1.0)
+        self.part = part
+        self.plan = plan or CallPlan()
+        self.plan.recurrent = True
+        self.key_width, self.value_width = part.key_heads * part.key_dim, part.value_heads * part.value_dim
+        rows = {
+            "query": self.key_width,
+            "key": self.key_width,
+            "value": self.value_width,
+            "gate": self.value_width,
+            "beta": part.value_heads,
+            "decay": part.value_heads,
+        }
+        self.project = InputProjections(self, rows, d_in=d_model, packing=part.packing)
+        self.convolution = CausalConvolution(
+            2 * self.key_width + self.value_width, part.convolution, activation=part.activation
+        )
+        self.decay_log = nn.Parameter(torch.empty(part.value_heads))
+        self.decay_bias = nn.Parameter(torch.empty(part.value_heads))
+        self.norm = UniversalNorm.of(part.norm, part.value_dim)
+        self.output = Linear(self.value_width, d_model, bias=False)
+
+    def new_state(self) -> State:
+        """An empty state for this mixer."""
+        return RecurrentState()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_hidden"],
+        call: Call | None = None,
+        state: State | None = None,
+    ) -> Float[Tensor, "batch seq d_hidden"]:
+        call = call or self.plan.begin(x)
+        assert state is None or isinstance(state, RecurrentState)
+        part, (batch, seq) = self.part, x.shape[:2]
+        if call.padding is not None:
+            x = (x * call.padding[:, :, None]).to(x.dtype)
+        roles = {name: role.reshape(batch, seq, -1) for name, role in self.project(x).items()}
+
+        mixed = torch.cat((roles["query"], roles["key"], roles["value"]), dim=-1).transpose(1, 2)
+        mixed = self.convolution(mixed, state, trailing=call.trailing).transpose(1, 2)
+        query, key, value = mixed.split([self.key_width, self.key_width, self.value_width], dim=-1)
+        query, key = (role.reshape(batch, seq, part.key_heads, part.key_dim) for role in (query, key))
+        value = value.reshape(batch, seq, part.value_heads, part.value_dim)
+
+        beta = roles["beta"].sigmoid()
+        decay = -self.decay_log.float().exp() * F.softplus(roles["decay"].float() + self.decay_bias)
+        if call.trailing is not None:
+            # The reference lets pads behind a row's last token decay its state; the law of ragged batches does not.
+            beta, decay = (gate.masked_fill(call.trailing[..., None], 0.0) for gate in (beta, decay))
+        before = state.recurrent if state is not None else None
+        if before is not None and seq == 1:
+            out, after = recurrent_delta_rule(query, key, value, decay=decay, beta=beta, state=before)
+        else:
+            out, after = chunked_delta_rule(
+                query, key, value, decay=decay, beta=beta, state=before, chunk=part.chunk
+            )
+        if state is not None:
+            state.recurrent = after
+        return self.output(self._gated_norm(out, roles["gate"]))
+
+    def _gated_norm(self, out: Tensor, gate: Tensor) -> Tensor:
+        """norm(out) · act(gate) per head, the product in float32."""
+        batch, seq = out.shape[:2]
+        flat = self.norm(out.reshape(-1, self.part.value_dim))
+        opened = ACTIVATIONS[self.part.gate_activation](gate.reshape(-1, self.part.value_dim).to(torch.float32))
+        return (flat * opened).to(out.dtype).reshape(batch, seq, -1)

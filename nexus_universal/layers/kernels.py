@@ -1,0 +1,56 @@
+"""Softmax attention through torch's fused kernel, called as the reference calls it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from nexus_universal.layers.masks import Mask
+
+
+def repeat_heads(x: Float[Tensor, "batch kv_heads seq d"], times: int) -> Float[Tensor, "batch heads seq d"]:
+    """Each key/value head `times` times in a row."""
+    if times == 1:
+        return x
+    batch, heads, seq, dim = x.shape
+    return x[:, :, None].expand(batch, heads, times, seq, dim).reshape(batch, heads * times, seq, dim)
+
+
+def fused_attention(
+    query: Float[Tensor, "batch heads seq d"],
+    key: Float[Tensor, "batch kv_heads keys d"],
+    value: Float[Tensor, "batch kv_heads keys dv"],
+    *,
+    mask: Mask | None,
+    scale: float,
+    causal: bool = True,
+) -> Float[Tensor, "batch seq heads dv"]:
+    """softmax(scale · q kᵀ + mask) v, heads behind the sequence in the result.
+
+    Which of three equal forms serves grouped heads (the kernel's own, queries packed by group for a single token, repeated
+    heads) follows the reference's sdpa_attention.py: they differ in bits.
+    """
+    batch, heads, seq, _ = query.shape
+    times = heads // key.shape[1]
+    grouped = False
+    if times > 1:
+        if mask is None and key.shape[-1] == value.shape[-1] <= 256:
+            grouped = True
+        elif seq == 1 and not torch.compiler.is_compiling():
+            query = query.reshape(batch, heads // times, times, query.shape[-1])
+            if mask is not None and mask.shape[1] != 1:
+                mask = mask.reshape(batch, heads // times, times, mask.shape[-1])
+        else:
+            key, value = repeat_heads(key, times), repeat_heads(value, times)
+    out = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        scale=scale,
+        is_causal=causal and seq > 1 and mask is None,
+        enable_gqa=grouped,
+    )
+    return out.reshape(out.shape[0], -1, seq, value.shape[-1]).transpose(1, 2).contiguous()

@@ -1,0 +1,74 @@
+"""Linear projections, alone or several roles packed into one matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nexus_universal.architecture.mixers import Packed
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` that leaves its weights uninitialised: they are loaded, or initialised from n as a whole."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class PackedLinear(Linear):
+    """Several roles in one weight of shape [rows, d_in]; the rows' order is `Packed`'s."""
+
+    def __init__(self, packed: Packed, rows: Mapping[str, int], *, d_in: int, bias: bool) -> None:
+        super().__init__(d_in, sum(rows[role] for role in packed.roles), bias=bias)
+        self.roles = packed.roles
+        self.groups = packed.groups
+        self.shares = [rows[role] // packed.groups for role in packed.roles]
+
+    def split(self, out: Float[Tensor, "*lead rows"]) -> dict[str, Float[Tensor, "*lead groups share"]]:
+        """The roles' slices of an output; a role's slice keeps the group dimension, so that nothing is copied."""
+        grouped = out.unflatten(-1, (self.groups, sum(self.shares)))
+        return dict(zip(self.roles, grouped.split(self.shares, dim=-1), strict=True))
+
+    def role_view(self, role: str) -> Float[Tensor, "groups share d_in"]:
+        """The rows of one role as a view of the packed weight."""
+        index = self.roles.index(role)
+        grouped = self.weight.unflatten(0, (self.groups, sum(self.shares)))
+        return grouped.narrow(1, sum(self.shares[:index]), self.shares[index])
+
+
+class InputProjections:
+    """The projections of a mixer or feed-forward: children of `owner`, named by role or by packed roles.
+
+    Calling it gives every role's output; how the roles are packed was settled when it was built.
+    """
+
+    def __init__(
+        self,
+        owner: nn.Module,
+        rows: Mapping[str, int],
+        *,
+        d_in: int,
+        packing: Sequence[Packed] = (),
+        biases: Sequence[str] = (),
+    ) -> None:
+        self.single: list[tuple[str, Linear]] = []
+        self.packed: list[PackedLinear] = []
+        packed_roles = {role for packed in packing for role in packed.roles}
+        for packed in packing:
+            layer = PackedLinear(packed, rows, d_in=d_in, bias=packed.roles[0] in biases)
+            owner.add_module(packed.name, layer)
+            self.packed.append(layer)
+        for role, count in rows.items():
+            if role not in packed_roles:
+                single = Linear(d_in, count, bias=role in biases)
+                owner.add_module(role, single)
+                self.single.append((role, single))
+
+    def __call__(self, x: Float[Tensor, "*lead d_in"]) -> dict[str, Tensor]:
+        """Each role's output: [*lead, rows], or [*lead, groups, rows / groups] where it was packed."""
+        out = {role: layer(x) for role, layer in self.single}
+        for layer in self.packed:
+            out.update(layer.split(layer(x)))
+        return out

@@ -1,0 +1,85 @@
+"""Which keys a query may see: made once per call, or left out where the fused kernel's causal flag says the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+Mask = Bool[Tensor, "batch one queries keys"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The lengths of a call as one kind of layer sees them: `*_offset` is the position of the first query or key."""
+
+    queries: int
+    keys: int
+    query_offset: int
+    key_offset: int
+
+
+def attention_mask(
+    extent: Extent,
+    *,
+    batch: int,
+    device: torch.device,
+    window: int | None,
+    padding: Bool[Tensor, "batch total"] | None,
+    positions: Int[Tensor, "batch seq"] | None,
+) -> Mask | None:
+    """True where a query may see a key; None where `is_causal` (or a single query) needs no mask.
+
+    `positions` are given only where several sequences may be packed into one row: they are then kept apart. The rules for
+    leaving the mask out are the reference's (masking_utils.py): another choice would take another kernel, with other bits.
+    """
+    sequence = _packed_sequences(positions) if positions is not None else None
+    if padding is not None:
+        missing = extent.keys + extent.key_offset - padding.shape[-1]
+        if missing > 0:
+            padding = torch.nn.functional.pad(padding, (0, missing))
+    if sequence is None and _can_be_left_out(extent, window=window, padding=padding):
+        return None
+
+    query = (torch.arange(extent.queries, device=device) + extent.query_offset)[None, None, :, None]
+    key = (torch.arange(extent.keys, device=device) + extent.key_offset)[None, None, None, :]
+    rows = torch.arange(batch, device=device)[:, None, None, None]
+    at_query, at_key = query, key
+    if sequence is not None and positions is not None:
+        positions = positions.expand(batch, -1)
+        at_query, at_key = positions[rows, query], positions[rows, key]
+    seen = at_key <= at_query
+    if window is not None:
+        seen = (at_key > at_query - window) & seen
+    if sequence is not None:
+        sequence = sequence.expand(batch, -1)
+        seen = (sequence[rows, query] == sequence[rows, key]) & seen
+    if padding is not None:
+        seen = seen & padding[rows, key]
+    return seen.expand(batch, -1, extent.queries, extent.keys)
+
+
+def _can_be_left_out(extent: Extent, *, window: int | None, padding: Tensor | None) -> bool:
+    if padding is not None and torch.compiler.is_compiling():
+        return False
+    if padding is not None and padding.shape[-1] > extent.keys:
+        padding = padding[:, extent.key_offset : extent.key_offset + extent.keys]
+    if window is not None and extent.keys >= window:
+        return False
+    if (extent.queries == 1 or extent.keys == extent.queries) and (padding is None or bool(padding.all())):
+        return True
+    if extent.query_offset != 0:
+        return False
+    seen, future = (None, None) if padding is None else (padding[:, : extent.queries], padding[:, extent.queries :])
+    return seen is None or future is None or bool(seen.all() and not future.any())
+
+
+def _packed_sequences(positions: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"] | None:
+    """The number of the sequence each position belongs to, where positions restart; None where there is only one."""
+    steps = torch.diff(positions, prepend=positions[:, :1] - 1, dim=-1)
+    sequence = (steps != 1).cumsum(-1)
+    if not torch.compiler.is_compiling() and bool((sequence[:, -1] == 0).all()):
+        return None
+    return sequence

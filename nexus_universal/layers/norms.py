@@ -1,0 +1,77 @@
+"""Norms: each rounding order of the references is a class of its own, because each has other bits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nexus_universal.architecture.position import Norm
+
+
+class UniversalNorm(nn.Module):
+    """Base: holds weight and bias as the part says. `UniversalNorm.of(part, width)` picks the class."""
+
+    def __init__(self, part: Norm, width: int) -> None:
+        super().__init__()
+        self.part = part
+        self.eps = part.eps
+        self.weight = nn.Parameter(torch.empty(width)) if part.scale != "none" else None
+        self.bias = nn.Parameter(torch.empty(width)) if part.bias else None
+
+    @staticmethod
+    def of(part: Norm, width: int) -> UniversalNorm:
+        """The norm that computes `part` over the last `width` dimensions."""
+        if part.rounding == "native":
+            return NativeLayerNorm(part, width)
+        if part.kind == "layer":
+            return LayerNorm(part, width)
+        return RMSNorm(part, width) if part.rounding == "before_scale" else LateRoundedRMSNorm(part, width)
+
+    def gain(self) -> Float[Tensor, " width"] | float:
+        """What the normed vector is multiplied by, in float32."""
+        if self.weight is None:
+            return 1.0
+        return 1.0 + self.weight.float() if self.part.scale == "one_plus_weight" else self.weight.float()
+
+
+class RMSNorm(UniversalNorm):
+    """w · (x / rms(x)), statistics in float32, rounded to the input's dtype before the weight (LLaMA's order)."""
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        wide = x.to(torch.float32)
+        normed = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        if self.weight is None:
+            return normed
+        return (1.0 + self.weight if self.part.scale == "one_plus_weight" else self.weight) * normed
+
+
+class LateRoundedRMSNorm(UniversalNorm):
+    """(x / rms(x)) · w in float32, rounded at the end (Gemma's order)."""
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (normed * self.gain()).type_as(x)
+
+
+class LayerNorm(UniversalNorm):
+    """LayerNorm written out in float32 (Cohere), rounded at the end."""
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        wide = x.to(torch.float32)
+        mean = wide.mean(-1, keepdim=True)
+        variance = (wide - mean).pow(2).mean(-1, keepdim=True)
+        normed = (wide - mean) * torch.rsqrt(variance + self.eps)
+        if self.part.rounding == "before_scale":
+            normed = normed.to(x.dtype)
+        out = self.gain() * normed
+        return (out if self.bias is None else out + self.bias).to(x.dtype)
+
+
+class NativeLayerNorm(UniversalNorm):
+    """torch's own LayerNorm kernel."""
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)

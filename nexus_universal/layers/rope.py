@@ -1,0 +1,197 @@
+"""Rotary position embedding: frequencies of every scaling, tables per call, and the rotation."""
+
+from __future__ import annotations
+
+import math
+from functools import singledispatch
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nexus_universal.architecture.position import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ProportionalScaling,
+    Rope,
+    YarnScaling,
+)
+
+Tables = tuple[Float[Tensor, "batch seq dims"], Float[Tensor, "batch seq dims"]]
+
+
+def _plain(theta: float | Tensor, dims: int) -> Tensor:
+    exponents = torch.arange(0, dims, 2, dtype=torch.float) / dims
+    return 1.0 / (theta**exponents)
+
+
+@singledispatch
+def frequencies(scaling: Any, rope: Rope, head_dim: int) -> Float[Tensor, " half"]:
+    """Inverse frequencies of a scaling; those of the plain rotation where there is none."""
+    return _plain(rope.theta, rope.dims(head_dim))
+
+
+@frequencies.register
+def _(scaling: LinearScaling, rope: Rope, head_dim: int) -> Tensor:
+    return _plain(rope.theta, rope.dims(head_dim)).div_(scaling.factor)
+
+
+@frequencies.register
+def _(scaling: DynamicScaling, rope: Rope, head_dim: int) -> Tensor:
+    return dynamic_frequencies(scaling, rope, head_dim, length=scaling.context)
+
+
+def dynamic_frequencies(scaling: DynamicScaling, rope: Rope, head_dim: int, *, length: int | Tensor) -> Tensor:
+    """Dynamic NTK for a call of `length` positions; a tensor length computes in float32, as the reference's update does."""
+    dims = rope.dims(head_dim)
+    growth = (scaling.factor * length / scaling.context) - (scaling.factor - 1)
+    return _plain(rope.theta * growth ** (dims / (dims - 2)), dims)
+
+
+@frequencies.register
+def _(scaling: Llama3Scaling, rope: Rope, head_dim: int) -> Tensor:
+    plain = _plain(rope.theta, rope.dims(head_dim))
+    low_wavelength = scaling.original_context / scaling.low_frequency_factor
+    high_wavelength = scaling.original_context / scaling.high_frequency_factor
+    wavelength = 2 * math.pi / plain
+    scaled = torch.where(wavelength > low_wavelength, plain / scaling.factor, plain)
+    smooth = (scaling.original_context / wavelength - scaling.low_frequency_factor) / (
+        scaling.high_frequency_factor - scaling.low_frequency_factor
+    )
+    blended = (1 - smooth) * scaled / scaling.factor + smooth * scaled
+    medium = ~(wavelength < high_wavelength) * ~(wavelength > low_wavelength)
+    return torch.where(medium, blended, scaled)
+
+
+@frequencies.register
+def _(scaling: YarnScaling, rope: Rope, head_dim: int) -> Tensor:
+    dims = rope.dims(head_dim)
+
+    def correction(rotations: float) -> float:
+        return (dims * math.log(scaling.original_context / (rotations * 2 * math.pi))) / (2 * math.log(rope.theta))
+
+    low, high = correction(scaling.beta_fast), correction(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dims - 1)
+    if low == high:
+        high += 0.001
+    ramp = torch.clamp((torch.arange(dims // 2, dtype=torch.float32) - low) / (high - low), 0, 1)
+    powers = rope.theta ** (torch.arange(0, dims, 2, dtype=torch.float) / dims)
+    extrapolated, interpolated = 1.0 / powers, 1.0 / (scaling.factor * powers)
+    keep = 1 - ramp
+    return interpolated * (1 - keep) + extrapolated * keep
+
+
+@frequencies.register
+def _(scaling: LongRopeScaling, rope: Rope, head_dim: int) -> Tensor:
+    return longrope_frequencies(scaling.short_factors, rope, head_dim)
+
+
+def longrope_frequencies(factors: tuple[float, ...], rope: Rope, head_dim: int) -> Tensor:
+    """LongRoPE with one set of factors."""
+    dims = rope.dims(head_dim)
+    exponents = torch.arange(0, dims, 2, dtype=torch.int64).float() / dims
+    return 1.0 / (torch.tensor(factors, dtype=torch.float32) * rope.theta**exponents)
+
+
+@frequencies.register
+def _(scaling: ProportionalScaling, rope: Rope, head_dim: int) -> Tensor:
+    angles = int(rope.fraction * head_dim // 2)
+    rotated = 1.0 / (rope.theta ** (torch.arange(0, 2 * angles, 2, dtype=torch.int64).float() / head_dim))
+    still = torch.zeros(head_dim // 2 - angles, dtype=torch.float32)
+    return torch.cat((rotated, still)).div_(scaling.factor)
+
+
+class UniversalRoPE(nn.Module):
+    """Cos and sin for positions, and the rotation of queries and keys by them.
+
+    Frequencies are kept in float32 outside the module's buffers: a cast of the model must not round them.
+    """
+
+    def __init__(self, part: Any, *, head_dim: int | None = None) -> None:
+        super().__init__()
+        if not isinstance(part, Rope):
+            part, head_dim = _rope_of(part)
+        assert head_dim is not None
+        self.part: Rope = part
+        self.head_dim = head_dim
+        self.dims = part.dims(head_dim)
+        self.table_factor = getattr(part.scaling, "table_factor", 1.0)
+        self._kept: dict[tuple[str, torch.device], Tensor] = {}
+
+    def _frequencies(self, device: torch.device, name: str = "initial") -> Float[Tensor, " half"]:
+        key = (name, device)
+        if key not in self._kept:
+            with torch.device("cpu"):
+                scaling = self.part.scaling
+                if name == "long" and isinstance(scaling, LongRopeScaling):
+                    made = longrope_frequencies(scaling.long_factors, self.part, self.head_dim)
+                else:
+                    made = frequencies(scaling, self.part, self.head_dim)
+            self._kept[key] = made.to(device)
+        return self._kept[key]
+
+    def _frequencies_of_call(self, positions: Int[Tensor, "batch seq"]) -> Float[Tensor, " half"]:
+        """Dynamic NTK and LongRoPE look at the furthest position of the call."""
+        device, scaling = positions.device, self.part.scaling
+        if isinstance(scaling, DynamicScaling):
+            length = torch.max(positions) + 1
+            if length > scaling.context:
+                return dynamic_frequencies(scaling, self.part, self.head_dim, length=length).to(device)
+        if isinstance(scaling, LongRopeScaling):
+            beyond = torch.max(positions) + 1 > scaling.original_context
+            return torch.where(beyond, self._frequencies(device, "long"), self._frequencies(device))
+        return self._frequencies(device)
+
+    @torch.no_grad()
+    def forward(self, positions: Int[Tensor, "batch seq"], dtype: torch.dtype) -> Tables:
+        """Cos and sin, [batch, seq, dims], in `dtype` (or float32 where the part keeps its tables wide)."""
+        angles = positions[..., None].float() * self._frequencies_of_call(positions)
+        if self.part.pairing == "interleaved":
+            angles = torch.repeat_interleave(angles, 2, dim=-1)
+        else:
+            angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos() * self.table_factor, angles.sin() * self.table_factor
+        kept = torch.float32 if self.part.table == "float32" else dtype
+        return cos.to(kept), sin.to(kept)
+
+    def rotate(
+        self, query: Float[Tensor, "batch heads seq d"], key: Float[Tensor, "batch kv_heads seq d"], tables: Tables
+    ) -> tuple[Float[Tensor, "batch heads seq d"], Float[Tensor, "batch kv_heads seq d"]]:
+        """Rotate queries and keys, [batch, heads, seq, head_dim]; dimensions beyond the tables pass through."""
+        cos, sin = tables[0].unsqueeze(1), tables[1].unsqueeze(1)
+        return self._rotate(query, cos, sin), self._rotate(key, cos, sin)
+
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if self.part.pairing == "interleaved_to_half":
+            half = cos.shape[-1] // 2
+            even, odd = x[..., 0::2], x[..., 1::2]
+            cos, sin = cos[..., :half], sin[..., :half]
+            return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+        turned, rest = (x, None) if self.dims == x.shape[-1] else (x[..., : self.dims], x[..., self.dims :])
+        dtype = turned.dtype
+        if self.part.product == "float32":
+            turned = turned.float()
+        out = (turned * cos) + (self._quarter_turn(turned) * sin)
+        out = out.to(dtype)
+        return out if rest is None else torch.cat([out, rest], dim=-1)
+
+    def _quarter_turn(self, x: Tensor) -> Tensor:
+        if self.part.pairing == "interleaved":
+            return torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+        half = x.shape[-1] // 2
+        return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+
+
+def _rope_of(n: Any) -> tuple[Rope, int]:
+    """The commonest RoPE of a whole n and the width of the head it turns."""
+    for layer in n.layers:
+        for branch in layer.branches():
+            rope = getattr(branch.part, "rope", None)
+            if rope is not None and rope == n._commonest("rope"):
+                return rope, getattr(branch.part, "rope_dim", None) or branch.part.head_dim
+    raise ValueError("this n rotates nothing: no layer has a rope")

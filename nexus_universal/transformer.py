@@ -1,0 +1,293 @@
+"""`UniversalTransformer`: the one class. Built from n; loads, runs, generates and saves any architecture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nexus_universal.architecture import registry
+from nexus_universal.architecture.errors import CheckpointError, InputError, UnsupportedPart
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.source import CONFIG_NAME, load_json
+from nexus_universal.cache import Cache, State
+from nexus_universal.checkpoint.files import TensorStore, find_checkpoint
+from nexus_universal.checkpoint.initialise import initialise
+from nexus_universal.checkpoint.load import fill, plan_load, put, slots
+from nexus_universal.checkpoint.progress import with_progress
+from nexus_universal.checkpoint.save import (
+    NEXUS_CONFIG,
+    SHARD_BYTES,
+    canonical_tensors,
+    published_tensors,
+    write_directory,
+)
+from nexus_universal.generation.loop import generate
+from nexus_universal.generation.settings import GENERATION_CONFIG, GenerationSettings
+from nexus_universal.layers.block import UniversalTransformerBlock
+from nexus_universal.layers.call import CallPlan
+from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
+from nexus_universal.layers.norms import UniversalNorm
+
+
+@dataclass(frozen=True, slots=True)
+class CausalOutput:
+    """What a call returns: `logits` [batch, kept positions, d_vocab], and the cache it extended, if any."""
+
+    logits: Float[Tensor, "batch kept d_vocab"]
+    cache: Cache | None = None
+
+
+class UniversalTransformer(nn.Module):
+    """Any transformer, from its n.
+
+    Example:
+        >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B")
+        >>> model(torch.tensor([[1, 2, 3]])).logits.shape
+        torch.Size([1, 3, 151936])
+    """
+
+    def __init__(self, n: ArchitectureParameter) -> None:
+        """Build with random weights, by the reference's initialisation.
+
+        Raises:
+            UnsupportedPart: n is valid, but some part of it has no module yet.
+        """
+        super().__init__()
+        if n.streams is not None or n.registers:
+            raise UnsupportedPart("no module computes several streams or extra registers yet (streams = None, registers = ())")
+        self.n = n
+        self.plan = CallPlan()
+        self.settings = GenerationSettings.of(n)
+        self.passed_over: dict[str, str] = {}
+        self.embedding = UniversalEmbedding(n.embedding)
+        self.layers = nn.ModuleList(
+            UniversalTransformerBlock(
+                program, d_model=n.d_hidden, layer_index=index, plan=self.plan, path=f"layers.{index}"
+            )
+            for index, program in enumerate(n.layers)
+        )
+        self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
+        self.head = UniversalHead(n.head, d_model=n.d_hidden, vocab=n.d_vocab)
+        if self.embedding.tokens.weight.device.type != "meta":
+            initialise(self, n.text)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token table is."""
+        return self.embedding.tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The token table's dtype."""
+        return self.embedding.tokens.weight.dtype
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch seq"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "rows seq"] | None = None,
+        inputs_embeds: Float[Tensor, "batch seq d_hidden"] | None = None,
+        cache: Cache | None = None,
+        logits_to_keep: int | Int[Tensor, " kept"] = 0,
+    ) -> CausalOutput:
+        """Logits for each position (or the last `logits_to_keep`, or the positions that a tensor lists).
+
+        `attention_mask` is 1 (or True) for real tokens, [batch, past + seq], or a ready mask [batch, 1, seq, keys].
+        `position_ids` None counts on from the cache. `cache` is extended in place.
+
+        Raises:
+            InputError: ids outside the vocabulary, positions beyond a learned table, a mask of the wrong length.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("exactly one of input_ids and inputs_embeds must be given")
+        try:
+            x = self.embedding.look_up(input_ids) if input_ids is not None else inputs_embeds
+            assert x is not None
+            call = self.plan.begin(x, mask=attention_mask, positions=position_ids, cache=cache)
+            x = self.embedding(x, call.positions)
+        except IndexError:
+            raise self._out_of_range(input_ids) from None
+        registers = {"x": x, "e": x}
+        for layer in self.layers:
+            registers = layer(registers, call)
+        x = registers["x"]
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        if isinstance(logits_to_keep, Tensor):
+            x = x[:, logits_to_keep, :]
+        elif logits_to_keep:
+            x = x[:, -logits_to_keep:, :]
+        if cache is not None:
+            cache.length += call.positions.shape[-1]
+        return CausalOutput(logits=self.head(x, self.embedding.tokens.weight), cache=cache)
+
+    def _out_of_range(self, input_ids: Tensor | None) -> InputError:
+        vocab = self.n.d_vocab
+        if input_ids is not None and input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < vocab:
+            return InputError(f"input_ids hold {int(input_ids.min())} … {int(input_ids.max())}: must lie in [0, {vocab})")
+        table = self.n.embedding.positions
+        return InputError(f"positions beyond the learned table: at most {table.count if table else 0} are known")
+
+    def new_cache(self, batch_size: int = 1) -> Cache:
+        """An empty cache. Its states take the batch of the first call; `batch_size` is accepted for familiarity."""
+        states: dict[str, State] = {}
+        for layer in self.layers:
+            assert isinstance(layer, UniversalTransformerBlock)
+            states.update(layer.new_states())
+        return Cache(states, signature=self.n.hash)
+
+    def generate(self, input_ids: Int[Tensor, "batch seq"], **settings: Any) -> Int[Tensor, "batch total"]:
+        """Prompt and continuation, as transformers returns it; `generation.loop.generate` lists the settings."""
+        return generate(self, input_ids, **settings)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | PathLike[str],
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "cpu",
+        ignore_keys: Iterable[str] = (),
+        **hub: Any,
+    ) -> UniversalTransformer:
+        """Load a checkpoint from a directory or a repo id.
+
+        `dtype` "auto" keeps the checkpoint's own. `hub` takes `revision`, `token`, `cache_dir`, `local_files_only`.
+        Tensors are memory-mapped and assigned without a copy wherever the file's layout is the model's.
+
+        Raises:
+            CheckpointError: missing, truncated, unexpected or misshapen tensors; checked before any is read.
+            UnsupportedConfig: a config key that the family cannot express, unless in `ignore_keys`.
+        """
+        directory = find_checkpoint(source, **hub)
+        if (directory / NEXUS_CONFIG).is_file():
+            return cls._from_nexus(directory, dtype=dtype, device=device)
+        raw = load_json(directory / CONFIG_NAME) if (directory / CONFIG_NAME).is_file() else None
+        if raw is None:
+            raise CheckpointError(f"{directory}: holds no {CONFIG_NAME}")
+        if raw.get("quantization_config"):
+            method = raw["quantization_config"].get("quant_method", "unknown")
+            raise CheckpointError(f"{directory}: quantised by {method!r}; no rule dequantises that yet (known: none)")
+        n = ArchitectureParameter.from_huggingface(raw, ignore_keys=ignore_keys)
+        with torch.device("meta"):
+            model = cls(n)
+        store = TensorStore.open(directory)
+        shapes = {name: info.shape for name, info in store.infos.items()}
+        plan = plan_load(model, registry.family_of(raw).weights, shapes)
+        model.passed_over = plan.passed_over
+        fill(
+            model,
+            plan,
+            store,
+            dtype=_resolve_dtype(dtype, n, store),
+            device=torch.device(device),
+            progress=with_progress(lambda name: sum(store.infos[part].nbytes for part in plan.sources[name][1])),
+        )
+        model.settings = GenerationSettings.load(directory / GENERATION_CONFIG, n)
+        return model.eval()
+
+    @classmethod
+    def _from_nexus(
+        cls, directory: Path, *, dtype: str | torch.dtype, device: str | torch.device
+    ) -> UniversalTransformer:
+        n = ArchitectureParameter.from_json((directory / NEXUS_CONFIG).read_text(encoding="utf-8"))
+        with torch.device("meta"):
+            model = cls(n)
+        store = TensorStore.open(directory)
+        wanted = slots(model)
+        if set(wanted) != set(store.infos):
+            odd = sorted(set(wanted) ^ set(store.infos))
+            raise CheckpointError(f"{directory}: tensors and n disagree about {', '.join(odd[:5])}")
+        transposed = set(json.loads(store.metadata.get("transposed", "[]")))
+        resolved = _resolve_dtype(dtype, n, store)
+        for name, slot in wanted.items():
+            tensor = store.read(name)
+            tensor = tensor.t() if name in transposed else tensor
+            if tensor.shape != slot.shape:
+                raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, but n asks for {tuple(slot.shape)}")
+            kept = resolved if isinstance(slot, nn.Parameter) else tensor.dtype
+            put(model, name, tensor.to(device=device, dtype=kept))
+        model.settings = GenerationSettings.load(directory / GENERATION_CONFIG, n)
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        directory: str | PathLike[str],
+        *,
+        format: Literal["huggingface", "nexus"] = "huggingface",
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        """Write a new directory: one that `AutoModelForCausalLM.from_pretrained` opens, or (any n) the nexus format.
+
+        Raises:
+            UnsupportedConfig: "huggingface", but n was changed so that its family's config cannot say it.
+            CheckpointError: the directory exists and is not empty, or cannot be written.
+        """
+        documents: dict[str, dict[str, Any]] = {}
+        if self.settings.raw:
+            documents[GENERATION_CONFIG] = self.settings.raw
+        metadata = {"format": "pt"}
+        if format == "nexus":
+            tensors, transposed = canonical_tensors(self)
+            metadata["transposed"] = json.dumps(transposed)
+            documents[NEXUS_CONFIG] = json.loads(self.n.to_json())
+        else:
+            raw = self.n.to_huggingface()
+            family = registry.family_of(raw)
+            tensors = published_tensors(self, family.weights)
+            raw = {key: value for key, value in raw.items() if key != "torch_dtype"}
+            documents[CONFIG_NAME] = raw | {"dtype": str(self.dtype).removeprefix("torch.")}
+        write_directory(Path(directory), tensors, documents=documents, metadata=metadata, shard_bytes=shard_bytes)
+
+    def named_slots(self) -> Iterator[tuple[str, Tensor]]:
+        """Canonical names and tensors of everything that a checkpoint holds."""
+        yield from slots(self).items()
+
+
+def copy_weights(reference_model: nn.Module, universal_model: UniversalTransformer) -> None:
+    """Copy a transformers model's weights into the one class, dtype and memory layout included.
+
+    Raises:
+        CheckpointError: tensors that are missing, unexpected or misshapen, both sides named.
+    """
+    from nexus_universal.checkpoint.load import assemble
+
+    state = reference_model.state_dict()
+    family = universal_model.n.origin.family
+    if family is None:
+        raise CheckpointError("this n was not read from a HuggingFace config: no family says how tensors are named")
+    plan = plan_load(
+        universal_model, registry.family(family).weights, {name: tuple(t.shape) for name, t in state.items()}
+    )
+    wanted = slots(universal_model)
+    for name, (rule, names) in plan.sources.items():
+        tensor = assemble(
+            wanted[name],
+            rule,
+            names,
+            read=lambda part: state[part].detach().clone(),
+            read_into=lambda part, target: target.copy_(state[part]),
+            dtype=state[names[0]].dtype,
+        )
+        put(universal_model, name, tensor)
+
+
+def _resolve_dtype(dtype: str | torch.dtype, n: ArchitectureParameter, store: TensorStore) -> torch.dtype:
+    """The dtype to load in: asked for, the config's, or the file's first floating one."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    name = n.text.dtype if dtype == "auto" else dtype
+    if name is None:
+        return next((i.dtype for i in store.infos.values() if i.dtype.is_floating_point), torch.float32)
+    resolved = getattr(torch, name, None)
+    if not isinstance(resolved, torch.dtype):
+        raise CheckpointError(f"dtype {name!r} is not known (auto, float32, bfloat16, float16, float64)")
+    return resolved
