@@ -10,6 +10,10 @@ from nexus_universal.architecture.errors import NexusError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 
 if TYPE_CHECKING:
+    from nexus_universal.layers.attention import UniversalAttention
+    from nexus_universal.layers.block import UniversalTransformerBlock
+    from nexus_universal.layers.feed_forward import UniversalFeedForward
+    from nexus_universal.layers.rope import UniversalRoPE
     from nexus_universal.transformer import UniversalTransformer, copy_weights
 
 __version__ = "0.1.0"
@@ -26,7 +30,16 @@ LAZY = {
 }
 """What needs torch is imported when it is first asked for: reading an n takes milliseconds."""
 
-__all__ = ["ArchitectureParameter", "NexusError", *LAZY]  # noqa: PLE0604
+__all__ = [
+    "ArchitectureParameter",
+    "NexusError",
+    "UniversalAttention",
+    "UniversalFeedForward",
+    "UniversalRoPE",
+    "UniversalTransformer",
+    "UniversalTransformerBlock",
+    "copy_weights",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -62,7 +62,9 @@ class UniversalTransformer(nn.Module):
         """
         super().__init__()
         if n.streams is not None or n.registers:
-            raise UnsupportedPart("no module computes several streams or extra registers yet (streams = None, registers = ())")
+            raise UnsupportedPart(
+                "no module computes several streams or extra registers yet (streams = None, registers = ())"
+            )
         self.n = n
         self.plan = CallPlan()
         self.settings = GenerationSettings.of(n)
@@ -131,8 +133,14 @@ class UniversalTransformer(nn.Module):
 
     def _out_of_range(self, input_ids: Tensor | None) -> InputError:
         vocab = self.n.d_vocab
-        if input_ids is not None and input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < vocab:
-            return InputError(f"input_ids hold {int(input_ids.min())} … {int(input_ids.max())}: must lie in [0, {vocab})")
+        if (
+            input_ids is not None
+            and input_ids.numel()
+            and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < vocab
+        ):
+            return InputError(
+                f"input_ids hold {int(input_ids.min())} … {int(input_ids.max())}: must lie in [0, {vocab})"
+            )
         table = self.n.embedding.positions
         return InputError(f"positions beyond the learned table: at most {table.count if table else 0} are known")
 

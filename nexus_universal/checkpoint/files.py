@@ -1,4 +1,4 @@
-"""The tensor files of a checkpoint: headers read first, tensors memory-mapped, everything checked before it is needed."""
+"""The tensor files of a checkpoint: headers are read and checked first, tensors are memory-mapped."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class TensorStore:
             return
         with info.file.open("rb", buffering=0) as file:
             file.seek(info.start)
-            view = memoryview(target.view(-1).view(torch.uint8).numpy())
+            view = target.view(-1).view(torch.uint8).numpy().data
             done = 0
             while done < info.nbytes:
                 got = file.readinto(view[done:])
@@ -188,7 +188,9 @@ def find_checkpoint(source: str | PathLike[str], **hub: Any) -> Path:
         return path
     text = str(source)
     if path.is_file():
-        raise CheckpointError(f"{path}: is a file; a checkpoint is the directory that holds config.json and the weights")
+        raise CheckpointError(
+            f"{path}: is a file; a checkpoint is the directory that holds config.json and the weights"
+        )
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1:
         raise CheckpointError(f"{text}: no such directory (and not a repo id of the form owner/name)")
     from huggingface_hub import snapshot_download

@@ -33,7 +33,7 @@ def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[i
     """Match a model's slots with a file's tensors.
 
     Raises:
-        CheckpointError: a slot that nothing fills, a tensor that nothing uses, or shapes that differ; both sides are named.
+        CheckpointError: a slot that nothing fills, a tensor that nothing uses, or shapes that differ: both named.
     """
     plan = LoadPlan()
     missing: list[str] = []
@@ -89,9 +89,7 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _check_shape(
-    name: str, shape: tuple[int, ...], rule: Rule, parts: list[tuple[str, tuple[int, ...]]]
-) -> None:
+def _check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tuple[str, tuple[int, ...]]]) -> None:
     """Compare shapes after the rule.
 
     Raises:
@@ -116,7 +114,7 @@ def assemble(
     names: list[str],
     *,
     read: Callable[[str], Tensor],
-    read_into: Callable[[str, Tensor], None],
+    read_into: Callable[[str, Tensor], object],
     dtype: torch.dtype,
 ) -> Tensor:
     """The tensor for one slot: a view of what is read where the layout allows it, else filled piece by piece."""

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 PATIENCE_S = 2.0
 
 
-def with_progress(
-    size_of: Callable[[str], int], *, label: str = "loading"
-) -> Callable[[Iterable[str]], Iterable[str]]:
+def with_progress(size_of: Callable[[str], int], *, label: str = "loading") -> Callable[[Iterable[str]], Iterable[str]]:
     """Wrap a list of names: bytes done, bytes in all and time left appear on stderr once two seconds have passed."""
 
     def watched(names: Iterable[str]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """How tensors are named and laid out in files, as data: rules that load and save by the same table. No torch here.
 
-A canonical name is a parameter of the one class (`layers.3.attention.query.weight`); templates write indices as `{i}` and
-experts as `{e}`. A rule says which tensors of a file make up one parameter.
+A canonical name is a parameter of the one class (`layers.3.attention.query.weight`); templates write indices as `{i}`
+and experts as `{e}`. A rule says which tensors of a file make up one parameter.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class WeightMap:
         return None
 
     def modules(self) -> Iterator[tuple[str, str]]:
-        """(canonical module, reference module) for every stem whose module both sides have: used to compare activations."""
+        """(canonical module, reference module) for every stem that is a module on both sides."""
         for canonical, found in self.tensors.items():
             target = found.name if isinstance(found, Transposed) else found
             if isinstance(target, str) and not canonical.endswith((".weight", ".bias")):

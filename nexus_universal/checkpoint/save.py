@@ -1,4 +1,4 @@
-"""From parameters back to files: beside the target first, renamed when complete, so that half a checkpoint never stands."""
+"""From parameters back to files: written beside the target and renamed when complete, so never half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file per family: how its config is read into n, and how its tensors are named. The file's name is the model type."""
+"""One file per family, named by its model type: how its config is read into n, and how its tensors are named."""
 
 from __future__ import annotations
 

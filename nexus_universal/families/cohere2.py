@@ -15,8 +15,19 @@ from nexus_universal.families import common, draws, names
 from nexus_universal.families.family import Family
 from nexus_universal.families.reader import ConfigReader
 
+UNREAD = {
+    "order_of_interleaved_layers": "local_attn_first",
+    "position_embedding_type": "rope_gptj",
+    "rotary_pct": 1.0,
+    "use_gated_activation": True,
+    "use_parallel_block": True,
+    "use_qk_norm": False,
+}
+"""Keys of published configs that transformers does not read, and the value that says what its class does anyway."""
+
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
+    """The n of a config."""
     text = common.text(reader, context=8192, bos=5, eos=255001, pad=0)
     embedding = common.embedding(reader, vocab=256000, width=8192, pad=text.pad)
     norm = Norm(kind="layer", eps=reader.take("layer_norm_eps", 1e-5), rounding="after_scale")
@@ -35,6 +46,9 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     )
     kinds = {"sliding_attention": sliding, "full_attention": replace(sliding, rope=None, window=None)}
     feed_forward = FeedForward(width=reader.count("intermediate_size", 22528), activation=common.activation(reader))
+    tied = reader.take("tie_word_embeddings", True)
+    for key, value in {**UNREAD, "use_embedding_sharing": tied}.items():
+        reader.inert(key, value)
     kinds_of_layers = common.layer_types(reader, reader.count("num_hidden_layers", 40), full_every=4)
 
     def layer(attention: Attention) -> Program:
@@ -46,7 +60,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         embedding=embedding,
         layers=tuple(layer(kinds[name]) for name in kinds_of_layers),
         final_norm=norm,
-        head=Head(tied=reader.take("tie_word_embeddings", True), scale=reader.take("logit_scale", 0.0625)),
+        head=Head(tied=tied, scale=reader.take("logit_scale", 0.0625)),
         text=text,
     )
 
@@ -62,6 +76,12 @@ FAMILY = Family(
         | {"layers.{i}.attention_norm": "model.layers.{i}.input_layernorm"},
         passed_over=names.PASSED_OVER,
     ),
+    irrelevant={
+        "cache_implementation": "a default of generation",
+        "layer_switch": "an old name of sliding_window_pattern that the reference does not read",
+        "model_max_length": "a limit of the tokenizer",
+        "use_parallel_embedding": "says how training split the table",
+    },
     tiny=draws.TINY | {"num_hidden_layers": 4, "sliding_window": 16, "eos_token_id": 3},
     draws={key: values for key, values in draws.DENSE.items() if key != "rms_norm_eps"}
     | {

@@ -37,6 +37,7 @@ ACTIVATIONS = {
     "tanh": "tanh",
 }
 
+
 @dataclass(frozen=True, kw_only=True)
 class LatentSizes:
     """A family's defaults for the sizes of latent attention."""
@@ -62,6 +63,8 @@ def text(
 ) -> Text:
     """Special tokens, context and dtype; the arguments are the reference class's defaults."""
     ends = reader.take("eos_token_id", eos, kinds=(int, list, type(None)))
+    if isinstance(ends, list) and any(type(end) is not int for end in ends):
+        raise reader.refuse("eos_token_id", ends, "must be a whole number or a list of them")
     return Text(
         context=reader.count("max_position_embeddings", context),
         bos=reader.take("bos_token_id", bos, kinds=(int, type(None))),
@@ -100,7 +103,7 @@ def kv_heads(reader: ConfigReader, heads: int, default: int | None = None) -> in
 
 
 def rope(
-    reader: ConfigReader, *, context: int, takes_fraction: bool = False, nested: bool = False, **form: Any
+    reader: ConfigReader, *, context: int | None, takes_fraction: bool = False, nested: bool = False, **form: Any
 ) -> Rope:
     """The rotation under a `rope_parameters` section.
 
@@ -117,15 +120,15 @@ def rope(
     return Rope(theta=reader.take("rope_theta", 10000.0), fraction=fraction, scaling=scaling, **form)
 
 
-def _linear(reader: ConfigReader, context: int) -> Scaling:
+def _linear(reader: ConfigReader, context: int | None) -> Scaling:
     return LinearScaling(factor=reader.number("factor"))
 
 
-def _dynamic(reader: ConfigReader, context: int) -> Scaling:
-    return DynamicScaling(factor=reader.number("factor"), context=context)
+def _dynamic(reader: ConfigReader, context: int | None) -> Scaling:
+    return DynamicScaling(factor=reader.number("factor"), context=_known(reader, context))
 
 
-def _llama3(reader: ConfigReader, context: int) -> Scaling:
+def _llama3(reader: ConfigReader, context: int | None) -> Scaling:
     return Llama3Scaling(
         factor=reader.number("factor"),
         low_frequency_factor=reader.number("low_freq_factor"),
@@ -134,14 +137,21 @@ def _llama3(reader: ConfigReader, context: int) -> Scaling:
     )
 
 
-def _context_ratio(reader: ConfigReader, context: int) -> tuple[float, int]:
+def _context_ratio(reader: ConfigReader, context: int | None) -> tuple[float, int]:
     """The factor, or the ratio of the contexts where none is given; and the original context."""
     original = reader.count("original_max_position_embeddings")
     factor = reader.number("factor", None)
-    return (context / original if factor is None else factor), original
+    return (_known(reader, context) / original if factor is None else factor), original
 
 
-def _yarn(reader: ConfigReader, context: int) -> Scaling:
+def _known(reader: ConfigReader, context: int | None) -> int:
+    """A context that a scaling cannot do without."""
+    if context is None:
+        raise reader.refuse("rope_type", reader.values.get("rope_type"), "needs max_position_embeddings")
+    return context
+
+
+def _yarn(reader: ConfigReader, context: int | None) -> Scaling:
     factor, original = _context_ratio(reader, context)
     return YarnScaling(
         factor=factor,
@@ -155,7 +165,7 @@ def _yarn(reader: ConfigReader, context: int) -> Scaling:
     )
 
 
-def _longrope(reader: ConfigReader, context: int) -> Scaling:
+def _longrope(reader: ConfigReader, context: int | None) -> Scaling:
     factor, original = _context_ratio(reader, context)
     return LongRopeScaling(
         factor=factor,
@@ -166,11 +176,11 @@ def _longrope(reader: ConfigReader, context: int) -> Scaling:
     )
 
 
-def _proportional(reader: ConfigReader, context: int) -> Scaling:
+def _proportional(reader: ConfigReader, context: int | None) -> Scaling:
     return ProportionalScaling(factor=reader.take("factor", 1.0))
 
 
-SCALINGS: dict[str, Callable[[ConfigReader, int], Scaling]] = {
+SCALINGS: dict[str, Callable[[ConfigReader, int | None], Scaling]] = {
     "linear": _linear,
     "dynamic": _dynamic,
     "llama3": _llama3,
@@ -209,13 +219,20 @@ def sparse_layers(reader: ConfigReader, layers: int) -> tuple[bool, ...]:
     """Which layers have experts: every `decoder_sparse_step`-th, but for those in `mlp_only_layers`."""
     step = reader.count("decoder_sparse_step", 1)
     dense = reader.take("mlp_only_layers", [], kinds=(list, type(None))) or []
+    if any(type(index) is not int for index in dense):
+        raise reader.refuse("mlp_only_layers", dense, "must be a list of layer indices")
     return tuple(index not in dense and (index + 1) % step == 0 for index in range(layers))
 
 
-def latent_attention(reader: ConfigReader, *, context: int, query_rank: int | None, defaults: LatentSizes) -> LatentAttention:
+def latent_attention(
+    reader: ConfigReader, *, context: int | None, query_rank: int | None, defaults: LatentSizes
+) -> LatentAttention:
     """DeepSeek's latent attention; its two inner norms have epsilon 1e-6 whatever the config says."""
     heads = reader.count("num_attention_heads", defaults.heads)
-    rope_dim, nope_dim = reader.count("qk_rope_head_dim", defaults.rope), reader.count("qk_nope_head_dim", defaults.nope)
+    rope_dim, nope_dim = (
+        reader.count("qk_rope_head_dim", defaults.rope),
+        reader.count("qk_nope_head_dim", defaults.nope),
+    )
     reader.inert("num_key_value_heads", heads)
     reader.inert("head_dim", rope_dim)
     reader.inert("qk_head_dim", rope_dim + nope_dim)
@@ -240,7 +257,9 @@ def latent_attention(reader: ConfigReader, *, context: int, query_rank: int | No
     )
 
 
-def sigmoid_router(reader: ConfigReader, *, scale: float, normalise: bool = True, groups: int = 1, kept: int = 1) -> Router:
+def sigmoid_router(
+    reader: ConfigReader, *, scale: float, normalise: bool = True, groups: int = 1, kept: int = 1
+) -> Router:
     """DeepSeek-V3's router: unbiased sigmoid weights, a bias that affects selection only; one group is no groups."""
     groups, kept = reader.count("n_group", groups), reader.count("topk_group", kept)
     normalise = reader.take("norm_topk_prob", normalise)

@@ -1,4 +1,4 @@
-"""Values that proofs draw for config keys many families share; the plain value stands first, drawing shrinks towards it."""
+"""Values that proofs draw for config keys many families share; the plain value stands first."""
 
 from __future__ import annotations
 

@@ -48,7 +48,10 @@ class Family:
             rope_theta=self.rope_theta,
             partial_rotary_factor=self.partial_rotary_factor,
         )
-        reader = ConfigReader(self.model_type, values, irrelevant=self.irrelevant, ignore_keys=ignore_keys)
+        spelled = {new: old for old, new in self.aliases.items() if old in raw and raw.get(new) is None}
+        reader = ConfigReader(
+            self.model_type, values, irrelevant=self.irrelevant, ignore_keys=ignore_keys, spelled=spelled
+        )
         n = self.read(reader)
         ignored = reader.finish()
         origin = Origin(family=self.model_type, config=json.dumps(raw), ignored_keys=ignored)

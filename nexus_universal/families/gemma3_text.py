@@ -1,4 +1,4 @@
-"""Gemma 3, text (arXiv 2503.19786): sandwich norms of the (1 + w) kind, five windowed layers to one full, a base for each."""
+"""Gemma 3, text (arXiv 2503.19786): sandwich norms of the (1 + w) kind, five windowed layers to one full."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nexus_universal.families.reader import ConfigReader
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
+    """The n of a config."""
     text = common.text(reader, context=131072, bos=2, eos=1, pad=0)
     width = reader.count("hidden_size", 2304)
     embedding = common.embedding(
@@ -31,7 +32,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         kv_heads=reader.count("num_key_value_heads", 4),
         head_dim=reader.count("head_dim", 256),
         rope=common.rope(ropes.section("full_attention"), context=text.context, nested=True),
-        scale=reader.number("query_pre_attn_scalar", 256) ** -0.5,
+        scale=reader.count("query_pre_attn_scalar", 256) ** -0.5,
         biases=common.ALL_BIASES if reader.take("attention_bias", False) else (),
         qk_norm=QueryKeyNorm(norm=norm),
     )

@@ -15,6 +15,7 @@ SIZES = common.LatentSizes(heads=20, latent=512, nope=192, rope=64, value=256)
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
+    """The n of a config."""
     text = common.text(reader, context=202752, bos=0, eos=1, pad=None)
     embedding = common.embedding(reader, vocab=154880, width=2048, pad=text.pad)
     norm = common.rms_norm(reader, 1e-5)

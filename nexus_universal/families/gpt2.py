@@ -18,6 +18,7 @@ LAYER = "transformer.h.{i}"
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
+    """The n of a config."""
     text = common.text(reader, context=1024, bos=50256, eos=50256, pad=None, scaled_residual=True)
     positions = LearnedPositions(count=text.context or 1024)
     embedding = common.embedding(reader, vocab=50257, width=768, pad=None, positions=positions)

@@ -14,6 +14,7 @@ from nexus_universal.families.reader import ConfigReader
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
+    """The n of a config."""
     text = common.text(reader, context=2048, bos=1, eos=2, pad=None)
     embedding = common.embedding(reader, vocab=32000, width=4096, pad=text.pad)
     norm = common.rms_norm(reader, 1e-6)

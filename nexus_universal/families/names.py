@@ -1,4 +1,4 @@
-"""What many families share in their tensor names: tables of canonical stem → reference module, to be joined with `|`."""
+"""What many families share in their tensor names: tables of canonical stem → reference module, joined by `|`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3 (arXiv 2505.09388): per-head RMS norms on queries and keys, no biases, windows in the upper layers if asked for."""
+"""Qwen3 (arXiv 2505.09388): per-head RMS norms on queries and keys; windows in the upper layers if asked for."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nexus_universal.families.reader import ConfigReader
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
+    """The n of a config."""
     text = common.text(reader, context=32768, bos=None, eos=None, pad=None)
     embedding = common.embedding(reader, vocab=151936, width=4096, pad=text.pad)
     norm = common.rms_norm(reader, 1e-6)

@@ -14,6 +14,7 @@ from nexus_universal.families.reader import ConfigReader
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
+    """The n of a config."""
     text = common.text(reader, context=32768, bos=None, eos=None, pad=None)
     embedding = common.embedding(reader, vocab=151936, width=2048, pad=text.pad)
     norm = common.rms_norm(reader, 1e-6)
@@ -58,11 +59,7 @@ FAMILY = Family(
     title="Qwen3-MoE, Qwen3-Coder",
     read=read,
     weights=WeightMap(
-        tensors=names.ends()
-        | names.attention()
-        | names.gated()
-        | names.experts()
-        | names.pre_norms(),
+        tensors=names.ends() | names.attention() | names.gated() | names.experts() | names.pre_norms(),
         passed_over=names.PASSED_OVER,
     ),
     aliases={"num_local_experts": "num_experts"},

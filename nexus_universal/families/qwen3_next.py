@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nexus_universal.architecture.ends import Head
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, OutputGate, Packed, QueryKeyNorm
@@ -15,10 +17,11 @@ from nexus_universal.families.reader import ConfigReader
 
 LINEAR = f"{names.LAYER}.linear_attn"
 MLP = f"{names.LAYER}.mlp"
-PATTERN = {"other": "linear_attention", "pattern_key": "full_attention_interval"}
+PATTERN: dict[str, Any] = {"other": "linear_attention", "pattern_key": "full_attention_interval"}
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
+    """The n of a config."""
     text = common.text(reader, context=32768, bos=None, eos=None, pad=None)
     embedding = common.embedding(reader, vocab=151936, width=2048, pad=text.pad)
     norm = common.rms_norm(reader, 1e-6, scale="one_plus_weight", rounding="after_scale")
@@ -101,7 +104,6 @@ FAMILY = Family(
         },
         passed_over=names.PASSED_OVER | {r"^mtp\.": "multi-token prediction"},
     ),
-    aliases={"num_local_experts": "num_experts"},
     partial_rotary_factor=0.25,
     tiny=draws.TINY
     | {

@@ -1,7 +1,8 @@
-"""Reading a config so that nothing in it is overlooked: each key is taken, inert, irrelevant, ignored on request, or refused."""
+"""Reading a config so that nothing is overlooked: a key is taken, inert, irrelevant, ignored on request, or refused."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,9 @@ GENERATION = "a default of generation, read from there"
 CODE = "names remote code, which is never executed"
 
 IRRELEVANT: dict[str, str] = {
-    **dict.fromkeys(("_name_or_path", "transformers_version", "architectures", "model_type", "_commit_hash"), PROVENANCE),
+    **dict.fromkeys(
+        ("_name_or_path", "transformers_version", "architectures", "model_type", "_commit_hash"), PROVENANCE
+    ),
     **dict.fromkeys(("name_or_path", "license", "language_model_only"), PROVENANCE),
     **dict.fromkeys(("auto_map",), CODE),
     **dict.fromkeys(("output_attentions", "output_hidden_states", "return_dict", "use_return_dict"), OUTPUT),
@@ -29,12 +32,33 @@ IRRELEVANT: dict[str, str] = {
     **dict.fromkeys(("tokenizer_class", "prefix", "task_specific_params", "sep_token_id"), "speaks of the tokenizer"),
     **dict.fromkeys(("decoder_start_token_id",), "speaks of encoder-decoders"),
     **dict.fromkeys(
-        (
-            "max_length min_length do_sample early_stopping num_beams temperature top_k top_p typical_p repetition_penalty"
-            " length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences"
-            " output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values"
-            " exponential_decay_length_penalty suppress_tokens begin_suppress_tokens num_beam_groups diversity_penalty"
-        ).split(),
+        [
+            "max_length",
+            "min_length",
+            "do_sample",
+            "early_stopping",
+            "num_beams",
+            "temperature",
+            "top_k",
+            "top_p",
+            "typical_p",
+            "repetition_penalty",
+            "length_penalty",
+            "no_repeat_ngram_size",
+            "encoder_no_repeat_ngram_size",
+            "bad_words_ids",
+            "num_return_sequences",
+            "output_scores",
+            "return_dict_in_generate",
+            "forced_bos_token_id",
+            "forced_eos_token_id",
+            "remove_invalid_values",
+            "exponential_decay_length_penalty",
+            "suppress_tokens",
+            "begin_suppress_tokens",
+            "num_beam_groups",
+            "diversity_penalty",
+        ],
         GENERATION,
     ),
 }
@@ -68,18 +92,20 @@ class ConfigReader:
         path: str = "",
         irrelevant: Mapping[str, str] | None = None,
         ignore_keys: Collection[str] = (),
+        spelled: Mapping[str, str] | None = None,
     ) -> None:
         self.family = family
         self.values = dict(values)
         self.path = path
         self.irrelevant = {**IRRELEVANT, **(irrelevant or {})} if not path else dict(irrelevant or {})
         self.ignore_keys = ignore_keys
+        self.spelled = spelled or {}
         self.taken: set[str] = set()
         self.sections: list[ConfigReader] = []
 
     def refuse(self, key: str, value: Any, expected: str) -> UnsupportedConfig:
-        """The error for a value this family cannot express; the caller raises it."""
-        return UnsupportedConfig(f"{self.family}: {self.path}{key} = {value!r} ({expected})")
+        """The error for a value this family cannot express, its key as the config spells it; the caller raises it."""
+        return UnsupportedConfig(f"{self.family}: {self.path}{self.spelled.get(key, key)} = {value!r} ({expected})")
 
     def take(
         self,
@@ -107,6 +133,8 @@ class ConfigReader:
             kinds = (type(default),)
         if kinds is not None and type(value) not in kinds:
             raise self.refuse(key, value, f"must be of type {' or '.join(kind.__name__ for kind in kinds)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.refuse(key, value, "must be finite")
         if known is not None:
             if not isinstance(value, str | int | float | bool | None) or value not in known:
                 raise self.refuse(key, value, f"known: {', '.join(map(str, known))}")
@@ -158,7 +186,7 @@ class ConfigReader:
         if len(value) != length:
             raise self.refuse(f"len({key})", len(value), f"must be the number of layers, {length}")
         for index, name in enumerate(value):
-            if name not in known:
+            if not isinstance(name, str) or name not in known:
                 raise self.refuse(f"{key}[{index}]", name, f"known: {', '.join(known)}")
         return tuple(value)
 

@@ -30,8 +30,12 @@ def normalised(
             value = values.pop(old)
             if values.get(new) is None:
                 values[new] = value
+            elif value != values[new] and old != "torch_dtype":
+                values[old] = value  # two spellings that disagree: left for the reader to refuse
     if isinstance(values.get("layer_types"), list):
-        values["layer_types"] = [OLD_LAYER_TYPES.get(name, name) for name in values["layer_types"]]
+        values["layer_types"] = [OLD_LAYER_TYPES.get(str(name), name) for name in values["layer_types"]]
+    if any(not isinstance(values.get(key), dict | None) for key in ("rope_parameters", "rope_scaling")):
+        return {"rope_parameters": {}, **values}  # what is no JSON object is left for the reader to refuse
     if rope == "flat" and not isinstance(rope_theta, Mapping):
         _flat_rope(values, theta=rope_theta, fraction=partial_rotary_factor)
     elif rope == "by_layer_type" and isinstance(rope_theta, Mapping):
@@ -51,7 +55,7 @@ def _flat_rope(values: dict[str, Any], *, theta: float, fraction: float | None) 
 
 
 def _rope_by_layer_type(values: dict[str, Any], *, theta: Mapping[str, float]) -> None:
-    """Gemma 3's: the outer `rope_scaling` and `rope_theta` speak of full layers, `rope_local_base_freq` of sliding ones."""
+    """Gemma 3's: outer `rope_scaling` and `rope_theta` speak of full layers, `rope_local_base_freq` of sliding ones."""
     nested = values.get("rope_parameters") or {}
     scaling = values.pop("rope_scaling", None)
     outer = {
@@ -59,21 +63,23 @@ def _rope_by_layer_type(values: dict[str, Any], *, theta: Mapping[str, float]) -
         "sliding_attention": values.pop("rope_local_base_freq", theta["sliding_attention"]),
     }
     for layer_type in LAYER_TYPES:
-        inner = nested.get(layer_type) or {}
+        inner = nested.get(layer_type) or {"rope_type": "default"}
+        if not isinstance(inner, dict):
+            continue
         if layer_type == "full_attention" and scaling:
             inner.update(scaling)
         inner.setdefault("rope_theta", outer[layer_type])
-        _settle(inner, values)
+        _settle(inner, values, outer_context=False)
         nested[layer_type] = inner
     values["rope_parameters"] = nested
 
 
-def _settle(inner: dict[str, Any], values: dict[str, Any]) -> None:
-    """`type` is an old name of `rope_type`; scalings need a context, and one given outside wins (Phi-3)."""
+def _settle(inner: dict[str, Any], values: dict[str, Any], *, outer_context: bool = True) -> None:
+    """`type` is an old name of `rope_type`; scalings need a context, and one given outside a flat section wins (Phi-3)."""
     old = inner.pop("type", "default")
     inner.setdefault("rope_type", old)
     if inner["rope_type"] in NEEDS_ORIGINAL_CONTEXT:
-        if "original_max_position_embeddings" in values:
+        if outer_context and "original_max_position_embeddings" in values:
             inner["original_max_position_embeddings"] = values.pop("original_max_position_embeddings")
         else:
             inner.setdefault("original_max_position_embeddings", values.get("max_position_embeddings"))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.mixers import Attention
-from nexus_universal.architecture.position import Norm
 from nexus_universal.cache import KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan

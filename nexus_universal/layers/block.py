@@ -81,11 +81,10 @@ class _Write:
     norm: nn.Module | None
 
     def __call__(self, values: Registers) -> Tensor:
-        total: Tensor | None = None
-        for source, scale in self.terms:
-            value = values[source] if scale is None else values[source] * scale
-            total = value if total is None else total + value
-        assert total is not None
+        source, scale = self.terms[0]
+        total = values[source] if scale is None else values[source] * scale
+        for source, scale in self.terms[1:]:
+            total = total + (values[source] if scale is None else values[source] * scale)
         if self.norm is not None:
             total = self.norm(total)
         return total if self.scale is None else total * self.scale

@@ -21,7 +21,7 @@ from nexus_universal.layers.rope import Tables, UniversalRoPE
 
 @dataclass(slots=True)
 class Call:
-    """One forward call. `padding` is set only where a recurrent mixer must skip pads; True (or 1) marks a real token."""
+    """One forward call. `padding` is set only where a recurrent mixer must skip pads; 1 marks a real token."""
 
     positions: Int[Tensor, "rows seq"]
     cache: Cache | None
@@ -77,13 +77,17 @@ class CallPlan:
             positions = (torch.arange(new, device=x.device) + seen).unsqueeze(0)
         if mask is not None and mask.dim() == 2 and mask.shape != (batch, seen + new):
             expected = f"({batch}, {seen + new})"
-            raise InputError(f"attention_mask has shape {tuple(mask.shape)}, must be {expected}: past and new positions")
+            raise InputError(
+                f"attention_mask has shape {tuple(mask.shape)}, must be {expected}: past and new positions"
+            )
         tables = [rope(positions, x.dtype) for rope in self.ropes]
         if mask is not None and mask.dim() == 4:
             masks: list[Mask | None] = [mask] * len(self.windows)
             return Call(positions=positions, cache=cache, tables=tables, masks=masks)
 
         real = mask.to(device=x.device, dtype=torch.bool) if mask is not None else None
+        if cache is not None and real is not None:
+            self._refuse_inner_pads(real)
         may_be_packed = given if mask is None and cache is None else None
         masks = [
             attention_mask(
@@ -110,9 +114,22 @@ class CallPlan:
         keys, offset = state.extent(seen, new)
         return Extent(queries=new, keys=keys, query_offset=seen, key_offset=offset)
 
+    def _refuse_inner_pads(self, real: Bool[Tensor, "batch total"]) -> None:
+        """A window counts slots, not tokens: pads between a row's tokens would silently shorten it.
+
+        Raises:
+            InputError: such pads where a window is shorter than what the cache has seen.
+        """
+        window = min((window for window in self.windows if window is not None), default=None)
+        if window is None or real.shape[-1] <= window or torch.compiler.is_compiling():
+            return
+        starts = (real[:, 1:] & ~real[:, :-1]).sum(-1) + real[:, 0]
+        if bool((starts > 1).any()):
+            raise InputError(f"a right-padded batch cannot be continued past a window of {window}: pad on the left")
+
     @staticmethod
     def _mark_pads(call: Call, mask: Tensor) -> None:
-        """A single new token is never a pad, and a mask of ones changes nothing: both are left out, as the reference does."""
+        """A mask of ones changes nothing and is left out, as the reference does."""
         if not torch.compiler.is_compiling() and bool(torch.all(mask == 1)):
             return
         call.padding = mask.contiguous()

@@ -14,12 +14,12 @@ from nexus_universal.layers.activations import ACTIVATIONS
 class CausalConvolution(nn.Module):
     """Each channel convolved over itself and its `kernel` - 1 predecessors, then an activation."""
 
-    def __init__(self, channels: int, kernel: int, *, bias: bool = False, activation: str | None = None) -> None:
+    def __init__(self, channels: int, kernel: int, *, bias: bool = False, activation: str) -> None:
         super().__init__()
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(channels, kernel))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
-        self.activation = ACTIVATIONS[activation] if activation else None
+        self.activation = ACTIVATIONS[activation]
 
     def forward(
         self,
@@ -31,15 +31,16 @@ class CausalConvolution(nn.Module):
         """Convolve; `state` gives what came before and takes what comes next will need."""
         seq = x.shape[-1]
         before = state.convolution if state is not None else None
+        # The activation sees what the reference's sees, no less: on CPU its bits depend on where the vector tail falls.
         if before is not None and seq == 1:
             x = torch.cat([before, x], dim=-1)
-            out = self._convolve(x, padding=0)
+            out = self.activation(self._convolve(x, padding=0)[..., -1:])
         else:
             x = x if before is None else torch.cat([before, x], dim=-1)
-            out = self._convolve(x, padding=self.kernel - 1)[..., : x.shape[-1]]
+            out = self.activation(self._convolve(x, padding=self.kernel - 1)[..., : x.shape[-1]])[..., -seq:]
         if state is not None:
             state.convolution = self._last_inputs(x, trailing)
-        return out[..., -seq:] if self.activation is None else self.activation(out[..., -seq:])
+        return out
 
     def _convolve(self, x: Tensor, *, padding: int) -> Tensor:
         weight = self.weight.unsqueeze(1)

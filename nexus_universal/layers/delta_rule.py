@@ -60,26 +60,23 @@ def chunked_delta_rule(
     old_keys = torch.linalg.solve_triangular(system, decayed_key_beta, upper=False, unitriangular=True)
 
     batch, heads = value.shape[:2]
-    if state is None:
-        state = new_values.new_zeros(batch, heads, key.shape[-1], value.shape[-1])
-    else:
-        state = state.to(new_values)
+    now = new_values.new_zeros(batch, heads, key.shape[-1], value.shape[-1]) if state is None else state.to(new_values)
     out = torch.zeros_like(new_values)
     query = query * summed.exp().unsqueeze(-1)
     key = key * (summed[..., -1:] - summed).exp().unsqueeze(-1)
     chunk_decay = summed[..., -1].exp()[..., None, None]
     for i in range(out.shape[2]):
-        written = new_values[:, :, i] - old_keys[:, :, i] @ state
-        out[:, :, i] = query[:, :, i] @ state + inside[:, :, i] @ written
-        state = state * chunk_decay[:, :, i] + key[:, :, i].transpose(-1, -2) @ written
+        written = new_values[:, :, i] - old_keys[:, :, i] @ now
+        out[:, :, i] = query[:, :, i] @ now + inside[:, :, i] @ written
+        now = now * chunk_decay[:, :, i] + key[:, :, i].transpose(-1, -2) @ written
     out = out.reshape(batch, heads, -1, value.shape[-1])[:, :, :seq]
-    return out.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format), state
+    return out.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format), now
 
 
 def recurrent_delta_rule(
     query: Heads, key: Heads, value: Heads, *, decay: Gates, beta: Gates, state: Matrix | None
 ) -> tuple[Heads, Matrix]:
-    """One position after the other: S ← exp(g) S, S ← S + k (β (v − kᵀS))ᵀ, o = Sᵀ q. Returns outputs and the last state."""
+    """One position after the other: S ← exp(g) S, S ← S + k (β (v − kᵀS))ᵀ, o = Sᵀ q. Returns outputs, last state."""
     dtype = query.dtype
     query, key, value, decay, beta = _prepare(query, key, value, decay, beta)
     query = query / (query.shape[-1] ** 0.5)

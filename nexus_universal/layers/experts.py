@@ -30,16 +30,14 @@ class UniversalRouter(nn.Module):
             self.register_buffer("selection_bias", torch.empty(experts, dtype=torch.float32))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UniversalRouter:
-        """A cast of the model moves the selection bias but leaves it in float32: the references keep it there on loading."""
+        """A cast of the model leaves the selection bias in float32, where the references load it."""
         kept = self.selection_bias if self.part.selection_bias else None
         super()._apply(fn, recurse)
         if kept is not None:
             self.selection_bias = kept.to(self.selection_bias.device)
         return self
 
-    def forward(
-        self, x: Float[Tensor, "tokens d_hidden"]
-    ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    def forward(self, x: Float[Tensor, "tokens d_hidden"]) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
         part = self.part
         if part.logits == "float32":
             logits = F.linear(x.type(torch.float32), self.weight.type(torch.float32))
@@ -104,6 +102,10 @@ def grouped_linear(
     x: Float[Tensor, "pairs d_in"], weight: Float[Tensor, "experts d_out d_in"], ends: Int[Tensor, " experts"]
 ) -> Float[Tensor, "pairs d_out"]:
     """x[start:end] @ weight[e]ᵀ for each expert's run of rows; `ends` are the runs' ends."""
+    if weight.dtype == torch.float64:
+        # torch's kernel knows float32 and below only.
+        rows = x.tensor_split(ends[:-1].tolist())
+        return torch.cat([F.linear(run, expert) for run, expert in zip(rows, weight, strict=True)])
     return F.grouped_mm(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)
 
 

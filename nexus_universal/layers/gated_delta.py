@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.mixers import GatedDeltaRule
 from nexus_universal.cache import RecurrentState, State
-from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution
 from nexus_universal.layers.delta_rule import chunked_delta_rule, recurrent_delta_rule
 from nexus_universal.layers.linear import InputProjections, Linear
-from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.norms import GatedNorm
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -39,12 +38,11 @@ class UniversalGatedDelta(nn.Module):
             "decay": part.value_heads,
         }
         self.project = InputProjections(self, rows, d_in=d_model, packing=part.packing)
-        self.convolution = CausalConvolution(
-            2 * self.key_width + self.value_width, part.convolution, activation=part.activation
-        )
+        channels = 2 * self.key_width + self.value_width
+        self.convolution = CausalConvolution(channels, part.convolution, activation=part.activation)
         self.decay_log = nn.Parameter(torch.empty(part.value_heads))
         self.decay_bias = nn.Parameter(torch.empty(part.value_heads))
-        self.norm = UniversalNorm.of(part.norm, part.value_dim)
+        self.norm = GatedNorm(part.norm, part.value_dim, activation=part.gate_activation)
         self.output = Linear(self.value_width, d_model, bias=False)
 
     def new_state(self) -> State:
@@ -62,16 +60,17 @@ class UniversalGatedDelta(nn.Module):
         part, (batch, seq) = self.part, x.shape[:2]
         if call.padding is not None:
             x = (x * call.padding[:, :, None]).to(x.dtype)
-        roles = {name: role.reshape(batch, seq, -1) for name, role in self.project(x).items()}
-
-        mixed = torch.cat((roles["query"], roles["key"], roles["value"]), dim=-1).transpose(1, 2)
+        roles = self.project(x)
+        mixed = torch.cat([roles[name].reshape(batch, seq, -1) for name in ("query", "key", "value")], dim=-1)
+        mixed = mixed.transpose(1, 2)
         mixed = self.convolution(mixed, state, trailing=call.trailing).transpose(1, 2)
         query, key, value = mixed.split([self.key_width, self.key_width, self.value_width], dim=-1)
         query, key = (role.reshape(batch, seq, part.key_heads, part.key_dim) for role in (query, key))
         value = value.reshape(batch, seq, part.value_heads, part.value_dim)
 
-        beta = roles["beta"].sigmoid()
-        decay = -self.decay_log.float().exp() * F.softplus(roles["decay"].float() + self.decay_bias)
+        beta = roles["beta"].reshape(batch, seq, -1).sigmoid()
+        step = roles["decay"].reshape(batch, seq, -1).float() + self.decay_bias
+        decay = -self.decay_log.float().exp() * F.softplus(step)
         if call.trailing is not None:
             # The reference lets pads behind a row's last token decay its state; the law of ragged batches does not.
             beta, decay = (gate.masked_fill(call.trailing[..., None], 0.0) for gate in (beta, decay))
@@ -79,16 +78,10 @@ class UniversalGatedDelta(nn.Module):
         if before is not None and seq == 1:
             out, after = recurrent_delta_rule(query, key, value, decay=decay, beta=beta, state=before)
         else:
-            out, after = chunked_delta_rule(
-                query, key, value, decay=decay, beta=beta, state=before, chunk=part.chunk
-            )
+            out, after = chunked_delta_rule(query, key, value, decay=decay, beta=beta, state=before, chunk=part.chunk)
         if state is not None:
             state.recurrent = after
-        return self.output(self._gated_norm(out, roles["gate"]))
-
-    def _gated_norm(self, out: Tensor, gate: Tensor) -> Tensor:
-        """norm(out) · act(gate) per head, the product in float32."""
-        batch, seq = out.shape[:2]
-        flat = self.norm(out.reshape(-1, self.part.value_dim))
-        opened = ACTIVATIONS[self.part.gate_activation](gate.reshape(-1, self.part.value_dim).to(torch.float32))
-        return (flat * opened).to(out.dtype).reshape(batch, seq, -1)
+        # Split to heads first: on CPU the gate's bits depend on its memory layout, and the reference copies no earlier.
+        gate = roles["gate"].reshape(batch, seq, -1, part.value_dim).reshape(-1, part.value_dim)
+        out = self.norm(out.reshape(-1, part.value_dim), gate)
+        return self.output(out.reshape(batch, seq, -1))

@@ -29,8 +29,8 @@ def fused_attention(
 ) -> Float[Tensor, "batch seq heads dv"]:
     """softmax(scale · q kᵀ + mask) v, heads behind the sequence in the result.
 
-    Which of three equal forms serves grouped heads (the kernel's own, queries packed by group for a single token, repeated
-    heads) follows the reference's sdpa_attention.py: they differ in bits.
+    Which of three equal forms serves grouped heads (the kernel's own, queries packed by group for a single token,
+    repeated heads) follows the reference's sdpa_attention.py: they differ in bits.
     """
     batch, heads, seq, _ = query.shape
     times = heads // key.shape[1]

@@ -32,8 +32,8 @@ def attention_mask(
 ) -> Mask | None:
     """True where a query may see a key; None where `is_causal` (or a single query) needs no mask.
 
-    `positions` are given only where several sequences may be packed into one row: they are then kept apart. The rules for
-    leaving the mask out are the reference's (masking_utils.py): another choice would take another kernel, with other bits.
+    `positions` are given only where several sequences may be packed into one row: they are then kept apart. The rules
+    for leaving the mask out are the reference's (masking_utils.py): another choice would take a kernel of other bits.
     """
     sequence = _packed_sequences(positions) if positions is not None else None
     if padding is not None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.position import Norm
+from nexus_universal.layers.activations import ACTIVATIONS
 
 
 class UniversalNorm(nn.Module):
@@ -75,3 +76,16 @@ class NativeLayerNorm(UniversalNorm):
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+
+class GatedNorm(RMSNorm):
+    """norm(x) · act(gate), the product in float32 (the output norm of linear attention)."""
+
+    def __init__(self, part: Norm, width: int, *, activation: str) -> None:
+        super().__init__(part, width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(
+        self, x: Float[Tensor, "*lead width"], gate: Float[Tensor, "*lead width"]
+    ) -> Float[Tensor, "*lead width"]:
+        return (super().forward(x) * self.activation(gate.to(torch.float32))).to(x.dtype)

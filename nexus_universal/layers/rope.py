@@ -45,7 +45,7 @@ def _(scaling: DynamicScaling, rope: Rope, head_dim: int) -> Tensor:
 
 
 def dynamic_frequencies(scaling: DynamicScaling, rope: Rope, head_dim: int, *, length: int | Tensor) -> Tensor:
-    """Dynamic NTK for a call of `length` positions; a tensor length computes in float32, as the reference's update does."""
+    """Dynamic NTK for a call of `length` positions; a tensor computes in float32, as the reference's update does."""
     dims = rope.dims(head_dim)
     growth = (scaling.factor * length / scaling.context) - (scaling.factor - 1)
     return _plain(rope.theta * growth ** (dims / (dims - 2)), dims)

@@ -1,0 +1,1 @@
+"""The proof: references, floors, modes, laws, and the certificate that says what was seen."""

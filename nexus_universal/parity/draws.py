@@ -1,0 +1,79 @@
+"""Configs to prove a family on: its tiny config with every value of every key it may take."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling
+from nexus_universal.families.draws import PER_PAIR
+from nexus_universal.families.family import Family
+
+
+def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:
+    """`count` configs: the tiny one first, then mixtures in which each key walks through all of its values in turn.
+
+    Keys are shifted against each other at random, so that combinations vary with the seed while no value is left out
+    as soon as `count` exceeds the longest list of values.
+    """
+    rng = random.Random(seed)
+    shifts = {key: rng.randrange(len(values)) for key, values in family.draws.items()}
+    configs = [completed(family, dict(family.tiny))]
+    for index in range(count - 1):
+        chosen = {key: values[(index + shifts[key]) % len(values)] for key, values in family.draws.items()}
+        plain = {key: family.draws[key][0] for key in rng.sample(sorted(chosen), k=len(chosen) // 3) if index % 2}
+        configs.append(completed(family, {**family.tiny, **chosen, **plain}))
+    return configs
+
+
+def completed(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in lists whose length follows from the other values, and keep experts and layer lists consistent."""
+    config = dict(config)
+    for key in ("rope_parameters", "rope_scaling"):
+        scaling = config.get(key)
+        if isinstance(scaling, dict) and PER_PAIR in scaling.values():
+            config[key] = scaling | {
+                "short_factor": _factors(_pairs(family, config), start=1.0, step=0.05),
+                "long_factor": _factors(_pairs(family, config), start=1.5, step=0.2),
+            }
+    for experts in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if experts in config and config.get("num_experts_per_tok", 1) > config[experts]:
+            config["num_experts_per_tok"] = config[experts]
+    return {key: value for key, value in config.items() if not (key == "rope_scaling" and value is None)}
+
+
+def _factors(count: int, *, start: float, step: float) -> list[float]:
+    return [start + step * index for index in range(count)]
+
+
+def _pairs(family: Family, config: Mapping[str, Any]) -> int:
+    """Rotated pairs of a head, read off the n of the same config without scaling."""
+    plain = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
+    n = family.parameter({"model_type": family.model_type, **plain})
+    for layer in n.layers:
+        for branch in layer.branches():
+            rope = getattr(branch.part, "rope", None)
+            if rope is not None:
+                width = getattr(branch.part, "rope_dim", None) or getattr(branch.part, "head_dim", 0)
+                return rope.dims(width) // 2
+    return 0
+
+
+def switch_length(n: Any) -> int | None:
+    """The length beyond which a rotation of n looks at the whole call; None where none ever does."""
+    found: list[int] = []
+    for layer in n.layers:
+        for branch in layer.branches():
+            scaling = getattr(getattr(branch.part, "rope", None), "scaling", None)
+            if isinstance(scaling, DynamicScaling):
+                found.append(scaling.context)
+            elif isinstance(scaling, LongRopeScaling):
+                found.append(scaling.original_context)
+    return min(found, default=None)
+
+
+def longest_sample(n: Any, *, wanted: int) -> int:
+    """A length past every window and the original context, but inside a learned position table."""
+    table = n.embedding.positions
+    return min(wanted, table.count) if table is not None else wanted

@@ -1,0 +1,83 @@
+"""Gradients of ours against the reference's, parameter by parameter through the weight table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nexus_universal.architecture import registry
+from nexus_universal.checkpoint.load import assemble, plan_load, slots
+from nexus_universal.parity.modes import Reference, Sample
+from nexus_universal.transformer import UniversalTransformer
+
+
+@dataclass(frozen=True)
+class GradientComparison:
+    """How many parameters' gradients are equal bit by bit, and the worst relative difference with its parameter."""
+
+    parameters: int
+    equal: int
+    worst: float
+    worst_name: str
+    floor: float
+
+
+def compare_gradients(
+    reference: Reference, model: UniversalTransformer, sample: Sample, *, other_attention: Any, seed: int = 0
+) -> GradientComparison:
+    """Backpropagate one random direction of the logits through both.
+
+    Differences are relative to each parameter's largest gradient. The floor is 4 × what the reference's own gradients
+    change with the attention form, the batch and the number of threads.
+    """
+    probe = torch.randn(1, sample.ids.shape[1], model.n.d_vocab, generator=torch.Generator().manual_seed(seed))
+    theirs = _reference_gradients(reference, sample.ids[:1], probe)
+    doubled = _reference_gradients(reference, sample.ids[:1].repeat(2, 1), torch.cat([probe, torch.zeros_like(probe)]))
+    varied = [doubled]
+    if other_attention is not None:
+        varied.append(_reference_gradients(Reference(other_attention), sample.ids[:1], probe))
+    floor = 4 * max(_relative(theirs[name], other[name]) for other in varied for name in theirs)
+
+    model.zero_grad(set_to_none=True)
+    (model(sample.ids[:1]).logits.float() * probe).sum().backward()
+    ours = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    shapes = {name: tuple(t.shape) for name, t in reference.model.state_dict().items()}
+    plan = plan_load(model, registry.family(model.n.origin.family or "").weights, shapes)
+    wanted = slots(model)
+    differences = {}
+    equal = 0
+    for name, gradient in ours.items():
+        rule, names = plan.sources[name]
+        expected = assemble(
+            wanted[name],
+            rule,
+            names,
+            read=theirs.__getitem__,
+            read_into=lambda part, target: target.copy_(theirs[part]),
+            dtype=gradient.dtype,
+        )
+        equal += torch.equal(gradient, expected)
+        differences[name] = _relative(expected, gradient)
+    model.zero_grad(set_to_none=True)
+    worst = max(differences, key=lambda name: differences[name])
+    return GradientComparison(len(differences), equal, differences[worst], worst, floor)
+
+
+def _reference_gradients(reference: Reference, ids: Tensor, probe: Tensor) -> dict[str, Tensor]:
+    reference.begin()
+    reference.model.zero_grad(set_to_none=True)
+    (reference(ids).float() * probe).sum().backward()
+    found = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
+        for name, p in reference.model.named_parameters(remove_duplicate=False)
+    }
+    reference.model.zero_grad(set_to_none=True)
+    return found
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    scale = float(a.abs().max())
+    return float((a.double() - b.double()).abs().max()) / scale if scale else float(b.abs().max())

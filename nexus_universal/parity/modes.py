@@ -1,0 +1,224 @@
+"""The ways a model is called, each made once of the reference and once of ours, in the very same form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nexus_universal.parity.references import Rotary
+from nexus_universal.transformer import UniversalTransformer
+
+Logits = Float[Tensor, "*positions d_vocab"]
+Ids = Int[Tensor, "batch seq"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a draw is run on: ids, the rows' lengths when the batch is ragged, chunk sizes, and a prompt's length."""
+
+    ids: Ids
+    lengths: tuple[int, ...]
+    chunks: tuple[int, ...]
+    prompt: int
+    new_tokens: int = 8
+
+    def cut(self, length: int) -> Sample:
+        """The same rows, no longer than `length`."""
+        if length >= self.ids.shape[1]:
+            return self
+        lengths = tuple(max(1, min(row, length) - index) for index, row in enumerate(self.lengths))
+        return replace(self, ids=self.ids[:, :length], lengths=lengths, chunks=(length,), prompt=max(1, length // 2))
+
+    def mask(self, side: str) -> Int[Tensor, "batch seq"]:
+        """1 for real tokens, the rows padded on `side`."""
+        mask = torch.zeros_like(self.ids)
+        for row, length in enumerate(self.lengths):
+            mask[row, slice(-length, None) if side == "left" else slice(0, length)] = 1
+        return mask
+
+
+def sample(vocab: int, *, length: int, batch: int, seed: int, pad: int | None = None) -> Sample:
+    """Random ids without the pad id; ragged lengths; chunks of odd sizes that end in single steps."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, vocab, (batch, length), generator=generator)
+    if pad is not None:
+        ids = torch.where(ids == pad, (ids + 1) % vocab, ids)
+    lengths = (length, *(int(torch.randint(length // 3, length, (), generator=generator)) for _ in range(batch - 1)))
+    first, second, ones = length // 3 + 1, length // 12 + 2, min(6, length // 4)
+    rest = length - first - second - ones
+    return Sample(ids=ids, lengths=lengths, chunks=(first, second, rest, *(1,) * ones), prompt=length // 2)
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """Positions counted over real tokens."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+class Reference:
+    """The reference behind the few calls that modes make."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.rotary = Rotary(model)
+
+    def begin(self) -> None:
+        """Before a call or a series of calls."""
+        self.rotary.reset()
+
+    def new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config)
+
+    def __call__(
+        self,
+        ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Any = None,
+        keep: int = 0,
+    ) -> Tensor:
+        out = self.model(
+            ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=keep,
+        )
+        return out.logits
+
+
+class Ours:
+    """The one class behind the same calls."""
+
+    def __init__(self, model: UniversalTransformer) -> None:
+        self.model = model
+
+    def begin(self) -> None:
+        """Nothing is left behind by a call."""
+
+    def new_cache(self) -> Any:
+        return self.model.new_cache()
+
+    def __call__(
+        self,
+        ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Any = None,
+        keep: int = 0,
+    ) -> Tensor:
+        return self.model(ids, mask, positions, cache=cache, logits_to_keep=keep).logits
+
+
+Side = Reference | Ours
+
+
+def prefill(side: Side, s: Sample) -> Logits:
+    """One row, all positions at once."""
+    side.begin()
+    return side(s.ids[:1])
+
+
+def last_position(side: Side, s: Sample) -> Logits:
+    """One row, logits of the last position only."""
+    side.begin()
+    return side(s.ids[:1], keep=1)
+
+
+def padded(padding_side: str) -> Callable[[Side, Sample], Logits]:
+    """A ragged batch; only real positions are compared."""
+
+    def run(side: Side, s: Sample) -> Logits:
+        side.begin()
+        mask = s.mask(padding_side)
+        real: Bool[Tensor, "batch seq"] = mask.bool()
+        return side(s.ids, mask=mask, positions=positions_of(mask))[real]
+
+    return run
+
+
+def in_chunks(side: Side, s: Sample) -> Logits:
+    """A batch read piece by piece into a cache."""
+    side.begin()
+    cache = side.new_cache()
+    pieces = [side(piece, cache=cache) for piece in s.ids.split(list(s.chunks), dim=1)]
+    return torch.cat(pieces, dim=1)
+
+
+def cached_decode(side: Side, s: Sample) -> Logits:
+    """A left-padded batch: the prompt, then token by token, the mask growing."""
+    side.begin()
+    mask = s.mask("left")
+    positions = positions_of(mask)
+    cache = side.new_cache()
+    steps = [slice(0, s.prompt), *(slice(i, i + 1) for i in range(s.prompt, s.ids.shape[1]))]
+    pieces = [
+        side(s.ids[:, step], mask=mask[:, : step.stop], positions=positions[:, step], cache=cache)[mask[:, step].bool()]
+        for step in steps
+    ]
+    return torch.cat(pieces)
+
+
+MODES: dict[str, Callable[[Side, Sample], Logits]] = {
+    "prefill": prefill,
+    "last position": last_position,
+    "left-padded batch": padded("left"),
+    "right-padded batch": padded("right"),
+    "chunks": in_chunks,
+    "cached decode": cached_decode,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides of one mode."""
+
+    equal: bool
+    max_difference: float
+    max_logit: float
+    kl: float
+    flips: int
+
+
+def compare(theirs: Logits, ours: Logits) -> Comparison:
+    """Bits, largest difference, mean KL(theirs ‖ ours) and argmax flips."""
+    if theirs.shape != ours.shape:
+        return Comparison(
+            equal=False, max_difference=float("inf"), max_logit=0.0, kl=float("inf"), flips=theirs.shape[0]
+        )
+    equal = theirs.dtype == ours.dtype and torch.equal(theirs, ours)
+    a, b = theirs.double(), ours.double()
+    log_p, log_q = a.log_softmax(-1), b.log_softmax(-1)
+    finite = bool(torch.isfinite(a).all() and torch.isfinite(b).all())
+    return Comparison(
+        equal=equal and finite,
+        max_difference=float((a - b).abs().max()) if finite else float("inf"),
+        max_logit=float(a.abs().max()),
+        kl=float((log_p.exp() * (log_p - log_q)).sum(-1).mean()),
+        flips=int((a.argmax(-1) != b.argmax(-1)).sum()),
+    )
+
+
+def greedy(side: Side, ids: Ids, new_tokens: int) -> tuple[list[int], list[float]]:
+    """Greedy ids of one row by plain cached steps, and the top-2 margin at each."""
+    side.begin()
+    cache = side.new_cache()
+    chosen: list[int] = []
+    margins: list[float] = []
+    step = ids
+    for _ in range(new_tokens):
+        logits = side(step, cache=cache, keep=1)[0, -1].float()
+        top = logits.topk(2)
+        margins.append(float(top.values[0] - top.values[1]))
+        chosen.append(int(top.indices[0]))
+        step = top.indices[:1].view(1, 1)
+    return chosen, margins

@@ -1,0 +1,104 @@
+"""The reference models that ours are held to, and how they are made hard to imitate by accident."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+from nexus_universal.architecture.errors import UnknownModelType
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' own warnings: the certificate says what matters."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    previous = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if previous is None:
+            os.environ.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)
+
+
+def reference_config(model_type: str, config: Mapping[str, Any]) -> Any:
+    """The reference's own config object.
+
+    Raises:
+        UnknownModelType: transformers does not know the type.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        raise UnknownModelType(f"transformers has no model_type {model_type!r} to compare with")
+    with quiet():
+        return CONFIG_MAPPING[model_type](**copy.deepcopy(dict(config)))
+
+
+def build_reference(config: Any, *, dtype: torch.dtype, seed: int, attention: str | None = None) -> Any:
+    """A reference model with wide weights: see `widen`."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attention)
+    widen(model, seed=seed)
+    return model.eval()
+
+
+def load_reference(directory: str | PathLike[str], *, dtype: torch.dtype, attention: str | None = None) -> Any:
+    """A reference model with a checkpoint's weights."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, local_files_only=True, attn_implementation=attention
+        )
+    return model.eval()
+
+
+@torch.no_grad()
+def widen(model: nn.Module, *, seed: int) -> None:
+    """Randomise every parameter and every buffer of the state dict.
+
+    The usual start (std 0.02, norms at 1, zero biases and routers) hides most faults: a dropped rope scaling, a wrong
+    window or a missing norm stay within rounding. Matrices get std 1.5/√fan_in, vectors are perturbed by 0.3.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    names = set(model.state_dict())
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name in sorted(names & set(tensors)):
+        tensor = tensors[name]
+        noise = torch.randn(tensor.shape, generator=generator)
+        if tensor.dim() > 1:
+            tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)
+        else:
+            tensor.add_((noise * 0.3).to(tensor.dtype))
+
+
+class Rotary:
+    """Undoes what calls leave behind in rotary modules: dynamic NTK keeps the longest length it has seen."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.kept = [
+            (module, copy.deepcopy(module.__dict__))
+            for module in model.modules()
+            if "RotaryEmbedding" in type(module).__name__
+        ]
+
+    def reset(self) -> None:
+        """As if no call had been made."""
+        for module, state in self.kept:
+            module.__dict__.clear()
+            module.__dict__.update(copy.deepcopy(state))
