@@ -152,9 +152,11 @@ class UniversalTransformer(nn.Module):
             states.update(layer.new_states())
         return Cache(states, signature=self.n.hash)
 
-    def generate(self, input_ids: Int[Tensor, "batch seq"], **settings: Any) -> Int[Tensor, "batch total"]:
-        """Prompt and continuation, as transformers returns it; `generation.loop.generate` lists the settings."""
-        return generate(self, input_ids, **settings)
+    def generate(
+        self, input_ids: Int[Tensor, "batch seq"], attention_mask: Tensor | None = None, **settings: Any
+    ) -> Int[Tensor, "batch total"]:
+        """Prompt and continuation, as transformers returns it; `generation.CallSettings` lists the settings."""
+        return generate(self, input_ids, attention_mask, **settings)
 
     @classmethod
     def from_pretrained(

@@ -1,7 +1,8 @@
 """What each part costs, from its equations alone: parameters, multiply-adds and remembered bytes for one token.
 
-FLOPs are those that `torch.utils.flop_counter` counts: 2 per multiply-add of matrix products, attention and convolutions.
-Elementwise work (norms, activations, and states that are updated elementwise) is not among them. A part adds a function here.
+FLOPs are those that `torch.utils.flop_counter` counts: 2 per multiply-add of matrix products, attention and
+convolutions. Elementwise work (norms, activations, and states that are updated elementwise) is not among them.
+A part adds a function here.
 """
 
 from __future__ import annotations

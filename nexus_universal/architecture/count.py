@@ -31,12 +31,16 @@ class Count:
     """What one n costs, for one more token with `context` positions visible, itself included.
 
     `parameters` are those that a built model's `parameters()` yields: tied and shared weights once; buffers (selection
-    biases, routing tables, Gemma 4's layer scalars) not. `active_parameters` leaves out the experts that a token does not
-    visit. `flops_per_token` is what `torch.utils.flop_counter` counts for that token: 2 per multiply-add in matrix
-    products, attention (dense over what is visible, masked or not) and convolutions; elementwise work is not counted.
-    After T positions, T at least every window, one sequence remembers
-    `fixed_state_bytes` + T · `cache_bytes_per_token`: the first holds full windows, convolutions and recurrent states
-    (those of the delta rule and of state spaces in float32), the second what grows.
+    biases, routing tables, Gemma 4's layer scalars) not. `active_parameters` leaves out the experts that a token does
+    not visit; of experts that do nothing it is assumed that none was chosen.
+
+    `flops_per_token` is what `torch.utils.flop_counter` counts for that token: 2 per multiply-add in matrix products,
+    attention (dense over what is visible, masked or not) and convolutions; elementwise work is not counted. The
+    counter itself knows neither grouped matrix products nor the CPU's fused attention: give it other kernels to count.
+
+    After T positions, T at least every window, one sequence remembers T · `cache_bytes_per_token` and
+    `fixed_state_bytes`: the latter holds full windows, convolutions and recurrent states (those of the delta rule and
+    of state spaces in float32).
     """
 
     parameters: int

@@ -1,2 +1,246 @@
-class Formula: ...
-def formula(n): raise NotImplementedError
+"""The equations of one n: embedding, every kind of layer with the indices it stands at, final norm and head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from nexus_universal.architecture.equations import equations
+from nexus_universal.architecture.notation import (
+    bracketed,
+    call,
+    joined,
+    listed,
+    number,
+    product,
+    says,
+    set_to,
+    symbol,
+    times,
+    to_unicode,
+    within,
+)
+from nexus_universal.architecture.paths import ranges
+from nexus_universal.architecture.program import AltUp, Branch, HyperConnection, Program, Step, StreamSlice, Write
+from nexus_universal.architecture.symbols import Names, linear
+
+if TYPE_CHECKING:
+    from nexus_universal.architecture.parameter import ArchitectureParameter
+
+INDENT = r"\quad "
+ELLIPSIS = r"\ldots "
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """Titled groups of equations, each line written in LaTeX; `str` gives Unicode."""
+
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def latex(self) -> str:
+        """One `aligned` environment for a display."""
+        rows = [
+            row
+            for title, lines in self.groups
+            for row in (r"&\textbf{" + title + "}", *(f"&{INDENT}{x}" for x in lines))
+        ]
+        return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
+
+    @property
+    def unicode(self) -> str:
+        """Plain text."""
+        return "\n".join(text for title, lines in self.groups for text in (title, *map(_plain, lines)))
+
+    def __str__(self) -> str:
+        return self.unicode
+
+
+def _plain(line: str) -> str:
+    depth = 1
+    while line.startswith(INDENT):
+        line, depth = line.removeprefix(INDENT), depth + 1
+    return "  " * depth + to_unicode(line)
+
+
+def formula(n: ArchitectureParameter) -> Formula:
+    """Write the equations of n."""
+    names = Names()
+    tuple(_groups(n, names))
+    names.written.clear()
+    return Formula(tuple((title, tuple(lines)) for title, lines in _groups(n, names) if lines))
+
+
+def _groups(n: ArchitectureParameter, names: Names) -> Iterator[tuple[str, list[str]]]:
+    yield "Embedding", _embedding(n, names)
+    widths = dict.fromkeys(["x", "e", *(register.name for register in n.registers)], n.embedding.width)
+    for layers, program, where in _kinds(n):
+        title = f"Layer {where}" if len(layers) == 1 else f"Layers {where} ({len(layers)} of {len(n.layers)})"
+        names.where = f"{'layer' if len(layers) == 1 else 'layers'} {where}"
+        yield title, [*_program(program, names, widths, n.embedding.width), *_shares(n, layers)]
+    yield "Head", _head(n, names)
+    yield "where", names.definitions()
+
+
+def _kinds(n: ArchitectureParameter) -> Iterator[tuple[tuple[int, ...], Program, str]]:
+    """Layers that compute the same, whatever weights they share."""
+    kinds: dict[Program, list[int]] = {}
+    for index, layer in enumerate(n.layers):
+        kinds.setdefault(_without_shares(layer), []).append(index)
+    yield from ((tuple(indices), program, ranges(tuple(indices))) for program, indices in kinds.items())
+
+
+def _without_shares(program: Program) -> Program:
+    def bare(branch: Branch) -> Branch:
+        part = _without_shares(branch.part) if isinstance(branch.part, Program) else branch.part
+        return replace(branch, part=part, share=None, adapters=())
+
+    steps = tuple(replace(step, branches=tuple(bare(branch) for branch in step.branches)) for step in program.steps)
+    return replace(program, steps=steps, share=None)
+
+
+def _shares(n: ArchitectureParameter, layers: tuple[int, ...]) -> list[str]:
+    """Which of these layers use the same weights."""
+    users: dict[tuple[str, str], list[int]] = {}
+    for index in layers:
+        if n.layers[index].share:
+            users.setdefault(("all weights", n.layers[index].share or ""), []).append(index)
+        for path, branch in n.layers[index].all_branches():
+            if branch.share:
+                users.setdefault((f"weights of {path}", branch.share), []).append(index)
+    return [says(f"{what} {name!r} in layers {ranges(tuple(at))}") for (what, name), at in users.items()] + [
+        says(
+            f"low-rank additions to {branch.name}: "
+            + ", ".join(f"{a.target} of rank {a.rank}" for a in branch.adapters)
+        )
+        for _, branch in n.layers[layers[0]].all_branches()
+        if branch.adapters
+    ]
+
+
+def _program(program: Program, names: Names, widths: dict[str, int], model: int) -> list[str]:
+    """The wiring of every step, each followed by what its branches compute."""
+    return [line for step in program.steps for line in _step(step, names, widths, model)]
+
+
+def _step(step: Step, names: Names, widths: dict[str, int], model: int) -> list[str]:
+    width = step.read.width(widths)
+    sources = {term.source for write in step.writes for term in write.terms}
+    lines, u = _read(step, names)
+    if " " in u or "u" in sources:
+        lines.append(within(f"u = {u}", width))
+        u = "u"
+    v = names.optional(step.norm, u)
+    if "v" in sources or (step.norm and len(step.branches) > 1):
+        lines.append(f"v = {v}")
+        v = "v"
+    outputs = {branch.name: _output(branch, v, names) for branch in step.branches}
+    if step.connection:
+        lines += [f"y = {_sum(step.writes[0], outputs, names)}", *_back_to_streams(step, names)]
+    else:
+        lines += [set_to(symbol(write.register), _sum(write, outputs, names)) for write in step.writes]
+    widths.update({write.register: width if write.terms[0].source in ("u", "v") else model for write in step.writes})
+    for branch in step.branches:
+        if isinstance(branch.part, Program):
+            inner = _program(branch.part, names, {**widths, "x": width}, model)
+            lines += [f"{call(branch.name, 'z')}: x = z", *(INDENT + line for line in inner)]
+            lines.append(INDENT + f"{call(branch.name, 'z')} = x")
+        else:
+            lines += names.once(equations(branch.part, branch.name, names, width, model))
+    return lines
+
+
+def _read(step: Step, names: Names) -> tuple[list[str], str]:
+    """Lines before u, and u."""
+    connection = step.connection
+    if isinstance(connection, HyperConnection):
+        eps, streams = number(connection.eps), joined("x_{1}", ELLIPSIS, f"x_{{{connection.streams}}}")
+        maps = joined(r"\alpha ", r"\gamma ", r"\Gamma ") + f" = F {call('RMS', streams)}"
+        mixing = call("softmax", r"s_{2} \Gamma + B") + f" + {eps}"
+        weights = (
+            f"a = {call('sigmoid', r's_{0} ALPHA + b')} + {eps}".replace("ALPHA", r"\alpha"),
+            f"c = 2 {call('sigmoid', 's_{1} GAMMA + b')}".replace("GAMMA", r"\gamma"),
+            rf"C = \mathrm{{sinkhorn}}_{{{connection.iterations}}}({mixing})",
+        )
+        return [maps, listed(*weights)], r"\sum_{j} a_{j} x_{j}"
+    if isinstance(connection, AltUp):
+        active = connection.active
+        predicted = r"p_{j} = x_{j} + \sum_{k} P_{jk} x_{k}"
+        return [listed(predicted, f"P = W_{{p}} {_modes(connection, names, f'x_{{{active}}}')}")], f"p_{{{active}}}"
+    if isinstance(connection, StreamSlice):
+        stream = f"x_{{{connection.read}}}"
+        return [], product("w", stream) if connection.read_scale else stream
+    registers = [symbol(name) for name in step.read.registers]
+    read = joined(*registers) if step.read.join == "concat" else " + ".join(registers)
+    return [], times(step.read.scale, bracketed(read) if step.read.scale is not None else read)
+
+
+def _back_to_streams(step: Step, names: Names) -> list[str]:
+    connection = step.connection
+    if isinstance(connection, HyperConnection):
+        return [set_to("x_{j}", r"c_{j} y + \sum_{i} C_{ij} x_{i}")]
+    if isinstance(connection, AltUp):
+        corrected = set_to("x_{j}", f"p_{{j}} + (1 + C_{{j}})(y - p_{{{connection.active}}})")
+        return [listed(corrected, f"C = W_{{c}} {_modes(connection, names, 'y')}")]
+    assert isinstance(connection, StreamSlice)
+    return [listed(set_to("x_{j}", "x_{j} + y"), r"j \in \{" + ", ".join(map(str, connection.write)) + r"\}")]
+
+
+def _modes(connection: AltUp, names: Names, argument: str) -> str:
+    return call("tanh", f"M {names(connection.norm, argument)} / d")
+
+
+def _output(branch: Branch, v: str, names: Names) -> str:
+    inner = times(branch.input_scale, names.optional(branch.input_norm, v))
+    return names.optional(branch.output_norm, call(branch.name, inner))
+
+
+def _sum(write: Write, outputs: dict[str, str], names: Names) -> str:
+    terms = [times(term.scale, outputs.get(term.source) or symbol(term.source)) for term in write.terms]
+    total = " + ".join(terms)
+    if write.divisor is not None:
+        total = f"{bracketed(total)} / {number(write.divisor)}"
+    total = names.optional(write.norm, total)
+    if write.scale is not None:
+        total = times(write.scale, bracketed(total))
+    return bracketed(total) + r" \cdot \lambda_{\ell }" if write.layer_scale else total
+
+
+def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
+    part = n.embedding
+    rows = times(part.scale, r"E_{token}")
+    if part.positions:
+        rows += " + P_{t" + (f" + {part.positions.offset}" if part.positions.offset else "") + "}"
+    lines = [listed(f"x = e = {names.optional(part.norm, rows)}", within("E", part.vocab, part.width))]
+    if part.positions:
+        lines.append(within("P", part.positions.count, part.width))
+    if part.per_layer:
+        table, width = part.per_layer, part.per_layer.width
+        projected = names(table.norm, rf"{number(part.width**-0.5)} \cdot W_{{p}} e")
+        mixed = rf"p_{{\ell }} = ({projected} + {number(width**0.5)} \cdot E'_{{token}}) / \sqrt{{2}}"
+        lines.append(listed(within(mixed, width), within("E'", table.vocab, len(n.layers), width)))
+    lines += [within(f"{symbol(register.name)} = " + says("learned"), part.width) for register in n.registers]
+    if n.streams and n.streams.fill == "copy":
+        lines.append(f"x_{{1}} = {ELLIPSIS}= x_{{{n.streams.count}}} = e")
+    elif n.streams:
+        last = n.streams.count - 1
+        lines.append(listed("x_{0} = e", r"x_{j} = \mathrm{rescaled}_{e}(W_{j} e)", rf"j = 1, \ldots , {last}"))
+    return lines
+
+
+def _head(n: ArchitectureParameter, names: Names) -> list[str]:
+    lines = []
+    if n.streams and n.streams.merge == "weigh":
+        normed = call("RMS", joined("x_{1}", ELLIPSIS, f"x_{{{n.streams.count}}}"))
+        weights = call("sigmoid", f"s W_{{a}} {normed} + b") + f" + {number(n.streams.eps)}"
+        lines.append(listed(r"x = \sum_{j} a_{j} x_{j}", f"a = {weights}"))
+    elif n.streams:
+        lines.append(r"x = \mathrm{mean}(x_{0}, \mathrm{rescaled}_{x_{0}}(W'_{j} x_{j}))")
+    logits = linear("h", names.optional(n.final_norm, "x"), n.head.bias)
+    logits = times(n.head.scale, f"({logits})" if n.head.bias and n.head.scale is not None else logits)
+    if n.head.softcap is not None:
+        logits = rf"{number(n.head.softcap)} \cdot \mathrm{{tanh}}({logits} / {number(n.head.softcap)})"
+    weight = "W_{h} = E" if n.head.tied else within("W_{h}", n.embedding.vocab, n.embedding.width)
+    dtype = says("in float32") if n.head.dtype == "float32" else ""
+    return [*lines, listed(rf"\mathrm{{logits}} = {logits}", weight, dtype)]

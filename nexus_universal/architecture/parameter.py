@@ -16,7 +16,7 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.architecture.formula import Formula, formula
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.part import Part, part
-from nexus_universal.architecture.paths import leaves, replaced
+from nexus_universal.architecture.paths import leaves, ranges, replaced
 from nexus_universal.architecture.position import LearnedPositions, Norm, Rope
 from nexus_universal.architecture.program import Branch, Program
 from nexus_universal.architecture.serial import canonical_hash, from_data, to_data
@@ -35,7 +35,7 @@ class Difference:
     layers: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        where = f"layers.{_ranges(self.layers)}.{self.path}" if self.layers else self.path
+        where = f"layers.{ranges(self.layers)}.{self.path}" if self.layers else self.path
         return f"{where}: {self.left!r} → {self.right!r}"
 
 
@@ -156,7 +156,7 @@ class ArchitectureParameter(Part):
 
     @property
     def signature(self) -> str:
-        """A short human line with a hash of the canonical JSON: `d64 v99 · 2 × [attention 4/2×16 + ffn 128] · #1a2b…`."""
+        """A human line, and a hash of the canonical JSON: `d64 v99 · 2 × [attention 4/2×16 + ffn 128] · #1a2b…`."""
         ends = f"d{self.d_hidden} v{self.d_vocab}{' tied' if self.head.tied else ''}"
         return f"{ends} · {layers_line(self.layers)} · #{self.hash}"
 
@@ -214,7 +214,7 @@ class ArchitectureParameter(Part):
 
     @property
     def pos_embedding_type(self) -> str:
-        """"rope", "learned" or "none"; "rope" if any layer rotates."""
+        """One of "rope", "learned" and "none"; "rope" if any layer rotates."""
         if self._commonest("rope") is not None:
             return "rope"
         return "learned" if isinstance(self.embedding.positions, LearnedPositions) else "none"
@@ -240,7 +240,7 @@ class ArchitectureParameter(Part):
 
     @property
     def norm_type(self) -> str | None:
-        """"rms" or "layer": the final norm's kind, or the commonest of the layers'."""
+        """Either "rms" or "layer": the final norm's kind, or the commonest of the layers'."""
         norm = self.final_norm or _mode([step.norm for layer in self.layers for step in layer.steps])
         return norm.kind if norm else None
 
@@ -296,16 +296,3 @@ def _leaf_differences(left: dict[str, Any], right: dict[str, Any]) -> list[Diffe
 def _mode(values: Iterable[Any]) -> Any:
     counted = Counter(value for value in values if value is not None)
     return counted.most_common(1)[0][0] if counted else None
-
-
-def _ranges(indices: tuple[int, ...]) -> str:
-    pieces: list[str] = []
-    start = previous = indices[0]
-    for index in (*indices[1:], None):
-        if index is not None and index == previous + 1:
-            previous = index
-            continue
-        pieces.append(str(start) if start == previous else f"{start}-{previous}")
-        if index is not None:
-            start = previous = index
-    return ",".join(pieces)

@@ -118,13 +118,29 @@ def _descend(value: Any, keys: list[str], put: Callable[[Any], Any]) -> Any:
 
 
 def _into_steps(program: Program, key: str, rest: list[str], put: Callable[[Any], Any]) -> Program:
-    """Into the step that `key` anchors, or into the branches of that name or role."""
+    """Into the step that `key` anchors, or into the branch of that name, or into all of that role if none has it."""
+    by_name = key in [branch.name for branch in program.branches()]
 
     def change(step: Step, index: int) -> Step:
         if key == anchor(step, index):
             return _descend(step, rest, put)
-        named = [_descend(b, rest, put) if key in (b.name, b.part.role) else b for b in step.branches]
-        return dataclasses.replace(step, branches=tuple(named))
+        meant = [key == (branch.name if by_name else branch.part.role) for branch in step.branches]
+        branches = (_descend(b, rest, put) if hit else b for b, hit in zip(step.branches, meant, strict=True))
+        return dataclasses.replace(step, branches=tuple(branches))
 
     steps = tuple(change(step, index) for index, step in enumerate(program.steps))
     return dataclasses.replace(program, steps=steps)
+
+
+def ranges(indices: tuple[int, ...]) -> str:
+    """Ascending indices in short: 0-4,6,8-9."""
+    pieces: list[str] = []
+    start = previous = indices[0]
+    for index in (*indices[1:], None):
+        if index is not None and index == previous + 1:
+            previous = index
+            continue
+        pieces.append(str(start) if start == previous else f"{start}-{previous}")
+        if index is not None:
+            start = previous = index
+    return ",".join(pieces)

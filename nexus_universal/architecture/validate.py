@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nexus_universal.architecture.feed_forward import PerLayerInput
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.part import Part
-from nexus_universal.architecture.paths import fields_of
+from nexus_universal.architecture.paths import anchor, fields_of
 from nexus_universal.architecture.program import AltUp, Branch, HyperConnection, Program, Step, StreamSlice
 from nexus_universal.architecture.serial import type_hints
 
@@ -29,17 +29,19 @@ def problems(root: Part) -> Iterator[Problem]:
         if len(set(registers)) != len(registers):
             yield "registers", tuple(registers), "must have different names"
         widths = dict.fromkeys(["x", "e", *registers], embedding.width)
-        yield from _wiring(layers, widths, "layers", embedding.width)
+        for index, layer in enumerate(layers):
+            yield from _wiring(layer, widths, f"layers.{index}", embedding.width)
         if widths["x"] != embedding.width:
             yield "layers", widths["x"], f"leave an x of this width: it must be embedding.width = {embedding.width}"
         yield from _shares(layers)
         yield from _emitted(layers)
         streams = root.streams  # type: ignore[attr-defined]
-        yield from _streams(layers, streams.count if streams else 1, "layers")
+        for index, layer in enumerate(layers):
+            yield from _streams(layer, streams.count if streams else 1, f"layers.{index}")
         yield from _per_layer(layers, embedding.per_layer)
 
 
-def _part_problems(value: Part, path: str) -> Iterator[Problem]:
+def _part_problems(value: Part, path: str, program: str = "") -> Iterator[Problem]:
     hints = type_hints(type(value))
     wrong = set()
     for name, item in fields_of(value).items():
@@ -52,11 +54,21 @@ def _part_problems(value: Part, path: str) -> Iterator[Problem]:
             yield where, item, "must be at least 1"
         for index, inner in enumerate(item if isinstance(item, tuple) else (item,)):
             if isinstance(inner, Part):
-                yield from _part_problems(inner, f"{where}.{index}" if isinstance(item, tuple) else where)
+                place = f"{where}.{index}" if isinstance(item, tuple) else where
+                yield from _part_problems(inner, _readable(value, inner, index, path, program) or place, path)
     if not wrong:
         for name, message in value.problems():
             found = getattr(value, name, None) if "." not in name else None
             yield (f"{path}.{name}" if path else name), found, message
+
+
+def _readable(holder: Part, part: Part, index: int, path: str, program: str) -> str | None:
+    """The path of a step, of a branch or of a branch's part, as `leaves` writes it; None for other parts."""
+    if isinstance(holder, Program) and isinstance(part, Step) and all(isinstance(b, Branch) for b in part.branches):
+        return f"{path}.{anchor(part, index)}"
+    if isinstance(holder, Step) and isinstance(part, Branch):
+        return f"{program}.{part.name}"
+    return path if isinstance(holder, Branch) and part is holder.part else None
 
 
 def _fits(item: Any, hint: Any) -> bool:
@@ -92,17 +104,16 @@ def _describe(hint: Any) -> str:
     return "None" if hint is types.NoneType else getattr(hint, "__name__", str(hint))
 
 
-def _wiring(programs: tuple[Program, ...], widths: dict[str, int], path: str, width: int) -> Iterator[Problem]:
+def _wiring(program: Program, widths: dict[str, int], path: str, width: int) -> Iterator[Problem]:
     """Every register that is read was written before, every term exists at its step and is as wide as its neighbours.
 
     `widths` holds what has been written so far and is extended; `width` is what every branch gives.
     """
-    for index, program in enumerate(programs):
-        for number, step in enumerate(program.steps):
-            yield from _step_wiring(step, widths, f"{path}.{index}.steps.{number}", width)
+    for index, step in enumerate(program.steps):
+        yield from _step_wiring(step, widths, path, f"{path}.{anchor(step, index)}", width)
 
 
-def _step_wiring(step: Step, widths: dict[str, int], where: str, width: int) -> Iterator[Problem]:
+def _step_wiring(step: Step, widths: dict[str, int], path: str, where: str, width: int) -> Iterator[Problem]:
     for name in step.read.registers:
         if name not in widths:
             yield f"{where}.read.registers", name, f"must be written before it is read (so far: {_names(widths)})"
@@ -116,9 +127,9 @@ def _step_wiring(step: Step, widths: dict[str, int], where: str, width: int) -> 
             yield f"{where}.branches", branch.name, "names a branch, but is a register already"
         if isinstance(branch.part, Program):
             inner = {**widths, "x": wide}
-            yield from _wiring((branch.part,), inner, f"{where}.{branch.name}", width)
+            yield from _wiring(branch.part, inner, f"{path}.{branch.name}", width)
             if inner["x"] != width:
-                yield f"{where}.{branch.name}", inner["x"], f"is the width of x at its end, and must be {width}"
+                yield f"{path}.{branch.name}", inner["x"], f"is the width of x at its end, and must be {width}"
     sources = {**widths, "u": wide, "v": wide, **{branch.name: width for branch in step.branches}}
     for number, write in enumerate(step.writes):
         for term in write.terms:
@@ -178,21 +189,20 @@ def _fits_emitter(where: str, holder: Any, emitter: Any) -> Iterator[Problem]:
                 yield f"{where}.{name}", found, f"must be {wanted}, as where {holder.reuse!r} is emitted"
 
 
-def _streams(programs: tuple[Program, ...], count: int, path: str) -> Iterator[Problem]:
+def _streams(program: Program, count: int, path: str) -> Iterator[Problem]:
     """Several streams are read through a connection, a single one never is; a nested program's x is a single one."""
-    for index, program in enumerate(programs):
-        for number, step in enumerate(program.steps):
-            where, connection = f"{path}.{index}.steps.{number}.connection", step.connection
-            if isinstance(connection, HyperConnection | AltUp) and connection.streams != count:
-                yield f"{where}.streams", connection.streams, f"must equal streams.count = {count}"
-            if isinstance(connection, StreamSlice) and max(connection.read, *connection.write) >= count:
-                yield where, (connection.read, connection.write), f"must name streams below streams.count = {count}"
-            touched = {*step.read.registers, *(term.source for write in step.writes for term in write.terms)}
-            if connection is None and count > 1 and "x" in touched | {write.register for write in step.writes}:
-                yield where, None, f"must not be None: x is {count} streams"
-            for branch in step.branches:
-                if isinstance(branch.part, Program):
-                    yield from _streams((branch.part,), 1, f"{path}.{index}.steps.{number}.{branch.name}")
+    for index, step in enumerate(program.steps):
+        where, connection = f"{path}.{anchor(step, index)}.connection", step.connection
+        if isinstance(connection, HyperConnection | AltUp) and connection.streams != count:
+            yield f"{where}.streams", connection.streams, f"must equal streams.count = {count}"
+        if isinstance(connection, StreamSlice) and max(connection.read, *connection.write) >= count:
+            yield where, (connection.read, connection.write), f"must name streams below streams.count = {count}"
+        touched = {*step.read.registers, *(term.source for write in step.writes for term in write.terms)}
+        if connection is None and count > 1 and "x" in touched | {write.register for write in step.writes}:
+            yield where, None, f"must not be None: x is {count} streams"
+        for branch in step.branches:
+            if isinstance(branch.part, Program):
+                yield from _streams(branch.part, 1, f"{path}.{branch.name}")
 
 
 def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:

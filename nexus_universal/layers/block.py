@@ -77,6 +77,7 @@ class _Branch:
 class _Write:
     register: str
     terms: tuple[tuple[str, float | None], ...]
+    divisor: float | None
     scale: float | None
     norm: nn.Module | None
 
@@ -85,6 +86,8 @@ class _Write:
         total = values[source] if scale is None else values[source] * scale
         for source, scale in self.terms[1:]:
             total = total + (values[source] if scale is None else values[source] * scale)
+        if self.divisor is not None:
+            total = total / self.divisor
         if self.norm is not None:
             total = self.norm(total)
         return total if self.scale is None else total * self.scale
@@ -165,7 +168,7 @@ class UniversalTransformerBlock(nn.Module):
                 raise UnsupportedPart("no module computes Write.layer_scale = True yet (computed: False)")
             write_norm = self._norm(f"{write.register}_write_norm", write.norm, self.d_model)
             terms = tuple((term.source, term.scale) for term in write.terms)
-            writes.append(_Write(write.register, terms, write.scale, write_norm))
+            writes.append(_Write(write.register, terms, write.divisor, write.scale, write_norm))
         return _Step(step.read, norm, branches, writes)
 
     def _build_branch(self, branch: Branch, width: int) -> _Branch:

@@ -37,7 +37,8 @@ class CausalConvolution(nn.Module):
             out = self.activation(self._convolve(x, padding=0)[..., -1:])
         else:
             x = x if before is None else torch.cat([before, x], dim=-1)
-            out = self.activation(self._convolve(x, padding=self.kernel - 1)[..., : x.shape[-1]])[..., -seq:]
+            out = self.activation(self._convolve(x, padding=self.kernel - 1)[..., : x.shape[-1]])
+            out = out if before is None else out[..., -seq:]
         if state is not None:
             state.convolution = self._last_inputs(x, trailing)
         return out

@@ -24,6 +24,22 @@ class Table(nn.Module):
         return F.embedding(index, self.weight, self.padding_row)
 
 
+class TokenTable(Table):
+    """Token rows times the embedding's scale, which Gemma rounds to the table's dtype first."""
+
+    def __init__(self, part: Embedding) -> None:
+        super().__init__(part.vocab, part.width, padding_row=part.padding_row)
+        self.part = part
+
+    def forward(self, index: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq width"]:
+        x = super().forward(index)
+        if self.part.scale is None:
+            return x
+        if self.part.scale_rounding == "model":
+            return x * torch.tensor(self.part.scale, device=x.device).to(x.dtype)
+        return x * self.part.scale
+
+
 class UniversalEmbedding(nn.Module):
     """Token rows, scaled, plus positions."""
 
@@ -31,19 +47,14 @@ class UniversalEmbedding(nn.Module):
         super().__init__()
         refuse_unless(part, scale_inputs=False, per_layer=None)
         self.part = part
-        self.tokens = Table(part.vocab, part.width, padding_row=part.padding_row)
+        self.tokens = TokenTable(part)
         if part.positions:
             self.positions = Table(part.positions.count, part.width)
         self.norm = UniversalNorm.of(part.norm, part.width) if part.norm else None
 
     def look_up(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_hidden"]:
         """Scaled token rows; `inputs_embeds` stand in for these."""
-        x = self.tokens(input_ids)
-        if self.part.scale is None:
-            return x
-        if self.part.scale_rounding == "model":
-            return x * torch.tensor(self.part.scale, device=x.device).to(x.dtype)
-        return x * self.part.scale
+        return self.tokens(input_ids)
 
     def forward(
         self, x: Float[Tensor, "batch seq d_hidden"], positions: Int[Tensor, "rows seq"]

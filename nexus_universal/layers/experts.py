@@ -102,8 +102,8 @@ def grouped_linear(
     x: Float[Tensor, "pairs d_in"], weight: Float[Tensor, "experts d_out d_in"], ends: Int[Tensor, " experts"]
 ) -> Float[Tensor, "pairs d_out"]:
     """x[start:end] @ weight[e]ᵀ for each expert's run of rows; `ends` are the runs' ends."""
-    if weight.dtype == torch.float64:
-        # torch's kernel knows float32 and below only.
+    if weight.dtype == torch.float64 or any(size * weight.element_size() % 16 for size in weight.shape[1:]):
+        # torch's kernel, which the reference needs, knows float32 and below only, and rows of whole 16 bytes.
         rows = x.tensor_split(ends[:-1].tolist())
         return torch.cat([F.linear(run, expert) for run, expert in zip(rows, weight, strict=True)])
     return F.grouped_mm(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)
@@ -114,7 +114,7 @@ class UniversalExperts(nn.Module):
 
     def __init__(self, part: MixtureOfExperts, *, d_model: int) -> None:
         super().__init__()
-        refuse_unless(part, identity_experts=0, latent=None, bias=False)
+        refuse_unless(part, identity_experts=0, latent=None, bias=False, sum_order="chosen")
         self.part = part
         self.router = UniversalRouter(part.router, d_model=d_model, experts=part.experts, per_token=part.per_token)
         self.experts = Experts(part.expert, d_model=d_model, experts=part.experts)
@@ -125,9 +125,12 @@ class UniversalExperts(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch seq d_hidden"]) -> Float[Tensor, "batch seq d_hidden"]:
         flat = x.reshape(-1, x.shape[-1])
+        # A gated shared expert comes first, an ungated one last: the references' order, on which gradients' bits depend.
+        gated = self.shared(flat) if self.part.shared_gate else None
         weights, chosen = self.router(flat)
         out = self.experts(flat, weights, chosen)
-        if self.part.shared:
-            shared = self.shared(flat)
-            out = out + (torch.sigmoid(self.shared_gate(flat)) * shared if self.part.shared_gate else shared)
+        if gated is not None:
+            out = out + torch.sigmoid(self.shared_gate(flat)) * gated
+        elif self.part.shared:
+            out = out + self.shared(flat)
         return out.view_as(x)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.errors import InvalidArchitecture
 from nexus_universal.architecture.mixers import Packed
 
 
@@ -21,6 +22,11 @@ class PackedLinear(Linear):
     """Several roles in one weight of shape [rows, d_in]; the rows' order is `Packed`'s."""
 
     def __init__(self, packed: Packed, rows: Mapping[str, int], *, d_in: int, bias: bool) -> None:
+        for role in packed.roles:
+            if rows[role] % packed.groups:
+                raise InvalidArchitecture(
+                    f"Packed.groups = {packed.groups} must divide the {rows[role]} rows of {role!r}"
+                )
         super().__init__(d_in, sum(rows[role] for role in packed.roles), bias=bias)
         self.roles = packed.roles
         self.groups = packed.groups
@@ -41,7 +47,8 @@ class PackedLinear(Linear):
 class InputProjections:
     """The projections of a mixer or feed-forward: children of `owner`, named by role or by packed roles.
 
-    Calling it gives every role's output; how the roles are packed was settled when it was built.
+    Calling it gives every role's output, multiplied in the order of the roles; how they are packed was settled when it
+    was built.
     """
 
     def __init__(
@@ -53,22 +60,25 @@ class InputProjections:
         packing: Sequence[Packed] = (),
         biases: Sequence[str] = (),
     ) -> None:
-        self.single: list[tuple[str, Linear]] = []
-        self.packed: list[PackedLinear] = []
-        packed_roles = {role for packed in packing for role in packed.roles}
-        for packed in packing:
-            layer = PackedLinear(packed, rows, d_in=d_in, bias=packed.roles[0] in biases)
-            owner.add_module(packed.name, layer)
-            self.packed.append(layer)
+        self.layers: list[tuple[str, Linear]] = []
+        by_role = {role: packed for packed in packing for role in packed.roles}
         for role, count in rows.items():
-            if role not in packed_roles:
-                single = Linear(d_in, count, bias=role in biases)
-                owner.add_module(role, single)
-                self.single.append((role, single))
+            packed = by_role.get(role)
+            if packed is None:
+                self._add(owner, role, Linear(d_in, count, bias=role in biases))
+            elif role == packed.roles[0]:
+                self._add(owner, packed.name, PackedLinear(packed, rows, d_in=d_in, bias=role in biases))
+
+    def _add(self, owner: nn.Module, name: str, layer: Linear) -> None:
+        owner.add_module(name, layer)
+        self.layers.append((name, layer))
 
     def __call__(self, x: Float[Tensor, "*lead d_in"]) -> dict[str, Tensor]:
         """Each role's output: [*lead, rows], or [*lead, groups, rows / groups] where it was packed."""
-        out = {role: layer(x) for role, layer in self.single}
-        for layer in self.packed:
-            out.update(layer.split(layer(x)))
+        out: dict[str, Tensor] = {}
+        for name, layer in self.layers:
+            if isinstance(layer, PackedLinear):
+                out.update(layer.split(layer(x)))
+            else:
+                out[name] = layer(x)
         return out

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.position import Norm
 from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.support import refuse_unless
 
 
 class UniversalNorm(nn.Module):
@@ -23,11 +24,18 @@ class UniversalNorm(nn.Module):
 
     @staticmethod
     def of(part: Norm, width: int) -> UniversalNorm:
-        """The norm that computes `part` over the last `width` dimensions."""
+        """The norm that computes `part` over the last `width` dimensions.
+
+        Raises:
+            UnsupportedPart: a valid norm that no class computes.
+        """
         if part.rounding == "native":
+            if part.scale == "one_plus_weight":
+                refuse_unless(part, scale="weight")
             return NativeLayerNorm(part, width)
         if part.kind == "layer":
             return LayerNorm(part, width)
+        refuse_unless(part, bias=False)
         return RMSNorm(part, width) if part.rounding == "before_scale" else LateRoundedRMSNorm(part, width)
 
     def gain(self) -> Float[Tensor, " width"] | float:
@@ -82,6 +90,7 @@ class GatedNorm(RMSNorm):
     """norm(x) · act(gate), the product in float32 (the output norm of linear attention)."""
 
     def __init__(self, part: Norm, width: int, *, activation: str) -> None:
+        refuse_unless(part, kind="rms", rounding="before_scale", bias=False)
         super().__init__(part, width)
         self.activation = ACTIVATIONS[activation]
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nexus_universal.architecture.errors import InvalidArchitecture
 from nexus_universal.architecture.position import (
     DynamicScaling,
     LinearScaling,
@@ -19,6 +20,7 @@ from nexus_universal.architecture.position import (
     Rope,
     YarnScaling,
 )
+from nexus_universal.layers.support import refuse_unless
 
 Tables = tuple[Float[Tensor, "batch seq dims"], Float[Tensor, "batch seq dims"]]
 
@@ -117,9 +119,17 @@ class UniversalRoPE(nn.Module):
         if not isinstance(part, Rope):
             part, head_dim = _rope_of(part)
         assert head_dim is not None
+        refuse_unless(part, part_rotated="first")
         self.part: Rope = part
         self.head_dim = head_dim
         self.dims = part.dims(head_dim)
+        if self.dims % 2:
+            raise InvalidArchitecture(f"rope turns {self.dims} of {head_dim} dimensions: must be even")
+        if isinstance(part.scaling, LongRopeScaling):
+            for name in ("short_factors", "long_factors"):
+                if len(getattr(part.scaling, name)) != self.dims // 2:
+                    found = len(getattr(part.scaling, name))
+                    raise InvalidArchitecture(f"LongRopeScaling.{name} holds {found} numbers: must be {self.dims // 2}")
         self.table_factor = getattr(part.scaling, "table_factor", 1.0)
         self._kept: dict[tuple[str, torch.device], Tensor] = {}
 
@@ -167,16 +177,17 @@ class UniversalRoPE(nn.Module):
         return self._rotate(query, cos, sin), self._rotate(key, cos, sin)
 
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        if self.part.pairing == "interleaved_to_half":
-            half = cos.shape[-1] // 2
-            even, odd = x[..., 0::2], x[..., 1::2]
-            cos, sin = cos[..., :half], sin[..., :half]
-            return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
         turned, rest = (x, None) if self.dims == x.shape[-1] else (x[..., : self.dims], x[..., self.dims :])
         dtype = turned.dtype
         if self.part.product == "float32":
             turned = turned.float()
-        out = (turned * cos) + (self._quarter_turn(turned) * sin)
+        if self.part.pairing == "interleaved_to_half":
+            half = cos.shape[-1] // 2
+            even, odd = turned[..., 0::2], turned[..., 1::2]
+            cos, sin = cos[..., :half], sin[..., :half]
+            out = torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+        else:
+            out = (turned * cos) + (self._quarter_turn(turned) * sin)
         out = out.to(dtype)
         return out if rest is None else torch.cat([out, rest], dim=-1)
 

@@ -1,0 +1,310 @@
+"""The equations of each part, numbers filled in, as lines of LaTeX. A part adds a function here."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
+from nexus_universal.architecture.mixers import (
+    Attention,
+    CompressedAttention,
+    GatedDeltaRule,
+    LatentAttention,
+    LightningAttention,
+    LowRank,
+    SparseIndexer,
+    StateSpace,
+)
+from nexus_universal.architecture.notation import (
+    bracketed,
+    call,
+    joined,
+    listed,
+    number,
+    product,
+    says,
+    set_to,
+    times,
+    within,
+)
+from nexus_universal.architecture.part import ByLayer
+from nexus_universal.architecture.program import Linear
+from nexus_universal.architecture.symbols import Names, gated, linear, output, seen, softmax
+
+
+@singledispatch
+def equations(part: Any, name: str, names: Names, width: int, model: int) -> list[str]:
+    """Lines that define `name`(z) for a z of `width`, the result as wide as the `model`."""
+    raise NotImplementedError(f"no equations are known for {type(part).__name__}")
+
+
+@equations.register
+def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[str]:
+    late = part.qk_norm is not None and part.qk_norm.when == "after_rope"
+    norm = part.qk_norm.norm if part.qk_norm else None
+
+    def turned(role: str, factor: float | None = None) -> str:
+        out = times(factor, linear(role[0], "z", role in part.biases))
+        if late:
+            return names.optional(norm, names.optional(part.rope, out))
+        return names.optional(part.rope, names.optional(norm, out))
+
+    whole = says("normed over all heads") if part.qk_norm and part.qk_norm.over == "width" else ""
+    lines = [listed(within(f"q = {turned('query')}", part.heads, part.head_dim), whole)]
+    if part.reuse:
+        lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
+    else:
+        value = names.optional(part.value_norm, linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
+        kept = says(f"kept as {part.emit!r}") if part.emit else ""
+        pair = within(f"v = {value}", part.kv_heads, part.head_dim)
+        lines.append(listed(f"k = {turned('key', part.key_scale)}", pair, kept))
+    scale: float | str = part.softmax_scale(0)
+    if isinstance(part.scale, ByLayer):
+        scale = number(part.scale.value) + (r" / (\ell + 1)" if part.scale.rule == "divide" else r" (\ell + 1)")
+    mixed = "o = " + softmax(scale, "q", softcap=part.softcap, sinks=part.sinks) + r"\, v"
+    return [
+        *lines,
+        listed(mixed, seen(part.window, part.causal)),
+        output(name, gated("o", part.gate, "gate" in part.biases), "output" in part.biases),
+    ]
+
+
+@equations.register
+def _(part: LatentAttention, name: str, names: Names, width: int, model: int) -> list[str]:
+    lines, query = [], linear("q", "z")
+    if part.query_rank is not None:
+        query = linear("uq", "c")
+        down = names(part.latent_norm, linear("dq", "z", "query_down" in part.biases))
+        lines.append(within(f"c = {down}", part.query_rank))
+    latent = times(part.latent_scale, names(part.latent_norm, r"\ell "))
+    dims = (part.heads, f"({part.nope_dim} + {part.rope_dim})")
+    lines += [
+        within(f"{joined('q_{n}', 'q_{r}')} = {times(part.query_scale, query)}", *dims),
+        listed(
+            joined(r"\ell ", "r") + " = " + linear("d", "z", "latent_down" in part.biases),
+            within(set_to(r"\ell", latent), part.latent_rank),
+            within("r", part.rope_dim),
+        ),
+        listed(
+            "k = " + joined(r"W_{uk} \ell ", names.optional(part.rope, "r")),
+            within(r"v = W_{uv} \ell", part.heads, part.value_dim),
+        ),
+    ]
+    where = seen(None)
+    if isinstance(part.indexer, SparseIndexer):
+        lines += _indexer(part.indexer, names, key=names(part.indexer.key_norm, "W_{ik} z"), among=where)
+        where = r"j \in J_{t}"
+    elif part.indexer:
+        where = r"j \in J_{t}" + says(f" kept as {part.indexer.reuse!r}")
+    weights = softmax(part.softmax_scale, joined("q_{n}", names.optional(part.rope, "q_{r}")), sinks=part.sinks)
+    return [
+        *lines,
+        listed(f"o = {weights}" + r"\, v", where),
+        output(name, gated("o", part.gate), "output" in part.biases),
+    ]
+
+
+def _indexer(part: SparseIndexer, names: Names, *, key: str, among: str) -> list[str]:
+    query = names.optional(part.rope, linear("iq", "c"))
+    kept = says(f"kept as {part.emit!r}") if part.emit else ""
+    scale = number((part.heads * part.head_dim) ** -0.5)
+    score = rf"I_{{tj}} = {scale} \cdot \sum_{{h}} (W_{{iw}} z)_{{h}} \, \mathrm{{relu}}(q'_{{th}} \cdot k'_{{j}})"
+    return [
+        listed(score, within(f"q' = {query}", part.heads, part.head_dim), f"k' = {names.optional(part.rope, key)}"),
+        listed(r"J_{t} = " + says(f"the {part.keep} best of ") + among + says(" by ") + "I_{tj}", kept),
+    ]
+
+
+@equations.register
+def _(part: GatedDeltaRule, name: str, names: Names, width: int, model: int) -> list[str]:
+    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}(W z)"
+    rank = "W_{a}, W_{g}" + says(f" of rank {part.low_rank}") if part.low_rank else ""
+    per = says("per head" if part.decay == "head" else "per key channel")
+    reach = None if part.beta_range == 1 else part.beta_range
+    return [
+        listed(
+            f"{joined('q', 'k', 'v')} = {call(part.activation, convolved)}",
+            within("q, k", part.key_heads, part.key_dim),
+            within("v", part.value_heads, part.value_dim),
+            says("q and k of length 1"),
+        ),
+        listed(
+            r"\beta = " + times(reach, call("sigmoid", r"W_{b} z")),
+            r"g = -e^{A} \, \mathrm{softplus}(W_{a} z + b)\ " + per,
+            rank,
+        ),
+        listed(
+            set_to("S", r"e^{g} S"),
+            set_to("S", r"S + k (\beta (v - k^{\top} S))^{\top}"),
+            "o = " + times(part.key_dim**-0.5, r"S^{\top} q"),
+        ),
+        output(name, product(names(part.norm, "o"), call(part.gate_activation, linear("g", "z")))),
+    ]
+
+
+@equations.register
+def _(part: StateSpace, name: str, names: Names, width: int, model: int) -> list[str]:
+    low, high = part.time_step
+    bounded = "" if (low, high) == (0.0, float("inf")) else says(f"within [{low:g}, {high:g}]")
+    scales = ""
+    if part.input_scales:
+        scales = says("scaled by ") + "(" + ", ".join(number(scale) for scale in part.input_scales) + ")"
+    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}({joined('s', 'B', 'C')})"
+    gate = call("silu", "g")
+    if part.norm is None:
+        out = product("y", gate)
+    else:
+        out = product(names(part.norm, "y"), gate) if part.norm_first else names(part.norm, product("y", gate))
+    groups = says(f"normed in {part.norm_groups} groups") if part.norm_groups > 1 else ""
+    return [
+        listed(joined("g", "s", "B", "C", r"\delta ") + " = " + linear("i", "z", "input" in part.biases), scales),
+        listed(
+            set_to(joined("s", "B", "C"), call(part.activation, convolved)),
+            within("s", part.heads, part.head_dim),
+            within("B, C", part.groups, part.state_dim),
+        ),
+        listed(r"\Delta = \mathrm{softplus}(\delta + b)", bounded),
+        listed(set_to("S", r"e^{-e^{A} \Delta } S + \Delta \, s B^{\top}"), "y = S C + D s"),
+        listed(output(name, out, "output" in part.biases), groups),
+    ]
+
+
+@equations.register
+def _(part: LightningAttention, name: str, names: Names, width: int, model: int) -> list[str]:
+    slope = rf"s_{{h}} = 2^{{-8(h + 1)/{part.heads}}} (1 - \ell / {part.depth - 1} + 10^{{-5}})"
+    return [
+        within(f"{joined('q', 'k', 'v')} = {call(part.activation, 'W z')}", part.heads, rf"3 \cdot {part.head_dim}"),
+        listed(set_to("S", r"e^{-s_{h}} S + k^{\top} v"), "o = q S", slope),
+        output(name, product(call("sigmoid", linear("g", "z")), names(part.norm, "o"))),
+    ]
+
+
+@equations.register
+def _(part: CompressedAttention, name: str, names: Names, width: int, model: int) -> list[str]:
+    unit = rf"y / \sqrt{{\mathrm{{mean}}(y^2) + {number(part.latent_norm.eps)}}}"
+    lines = [
+        listed(
+            within(f"c = {names(part.latent_norm, linear('dq', 'z'))}", part.query_rank),
+            within("y = W_{uq} c", part.heads, part.head_dim),
+            f"q = {names(part.rope, unit)}",
+        ),
+        within("k = v = " + names(part.rope, names(part.latent_norm, linear("kv", "z"))), part.head_dim),
+    ]
+    where = seen(part.window)
+    if part.rate is not None:
+        width_of_pool = 2 * part.rate if part.overlap else part.rate
+        pooled = r"\sum_{i} \mathrm{softmax}_{i}(W_{cg} z_{i} + b_{i}) \odot W_{cv} z_{i}"
+        reach = says(f"{width_of_pool} positions i, every {part.rate}")
+        lines.append(listed("k_{w} = v_{w} = " + names(part.rope, names(part.latent_norm, pooled)), reach))
+        chosen = rf"w < \lfloor (t + 1) / {part.rate}\rfloor"
+        if part.indexer:
+            key = names(part.indexer.key_norm, says("entries of its own"))
+            lines += _indexer(part.indexer, names, key=key, among=chosen)
+            chosen = r"w \in J_{t}"
+        where = listed(where + says(" and ") + chosen)
+    back = names(part.rope, "o").replace("(o)", "^{-1}(o)")
+    blocks = rf"W_{{o}} \, \mathrm{{blocks}}_{{{part.output_groups}}}({back})"
+    return [
+        *lines,
+        listed("o = " + softmax(part.head_dim**-0.5, "q", sinks=True) + r"\, v", where),
+        within(f"{call(name, 'z')} = {blocks}", model) + says(f", each block of rank {part.output_rank}"),
+    ]
+
+
+@equations.register
+def _(part: RoutedAttention, name: str, names: Names, width: int, model: int) -> list[str]:
+    return [
+        *_router(part.router, part.per_token, part.experts, names),
+        listed(
+            within("q_{i} = " + names.optional(part.rope, r"W_{q,i} z,\ i \in T"), part.kv_heads, part.head_dim),
+            "k = " + names.optional(part.rope, linear("k", "z")),
+            within("v = " + linear("v", "z"), part.kv_heads, part.head_dim),
+        ),
+        listed(r"o_{i} = " + softmax(part.head_dim**-0.5, "q_{i}") + r"\, v", seen(None)),
+        f"{call(name, 'z')} = " + r"\sum_{i \in T} w_{i} W_{o,i} o_{i} + b",
+    ]
+
+
+def _feed_forward(part: FeedForward, argument: str) -> str:
+    up = linear("u", argument, "up" in part.biases)
+    if not part.gated:
+        inner = call(part.activation, up)
+    else:
+        gate = times(part.gate_scale, linear("g", argument, "gate" in part.biases))
+        if part.sparsity is not None:
+            gate = rf"\mathrm{{top}}_{{{number(1 - part.sparsity)}}}({gate})"
+        if part.gate_limit is not None:
+            gate, up = (
+                rf"\mathrm{{min}}({gate}, {number(part.gate_limit)})",
+                rf"\mathrm{{clip}}_{{{number(part.gate_limit)}}}({up})",
+            )
+        inner = product(call(part.activation, gate), bracketed(up))
+    return times(part.output_scale, linear("d", f"({inner})", "down" in part.biases))
+
+
+@equations.register
+def _(part: FeedForward, name: str, names: Names, width: int, model: int) -> list[str]:
+    return [listed(f"{call(name, 'z')} = {_feed_forward(part, 'z')}", within("W_{u}", part.width, width))]
+
+
+def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
+    reads = names.optional(part.input_norm, "x" if part.input_norm else "z")
+    if part.input_scale:
+        reads = product("d^{-1/2} a", reads)
+    logits = linear("r", reads)
+    if part.score == "softmax_chosen":
+        chosen = rf"T = \mathrm{{top}}_{{{per_token}}}(s)"
+        return [listed(within(f"s = {logits}", choices), chosen, r"w = \mathrm{softmax}(s_{T})")]
+    score = {"sqrt_softplus": rf"\sqrt{{\mathrm{{softplus}}({logits})}}"}.get(part.score) or call(part.score, logits)
+    best = rf"\mathrm{{top}}_{{{per_token}}}(s{' + b' if part.selection_bias else ''})"
+    if part.by_token:
+        best = says("the row of the token in a table")
+    groups = says(f"within the best {part.groups.keep} of {part.groups.count} groups") if part.groups else ""
+    weight = "s_{i}"
+    if part.normalise:
+        epsilon = f" + {number(part.sum_epsilon)}" if part.sum_epsilon else ""
+        bottom = rf"\sum_{{j \in T}} s_{{j}}{epsilon}"
+        weight = f"s_{{i}} / ({bottom})"
+    weight = times(part.scale, weight) + (r" \cdot a_{i}" if part.expert_scale else "")
+    return [listed(within(f"s = {score}", choices), f"T = {best}", groups, f"w_{{i}} = {weight}")]
+
+
+@equations.register
+def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -> list[str]:
+    inner = part.latent or width
+    expert = f"E_{{i}}(y) = {_feed_forward(part.expert, 'y')}"
+    lines = _router(part.router, part.per_token, part.experts + part.identity_experts, names)
+    lines.append(listed(expert, within("W_{u}", part.experts, part.expert.width, inner)))
+    if part.identity_experts:
+        lines[-1] += r",\quad E_{i}(y) = y" + says(f" for the last {part.identity_experts}")
+    routed = r"\sum_{i \in T} w_{i} E_{i}(" + ("W_{l} z" if part.latent else "z") + ")"
+    if part.latent:
+        routed = "W_{l'} " + routed
+        lines[-1] = listed(lines[-1], within("W_{l}", part.latent, width))
+    total = routed
+    if part.shared:
+        gate = call("sigmoid", "w z") + r" \cdot " if part.shared_gate else ""
+        total += f" + {gate}{call('shared', 'z')}"
+        lines.append(
+            listed(
+                f"{call('shared', 'z')} = {_feed_forward(part.shared, 'z')}", within("W_{u}", part.shared.width, width)
+            )
+        )
+    return [*lines, f"{call(name, 'z')} = {total}" + (" + b" if part.bias else "")]
+
+
+@equations.register
+def _(part: LowRank, name: str, names: Names, width: int, model: int) -> list[str]:
+    return [listed(f"{call(name, 'z')} = B A z", within("A", part.rank, width))]
+
+
+@equations.register
+def _(part: PerLayerInput, name: str, names: Names, width: int, model: int) -> list[str]:
+    inner = product(call(part.activation, linear("g", "z")), r"p_{\ell }")
+    return [listed(f"{call(name, 'z')} = {linear('u', f'({inner})')}", within(r"p_{\ell }", part.width))]
+
+
+@equations.register
+def _(part: Linear, name: str, names: Names, width: int, model: int) -> list[str]:
+    return [within(f"{call(name, 'z')} = {linear('', 'z', part.bias)}".replace("_{}", ""), model)]

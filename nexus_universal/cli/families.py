@@ -1,0 +1,57 @@
+"""`nexus families`: which model types are known, and what they are made of."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nexus_universal.cli import options, output
+
+
+def families(as_json: options.AsJson = False) -> None:
+    """List the model types that load, with their mixers and feed-forwards."""
+    rows = listed()
+    if as_json:
+        output.print_json(rows)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("type", "title", "mixers", "feed-forward"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(row["type"], row["title"], ", ".join(row["mixers"]), ", ".join(row["feed_forwards"]))
+    output.console().print(table)
+
+
+def listed() -> list[dict[str, Any]]:
+    """One row per model type: its title, and the kinds of its parts with the default config."""
+    from nexus_universal import ArchitectureParameter
+    from nexus_universal.families import find, model_types
+
+    rows = []
+    for model_type in model_types():
+        n = ArchitectureParameter.from_huggingface({"model_type": model_type})
+        parts = [branch.part for layer in n.layers for _, branch in layer.all_branches()]
+        kinds = {role: list(dict.fromkeys(_kind(p) for p in parts if p.role == role)) for role in ROLES}
+        rows.append(
+            {
+                "type": model_type,
+                "title": find(model_type).title,
+                "mixers": kinds["mixer"],
+                "feed_forwards": kinds["feed_forward"],
+            }
+        )
+    return rows
+
+
+ROLES = ("mixer", "feed_forward")
+
+
+def _kind(part: Any) -> str:
+    """The part's name in words, with what tells layers of one model apart: a window, no rotation."""
+    words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(part).__name__).lower()
+    marks = [f"window {part.window}"] if getattr(part, "window", None) else []
+    if hasattr(part, "rope") and part.rope is None:
+        marks.append("no rope")
+    return f"{words} ({', '.join(marks)})" if marks else words

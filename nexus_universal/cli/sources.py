@@ -1,0 +1,92 @@
+"""From what a person names to an n: a checkpoint, a config file, or a bare model type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nexus_universal.architecture import registry
+from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.serial import TAG
+from nexus_universal.architecture.source import find_file, load_json, read_config
+
+NEXUS_CONFIG = "nexus.json"
+
+
+@dataclass(frozen=True)
+class Read:
+    """An n with the name it was asked for by; `quantised` is the method of a quantised checkpoint."""
+
+    name: str
+    n: ArchitectureParameter
+    quantised: str | None = None
+
+
+def read_source(source: str, *, ignore_keys: Sequence[str] = ()) -> Read:
+    """The n of a path or a repo id; where neither is meant, of a model type's default config.
+
+    Raises:
+        NexusError: nothing is there, it is not JSON, or its config cannot be read.
+    """
+    path = Path(source)
+    if not path.exists() and source in registry.known_families():
+        return read_family(source)
+    if (path / NEXUS_CONFIG).is_file():
+        path = path / NEXUS_CONFIG
+    if path.is_file():
+        raw = load_json(path)
+        if TAG in raw:
+            return Read(source, ArchitectureParameter.from_json(path.read_text(encoding="utf-8")))
+    else:
+        raw = read_config(source)
+    n = ArchitectureParameter.from_huggingface(raw, ignore_keys=ignore_keys)
+    return Read(source, n, quantised=_quantisation(raw))
+
+
+def read_family(model_type: str) -> Read:
+    """The n of the config that a model type has when nothing is set.
+
+    Raises:
+        UnknownModelType: naming the nearest known one.
+    """
+    registry.family(model_type)
+    return Read(model_type, ArchitectureParameter.from_huggingface({"model_type": model_type}))
+
+
+def one_of(source: str | None, family: str | None) -> str:
+    """Whichever of the two is given.
+
+    Raises:
+        InputError: both or neither.
+    """
+    if (source is None) == (family is None):
+        raise InputError("give either a SOURCE (a directory, repo id or config.json) or --family TYPE")
+    named = source if source is not None else family
+    assert named is not None
+    return named
+
+
+def local_directory(source: str) -> Path | None:
+    """The directory of a local checkpoint; None where it must be a repo id.
+
+    Raises:
+        CheckpointError: it looks like a path, but nothing is there.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        find_file(source, "config.json")
+    return None
+
+
+def _quantisation(raw: dict[str, Any]) -> str | None:
+    config = raw.get("quantization_config") or raw.get("compression_config")
+    if not config:
+        return None
+    method = config.get("quant_method") if isinstance(config, dict) else None
+    bits = config.get("bits") if isinstance(config, dict) else None
+    return f"{method or 'unknown method'}{f', {bits} bits' if bits else ''}"
