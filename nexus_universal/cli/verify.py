@@ -44,8 +44,11 @@ def verify(
         sources.local_directory(named)
     with output.status() as progress:
         progress("loading torch and the reference library")
+        from transformers.utils import logging
+
         from nexus_universal.parity.verify import verify_checkpoint, verify_family
 
+        logging.disable_progress_bar()
         if source is None:
             chosen = "float32" if dtype == "auto" else dtype
             certificate = verify_family(named, draws=draws, seed=seed, dtype=chosen, progress=progress)

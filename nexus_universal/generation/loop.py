@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol, Unpack, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -17,6 +17,7 @@ from nexus_universal.generation.settings import CallSettings, GenerationSettings
 from nexus_universal.generation.stopping import StopStrings
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """What the loop needs of a model; `UniversalTransformer` has it."""
 
@@ -28,6 +29,7 @@ class LanguageModel(Protocol):
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
+@runtime_checkable
 class Streamer(Protocol):
     """What ids are handed to as they come: the prompt [batch, seq], then one id per row. Those of transformers fit."""
 
@@ -47,7 +49,7 @@ class Step:
 def generate(
     model: LanguageModel,
     input_ids: Int[Tensor, "batch seq"],
-    attention_mask: Int[Tensor, "batch seq"] | None = None,
+    attention_mask: Int[Tensor, "batch seq"] | Bool[Tensor, "batch seq"] | None = None,
     *,
     tokenizer: Any = None,
     streamer: Streamer | None = None,
@@ -81,7 +83,7 @@ def generate(
 def stream(
     model: LanguageModel,
     input_ids: Int[Tensor, "batch seq"],
-    attention_mask: Int[Tensor, "batch seq"] | None = None,
+    attention_mask: Int[Tensor, "batch seq"] | Bool[Tensor, "batch seq"] | None = None,
     *,
     tokenizer: Any = None,
     **settings: Unpack[CallSettings],
@@ -98,7 +100,6 @@ def stream(
     return _steps(model, prompt, asked, stop)
 
 
-@torch.no_grad()
 def _steps(
     model: LanguageModel, prompt: Prompt, settings: GenerationSettings, stop: StopStrings | None
 ) -> Iterator[Step]:
@@ -111,21 +112,22 @@ def _steps(
     cache = model.new_cache(ids.shape[0]) if settings.use_cache else None
     fresh = ids
     while True:
-        output = model(
-            fresh.to(device),
-            attention_mask=None if mask is None else mask.to(device),
-            position_ids=positions[:, -fresh.shape[1] :].to(device),
-            cache=cache,
-            logits_to_keep=1,
-        )
-        chosen = choose(ids, output.logits[:, -1].to(dtype=torch.float32, device=ids.device))
-        if settings.eos and settings.fill is not None:
-            chosen = torch.where(running, chosen, settings.fill)
-        ids = torch.cat([ids, chosen[:, None]], dim=-1)
-        ended = torch.isin(chosen, eos)
-        if stop is not None:
-            ended |= stop(ids)
-        running = running & ~ended & (ids.shape[1] < prompt.limit)
+        with torch.no_grad():
+            output = model(
+                fresh.to(device),
+                attention_mask=None if mask is None else mask.to(device),
+                position_ids=positions[:, -fresh.shape[1] :].to(device),
+                cache=cache,
+                logits_to_keep=1,
+            )
+            chosen = choose(ids, output.logits[:, -1].to(dtype=torch.float32, device=ids.device))
+            if settings.eos and settings.fill is not None:
+                chosen = torch.where(running, chosen, settings.fill)
+            ids = torch.cat([ids, chosen[:, None]], dim=-1)
+            ended = torch.isin(chosen, eos)
+            if stop is not None:
+                ended |= stop(ids)
+            running = running & ~ended & (ids.shape[1] < prompt.limit)
         yield Step(ids=chosen, running=running)
         if not bool(running.any()):
             return

@@ -125,7 +125,7 @@ class UniversalExperts(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch seq d_hidden"]) -> Float[Tensor, "batch seq d_hidden"]:
         flat = x.reshape(-1, x.shape[-1])
-        # A gated shared expert comes first, an ungated one last: the references' order, on which gradients' bits depend.
+        # A gated shared expert comes first, an ungated one last: the references' order, on which gradient bits depend.
         gated = self.shared(flat) if self.part.shared_gate else None
         weights, chosen = self.router(flat)
         out = self.experts(flat, weights, chosen)

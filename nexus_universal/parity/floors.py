@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nexus_universal.parity.modes import Reference, Sample
+from nexus_universal.parity.modes import Reference, Sample, positions_of
 
 FACTOR = 4.0
 INCONCLUSIVE = 1e-3
@@ -70,6 +70,23 @@ def measure_floor(
     with _threads(1 if torch.get_num_threads() > 1 else 2):
         changes["threads"] = float((full() - base).abs().max())
     return Floor(changes=changes, max_logit=float(base.abs().max()))
+
+
+@torch.no_grad()
+def padding_change(reference: Reference, sample: Sample) -> float:
+    """How far the reference's own rows move when they are padded on the left: what its arithmetic allows of that law.
+
+    A chunked recurrence cuts a padded row at other places, which rounds more differently than any variation of a floor.
+    """
+    mask = sample.mask("left")
+    reference.begin()
+    together = reference(sample.ids, mask=mask, positions=positions_of(mask))
+    worst = 0.0
+    for row, real in enumerate(mask.bool()):
+        reference.begin()
+        alone = reference(sample.ids[row : row + 1, real])[0]
+        worst = max(worst, float((together[row, real].double() - alone.double()).abs().max()))
+    return worst
 
 
 def _in_double(model: Any) -> Any:

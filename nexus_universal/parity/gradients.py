@@ -33,8 +33,8 @@ def compare_gradients(
 ) -> GradientComparison:
     """Backpropagate one random direction of the logits through both.
 
-    Differences are relative to each parameter's largest gradient, but never finer than 1e-4 of the model's largest: some
-    gradients are zero but for rounding (a router that always renormalises one expert). The floor is 4 × what the
+    Differences are relative to each parameter's largest gradient, but never finer than 1e-4 of the model's largest:
+    some gradients are zero but for rounding (a router that always renormalises one expert). The floor is 4 × what the
     reference's own gradients change with the attention form and the batch.
     """
     probe = torch.randn(1, sample.ids.shape[1], model.n.d_vocab, generator=torch.Generator().manual_seed(seed))
