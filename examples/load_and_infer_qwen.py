@@ -1,6 +1,6 @@
 """Load a Qwen checkpoint into the one class, read its n, and complete a prompt.
 
-    python examples/load_and_infer_qwen.py [path or repo id] [prompt]
+python examples/load_and_infer_qwen.py [path or repo id] [prompt]
 """
 
 from __future__ import annotations

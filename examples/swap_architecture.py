@@ -1,6 +1,6 @@
 """Change one axis of n, keep the rest: the same weights under another window, another base, another number of layers.
 
-    python examples/swap_architecture.py
+python examples/swap_architecture.py
 """
 
 from __future__ import annotations

@@ -217,13 +217,13 @@ class UniversalTransformer(nn.Module):
             odd = sorted(set(wanted) ^ set(store.infos))
             raise CheckpointError(f"{directory}: tensors and n disagree about {', '.join(odd[:5])}")
         transposed = set(json.loads(store.metadata.get("transposed", "[]")))
-        resolved = _resolve_dtype(dtype, n, store)
+        asked = None if dtype == "auto" else _resolve_dtype(dtype, n, store)
         for name, slot in wanted.items():
             tensor = store.read(name)
             tensor = tensor.t() if name in transposed else tensor
             if tensor.shape != slot.shape:
                 raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, but n asks for {tuple(slot.shape)}")
-            kept = resolved if isinstance(slot, nn.Parameter) else tensor.dtype
+            kept = asked if asked is not None and isinstance(slot, nn.Parameter) else tensor.dtype
             put(model, name, tensor.to(device=device, dtype=kept))
         model.settings = GenerationSettings.load(directory / GENERATION_CONFIG, n)
         return model.eval()
@@ -296,8 +296,9 @@ def _resolve_dtype(dtype: str | torch.dtype, n: ArchitectureParameter, store: Te
         return dtype
     name = n.text.dtype if dtype == "auto" else dtype
     if name is None:
-        return next((i.dtype for i in store.infos.values() if i.dtype.is_floating_point), torch.float32)
+        in_order = sorted(store.infos.items(), key=lambda item: (item[1].file, item[0]))
+        return next((info.dtype for _, info in in_order if info.dtype.is_floating_point), torch.float32)
     resolved = getattr(torch, name, None)
-    if not isinstance(resolved, torch.dtype):
+    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
         raise CheckpointError(f"dtype {name!r} is not known (auto, float32, bfloat16, float16, float64)")
     return resolved

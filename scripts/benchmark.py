@@ -2,8 +2,8 @@
 
 A dense checkpoint of Qwen3-0.6B's shape (1.2 GB in bfloat16) is made by seed, then:
 
-- load: the call of `from_pretrained` (dtype="auto"), and import to first logits, each in a fresh process with a warm page
-  cache, ours and the reference's alternating; the growth of VmHWM, first forward included, against the file's size;
+- load: the call of `from_pretrained` (dtype="auto"), and import to first logits, each in a fresh process with a warm
+  page cache, ours and the reference's in turn; the growth of VmHWM, first forward included, against the file's size;
 - prefill of 512 tokens in one process, interleaved pairs, exact mode.
 
 The ratio of the reference to itself (A/A) is printed beside each figure: what it strays from 1 is the machine's noise.
@@ -180,7 +180,9 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )
     table = Table(title=f"Qwen3-0.6B shape, bfloat16, {size / 1e9:.2f} GB · {machine}")
     for column in ("", "ours", "reference", "ours / reference", "A/A", "at most"):
         table.add_column(column, justify="left" if not column else "right")

@@ -1,4 +1,4 @@
-"""Write the documents that are generated: the architecture comparison, the parity table, the CLI reference, README's table.
+"""Write what is generated: the architecture comparison, the parity table, the CLI reference, README's tables.
 
 `--check` writes nothing and fails if a document is not what would be written (a test runs it).
 """
@@ -81,7 +81,10 @@ FIELDS: list[tuple[str, Callable[[ArchitectureParameter], str]]] = [
     ("head", lambda n: "tied" if n.head.tied else "own matrix"),
     ("parameters", lambda n: f"{n.count(context=4096).parameters / 1e9:.2f} B"),
     ("active per token", lambda n: f"{n.count(context=4096).active_parameters / 1e9:.2f} B"),
-    ("cache per token (bf16)", lambda n: f"{n.count(context=4096, dtype='bfloat16').cache_bytes_per_token / 1024:.1f} KiB"),
+    (
+        "cache per token (bf16)",
+        lambda n: f"{n.count(context=4096, dtype='bfloat16').cache_bytes_per_token / 1024:.1f} KiB",
+    ),
 ]
 
 
@@ -157,11 +160,11 @@ def command_line() -> str:
     import typer.main
     from typer.cli import get_docs_for_click
 
-    from nexus_universal.cli import app
+    from nexus_universal.cli.app import app
 
     command = typer.main.get_command(app)
-    with typer.main.click.Context(command, info_name="nexus") as context:
-        text = get_docs_for_click(obj=command, ctx=context, name="nexus", title="The `nexus` command line")
+    context: Any = command.context_class(command, info_name="nexus")
+    text = get_docs_for_click(obj=command, ctx=context, name="nexus", title="The `nexus` command line")
     head, _, rest = text.partition("\n")
     return f"{head}\n\n{GENERATED}\n{rest.rstrip()}\n"
 

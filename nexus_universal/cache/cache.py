@@ -31,6 +31,8 @@ class Cache:
         self.length = 0
 
     def __getitem__(self, key: str) -> State:
+        if key not in self.states:
+            raise InputError(f"this cache has no state for {key}: it was made by a model of another n")
         return self.states[key]
 
     def __repr__(self) -> str:
@@ -40,6 +42,14 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes held by all states."""
         return sum(t.numel() * t.element_size() for state in self.states.values() for t in state.tensors().values())
+
+    @property
+    def rows(self) -> int | None:
+        """How many batch rows are held; None before the first call."""
+        for state in self.states.values():
+            for tensor in state.tensors().values():
+                return tensor.shape[0]
+        return None
 
     def fork(self) -> Cache:
         """An independent copy that shares memory until one of the two moves on."""
@@ -82,20 +92,27 @@ class Cache:
         }
         target = Path(path)
         beside = target.with_name(target.name + ".part")
-        save_file(tensors, beside, metadata={"signature": self.signature, "length": json.dumps(self.length)})
-        beside.replace(target)
+        try:
+            save_file(tensors, beside, metadata={"signature": self.signature, "length": json.dumps(self.length)})
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], empty: Callable[[], Cache]) -> Cache:
         """Read what `save` wrote into the cache that `empty` makes: `Cache.load(path, model.new_cache)`.
 
         Raises:
-            InputError: it was saved by a model with another n.
+            InputError: no whole cache file, or one saved by a model with another n.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         cache = empty()
-        with safe_open(path, framework="pt") as file:
+        try:
+            opened = safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: not readable as a saved cache ({error})") from None
+        with opened as file:
             metadata = file.metadata() or {}
             if metadata.get("signature") != cache.signature:
                 found = metadata.get("signature")

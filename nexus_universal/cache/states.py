@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -23,7 +23,7 @@ class State:
         """The tensors held now, by field."""
         return {name: value for name in self.fields if (value := getattr(self, name)) is not None}
 
-    def fork(self) -> Self:
+    def fork(self) -> State:
         """An independent continuation: tensors are shared until one of the two moves on."""
         return copy.copy(self)
 

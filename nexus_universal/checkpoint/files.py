@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -71,12 +73,30 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
                 )
                 for name, entry in header.items()
             }
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            needed = _end_of_tensors(infos, 8 + length)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path}: its safetensors header is damaged ({error!r})") from None
-    needed = max((info.start + info.nbytes for info in infos.values()), default=8 + length)
-    if size < needed:
-        raise CheckpointError(f"{path}: truncated: holds {size} of {needed} bytes")
-    return infos, metadata
+    if size != needed:
+        state = "truncated" if size < needed else "damaged"
+        raise CheckpointError(f"{path}: {state}: holds {size} bytes, and its header speaks of {needed}")
+    return infos, dict(metadata)
+
+
+def _end_of_tensors(infos: dict[str, TensorInfo], at: int) -> int:
+    """Where the last tensor ends; they must follow each other without gaps, each as long as its shape says.
+
+    Raises:
+        ValueError: naming the first that does not.
+    """
+    for name, info in sorted(infos.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if (
+            info.start != at
+            or info.nbytes != math.prod(info.shape) * info.dtype.itemsize
+            or min(info.shape, default=0) < 0
+        ):
+            raise ValueError(f"{name}: {info.nbytes} bytes at {info.start} for shape {info.shape}")
+        at += info.nbytes
+    return at
 
 
 @dataclass
@@ -99,11 +119,11 @@ class TensorStore:
             infos, metadata = read_header(root / SINGLE)
             return cls(infos, metadata)
         if (root / INDEX).is_file():
-            return cls(_shards(root, INDEX, lambda path: read_header(path)[0]))
+            return cls(*_shards(root, INDEX, read_header))
         if (root / PICKLED).is_file():
             return cls(_pickled(root / PICKLED))
         if (root / PICKLED_INDEX).is_file():
-            return cls(_shards(root, PICKLED_INDEX, _pickled))
+            return cls(*_shards(root, PICKLED_INDEX, lambda path: (_pickled(path), {})))
         raise CheckpointError(f"{root}: holds no weights ({SINGLE}, {INDEX}, {PICKLED} or {PICKLED_INDEX})")
 
     @property
@@ -117,9 +137,12 @@ class TensorStore:
         if info.start < 0:
             return self._pickle(info.file)[name]
         if info.file not in self._open:
-            from safetensors import safe_open
+            from safetensors import SafetensorError, safe_open
 
-            self._open[info.file] = safe_open(info.file, framework="pt")
+            try:
+                self._open[info.file] = safe_open(info.file, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{info.file}: not readable ({error})") from None
         return self._open[info.file].get_tensor(name)
 
     def read_into(self, name: str, target: Tensor) -> None:
@@ -144,29 +167,37 @@ class TensorStore:
         return self._open[path]
 
 
-def _shards(root: Path, index_name: str, header: Any) -> dict[str, TensorInfo]:
+def _shards(
+    root: Path, index_name: str, header: Callable[[Path], tuple[dict[str, TensorInfo], dict[str, str]]]
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     weight_map = load_json(root / index_name).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{root / index_name}: has no weight_map")
     infos: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
     for file_name in dict.fromkeys(weight_map.values()):
         path = root / str(file_name)
         if path.parent.resolve() != root.resolve() or not path.is_file():
             raise CheckpointError(f"{path}: this shard is missing; {index_name} names it")
-        infos.update(header(path))
+        of_shard, said = header(path)
+        infos |= of_shard
+        metadata |= said
     for name, file_name in weight_map.items():
         if name not in infos:
             raise CheckpointError(f"{root / str(file_name)}: lacks {name}, which {index_name} promises")
-    return infos
+    return infos, metadata
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:
     """A pickled state dict, weights only: code in it is refused, never run."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        mapped = zipfile.is_zipfile(path)  # the format before torch 1.6 cannot be mapped
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: not a state dict of plain tensors ({reason})") from None
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path}: not a state dict of plain tensors, but a {type(loaded).__name__}")
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 

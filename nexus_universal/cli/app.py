@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -60,7 +61,11 @@ def run(args: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
     try:
-        status = app(given, prog_name="nexus", standalone_mode=False)
+        with warnings.catch_warnings():
+            if not debug and not sys.warnoptions:
+                # What libraries warn of speaks to their callers; on stderr it would stand beside our one line.
+                warnings.simplefilter("ignore")
+            status = app(given, prog_name="nexus", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except typer.TyperException as error:
         return _failed(error.format_message(), debug, hint=_usage(error))

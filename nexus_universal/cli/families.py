@@ -1,15 +1,20 @@
-"""`nexus families`: which model types are known, and what they are made of."""
+"""`nexus families`: which model types are known, what they are made of, and what was proven of them."""
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 from nexus_universal.cli import options, output
 
+PROVEN = Path(__file__).resolve().parent.parent / "parity" / "proven.json"
+"""What scripts/prove_families.py saw last."""
+
 
 def families(as_json: options.AsJson = False) -> None:
-    """List the model types that load, with their mixers and feed-forwards."""
+    """List the model types that load, with their mixers, feed-forwards and verdicts (float32, bfloat16)."""
     rows = listed()
     if as_json:
         output.print_json(rows)
@@ -17,10 +22,11 @@ def families(as_json: options.AsJson = False) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("type", "title", "mixers", "feed-forward"):
+    for title in ("type", "title", "mixers", "feed-forward", "verdict"):
         table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(row["type"], row["title"], ", ".join(row["mixers"]), ", ".join(row["feed_forwards"]))
+        verdict = " · ".join(row["verdicts"].values()) or "not yet run"
+        table.add_row(row["type"], row["title"], ", ".join(row["mixers"]), ", ".join(row["feed_forwards"]), verdict)
     output.console().print(table)
 
 
@@ -29,6 +35,7 @@ def listed() -> list[dict[str, Any]]:
     from nexus_universal import ArchitectureParameter
     from nexus_universal.families import find, model_types
 
+    proven = json.loads(PROVEN.read_text(encoding="utf-8"))["families"] if PROVEN.is_file() else {}
     rows = []
     for model_type in model_types():
         n = ArchitectureParameter.from_huggingface({"model_type": model_type})
@@ -40,6 +47,9 @@ def listed() -> list[dict[str, Any]]:
                 "title": find(model_type).title,
                 "mixers": kinds["mixer"],
                 "feed_forwards": kinds["feed_forward"],
+                "verdicts": {
+                    dtype: found["verdict"] for dtype, found in sorted(proven.get(model_type, {}).items())[::-1]
+                },
             }
         )
     return rows

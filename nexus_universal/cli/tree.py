@@ -34,8 +34,7 @@ def _add_layers(node: Tree, entries: list[dict[str, Any]], *, start: int) -> Non
         period = sum(map(_length, pattern))
         last = at + times * period - 1
         place = f"layer {at}" if last == at else f"layers {at}–{last}"
-        runs = times > 1 and (len(pattern) > 1 or "repeat" in pattern[0])
-        if runs:
+        if len(pattern) > 1:
             inner = node.add(f"[bold]{place}[/bold]: {times} × {period} layers, the first {period}:")
             _add_layers(inner, pattern, start=at)
         else:

@@ -15,6 +15,14 @@ TINY: dict[str, Any] = {
 }
 """A decoder small enough for hundreds of proofs; its context is shorter than the proofs' sequences."""
 
+TINY_EXPERTS: dict[str, Any] = {
+    "head_dim": 16,
+    "moe_intermediate_size": 24,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+}
+"""What Qwen's experts add to it."""
+
 PER_PAIR = "one factor per rotated pair"
 """Stands for a list whose length follows from the other draws; the proof fills it in."""
 

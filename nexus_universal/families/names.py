@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nexus_universal.checkpoint.rules import Direct, Rule, Stacked
+from nexus_universal.checkpoint.rules import Direct, Rule, Squeezed, Stacked
 
 Names = dict[str, str | Rule | tuple[Rule, ...]]
 
@@ -83,4 +83,18 @@ def latent_attention(layer: str = f"{LAYER}.self_attn") -> Names:
         "layers.{i}.attention.latent_norm": f"{layer}.kv_a_layernorm",
         "layers.{i}.attention.latent_up": f"{layer}.kv_b_proj",
         "layers.{i}.attention.output": f"{layer}.o_proj",
+    }
+
+
+def gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
+    """A gated delta rule whose projections are packed by key head, and the norm before it."""
+    return {
+        "layers.{i}.linear_attention_norm": f"{layer}.input_layernorm",
+        "layers.{i}.linear_attention.query_key_value_gate": f"{layer}.{module}.in_proj_qkvz",
+        "layers.{i}.linear_attention.beta_decay": f"{layer}.{module}.in_proj_ba",
+        "layers.{i}.linear_attention.convolution.weight": Squeezed(f"{layer}.{module}.conv1d.weight", axis=1),
+        "layers.{i}.linear_attention.decay_log": f"{layer}.{module}.A_log",
+        "layers.{i}.linear_attention.decay_bias": f"{layer}.{module}.dt_bias",
+        "layers.{i}.linear_attention.norm": f"{layer}.{module}.norm",
+        "layers.{i}.linear_attention.output": f"{layer}.{module}.out_proj",
     }

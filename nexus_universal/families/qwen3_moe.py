@@ -64,8 +64,7 @@ FAMILY = Family(
     ),
     aliases={"num_local_experts": "num_experts"},
     irrelevant={"max_window_layers": "this family's windows are in all layers or in none"},
-    tiny=draws.TINY
-    | {"moe_intermediate_size": 24, "head_dim": 16, "num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True},
+    tiny=draws.TINY | draws.TINY_EXPERTS | {"norm_topk_prob": True},
     draws=draws.DENSE
     | draws.EXPERTS
     | {"head_dim": (16, 8), "use_sliding_window": (False, True), "sliding_window": (7, 24)},

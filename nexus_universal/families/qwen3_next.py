@@ -10,13 +10,16 @@ from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, Outpu
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Program, residual_step
-from nexus_universal.checkpoint.rules import Squeezed, WeightMap
+from nexus_universal.checkpoint.rules import WeightMap
 from nexus_universal.families import common, draws, names
 from nexus_universal.families.family import Family
 from nexus_universal.families.reader import ConfigReader
 
-LINEAR = f"{names.LAYER}.linear_attn"
 MLP = f"{names.LAYER}.mlp"
+GATES: names.Names = {
+    "layers.{i}.attention.query_gate": f"{names.LAYER}.self_attn.q_proj",
+    "layers.{i}.feed_forward.shared_gate": f"{MLP}.shared_expert_gate",
+}
 PATTERN: dict[str, Any] = {"other": "linear_attention", "pattern_key": "full_attention_interval"}
 
 
@@ -90,29 +93,16 @@ FAMILY = Family(
         | names.experts()
         | names.gated("layers.{i}.feed_forward.shared", f"{MLP}.shared_expert")
         | names.pre_norms()
-        | {
-            "layers.{i}.attention.query_gate": f"{names.LAYER}.self_attn.q_proj",
-            "layers.{i}.feed_forward.shared_gate": f"{MLP}.shared_expert_gate",
-            "layers.{i}.linear_attention_norm": f"{names.LAYER}.input_layernorm",
-            "layers.{i}.linear_attention.query_key_value_gate": f"{LINEAR}.in_proj_qkvz",
-            "layers.{i}.linear_attention.beta_decay": f"{LINEAR}.in_proj_ba",
-            "layers.{i}.linear_attention.convolution.weight": Squeezed(f"{LINEAR}.conv1d.weight", axis=1),
-            "layers.{i}.linear_attention.decay_log": f"{LINEAR}.A_log",
-            "layers.{i}.linear_attention.decay_bias": f"{LINEAR}.dt_bias",
-            "layers.{i}.linear_attention.norm": f"{LINEAR}.norm",
-            "layers.{i}.linear_attention.output": f"{LINEAR}.out_proj",
-        },
+        | names.gated_delta()
+        | GATES,
         passed_over=names.PASSED_OVER | {r"^mtp\.": "multi-token prediction"},
     ),
     partial_rotary_factor=0.25,
     tiny=draws.TINY
+    | draws.TINY_EXPERTS
     | {
         "num_hidden_layers": 4,
-        "moe_intermediate_size": 24,
         "shared_expert_intermediate_size": 20,
-        "head_dim": 16,
-        "num_experts": 8,
-        "num_experts_per_tok": 3,
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 12,
         "linear_num_key_heads": 2,

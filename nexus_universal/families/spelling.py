@@ -75,7 +75,7 @@ def _rope_by_layer_type(values: dict[str, Any], *, theta: Mapping[str, float]) -
 
 
 def _settle(inner: dict[str, Any], values: dict[str, Any], *, outer_context: bool = True) -> None:
-    """`type` is an old name of `rope_type`; scalings need a context, and one given outside a flat section wins (Phi-3)."""
+    """`type` is an old name of `rope_type`; scalings need a context; one outside a flat section wins (Phi-3)."""
     old = inner.pop("type", "default")
     inner.setdefault("rope_type", old)
     if inner["rope_type"] in NEEDS_ORIGINAL_CONTEXT:

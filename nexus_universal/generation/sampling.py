@@ -49,7 +49,6 @@ def keep_min_p(scores: Scores, p: float) -> Scores:
     """Keep what is at least `p` times as probable as the best."""
     probabilities = torch.softmax(scores, dim=-1)
     removed = probabilities < p * probabilities.amax(dim=-1, keepdim=True)
-    removed.scatter_(-1, torch.topk(probabilities, 1, dim=-1).indices, False)
     return scores.masked_fill(removed, -torch.inf)
 
 

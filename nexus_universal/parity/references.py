@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
-import os
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any
@@ -18,18 +16,18 @@ from nexus_universal.architecture.errors import UnknownModelType
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' own warnings: the certificate says what matters."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    previous = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    """Silence transformers' own warnings and progress bars: the certificate says what matters."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
-        if previous is None:
-            os.environ.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def reference_config(model_type: str, config: Mapping[str, Any]) -> Any:

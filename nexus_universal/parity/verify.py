@@ -20,12 +20,13 @@ from nexus_universal.parity.coverage import LineCoverage, forward_lines, recorde
 from nexus_universal.parity.draws import draw_configs, longest_sample
 from nexus_universal.parity.modes import in_chunks, prefill, sample
 from nexus_universal.parity.prove import Pair, Progress, prove, prove_gradients, say
-from nexus_universal.parity.references import reference_config
+from nexus_universal.parity.references import quiet, reference_config
 from nexus_universal.transformer import UniversalTransformer
 
 FAMILY_LENGTH, CHECKPOINT_LENGTH = 90, 160
 
 
+@quiet()
 def verify_family(
     model_type: str,
     *,
@@ -66,6 +67,7 @@ def verify_family(
     return certificate
 
 
+@quiet()
 def verify_checkpoint(
     source: str | PathLike[str],
     *,

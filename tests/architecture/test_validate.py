@@ -1,0 +1,220 @@
+"""Every kind of contradiction is refused, naming the field, its value and what would be allowed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from pieces import bare_rms, rms
+from small import NORM, attention, experts, feed_forward, layer, refused, small, stepped
+
+from nexus_universal.architecture.ends import Embedding
+from nexus_universal.architecture.feed_forward import ExpertGroups, RoutedAttention, Router
+from nexus_universal.architecture.mixers import (
+    CompressedAttention,
+    GatedDeltaRule,
+    LatentAttention,
+    OutputGate,
+    Packed,
+    ReusedIndices,
+    SparseIndexer,
+    StateSpace,
+)
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.part import ByLayer, Part
+from nexus_universal.architecture.position import Norm, Rope
+from nexus_universal.architecture.program import (
+    residual_step,
+)
+
+
+def mixer(**fields: Any) -> ArchitectureParameter:
+    return small(layer(attention(**fields)))
+
+
+def network(part: Part) -> ArchitectureParameter:
+    return small(layer(network=part))
+
+
+LATENT = {
+    "heads": 4,
+    "query_rank": 8,
+    "latent_rank": 8,
+    "nope_dim": 4,
+    "rope_dim": 4,
+    "value_dim": 4,
+    "latent_norm": NORM,
+}
+STATE = {"heads": 4, "head_dim": 8, "state_dim": 8, "groups": 2, "convolution": 4, "norm": NORM}
+DELTA = {"key_heads": 2, "value_heads": 4, "key_dim": 8, "value_dim": 8, "convolution": 4, "norm": NORM}
+INDEXER = SparseIndexer(heads=2, head_dim=8, keep=4, key_norm=NORM)
+
+
+def latent(**fields: Any) -> ArchitectureParameter:
+    return small(layer(LatentAttention(**{**LATENT, **fields})))
+
+
+def state(**fields: Any) -> ArchitectureParameter:
+    return small(layer(StateSpace(**{**STATE, **fields})))
+
+
+def delta(**fields: Any) -> ArchitectureParameter:
+    return small(layer(GatedDeltaRule(**{**DELTA, **fields})))
+
+
+def routed_attention(**fields: Any) -> ArchitectureParameter:
+    router = Router(score="softmax_chosen", normalise=False)
+    plain = {"experts": 3, "per_token": 2, "kv_heads": 2, "head_dim": 8, "router": router}
+    return small(layer(RoutedAttention(**{**plain, **fields})))
+
+
+def compressed(**fields: Any) -> ArchitectureParameter:
+    plain = {"heads": 4, "head_dim": 8, "query_rank": 6, "window": 4, "rope": Rope(theta=1e4), "latent_norm": NORM}
+    return small(layer(CompressedAttention(**{**plain, "output_groups": 2, "output_rank": 3, **fields})))
+
+
+def routed(**fields: Any) -> ArchitectureParameter:
+    return network(experts(router=Router(**{"score": "softmax", "normalise": True, **fields})))
+
+
+CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
+    "type": (mixer(heads="4"), ("layers.0.attention.heads = '4' must be int",)),
+    "bool is no int": (mixer(heads=True), ("heads = True must be int",)),
+    "int is no bool": (mixer(sinks=1), ("sinks = 1 must be bool",)),
+    "enumeration": (
+        small(final_norm=Norm(kind="rsm", eps=1.0)),
+        ("final_norm.kind = 'rsm' must be one of 'rms', 'layer'",),
+    ),
+    "optional": (mixer(window=2.5), ("window = 2.5 must be int or None",)),
+    "tuple": (mixer(biases=["query"]), ("biases = ['query'] must be a tuple of one of 'query', 'key'",)),
+    "entry of a tuple": (mixer(biases=("qurey",)), ("biases = ('qurey',) must be a tuple",)),
+    "part": (mixer(rope=NORM), ("rope = Norm(", "must be Rope or None")),
+    "not a number": (mixer(scale=math.nan), ("scale = nan must be float",)),
+    "zero": (small(embedding=Embedding(vocab=0, width=24)), ("embedding.vocab = 0 must be at least 1",)),
+    "negative": (mixer(window=-1), ("window = -1 must be at least 1",)),
+    "norm eps": (small(final_norm=Norm(kind="rms", eps=-1.0)), ("final_norm.eps = -1.0 must not be negative",)),
+    "norm rounding": (small(final_norm=Norm(kind="rms", eps=1.0, rounding="native")), ("'native' is 'native' for",)),
+    "norm bias": (small(final_norm=Norm(kind="rms", eps=1.0, scale="none", bias=True)), ("bias = True needs a scale",)),
+    "rope theta": (mixer(rope=Rope(theta=0.0)), ("rope.theta = 0.0 must be positive",)),
+    "rope fraction": (mixer(rope=Rope(theta=1e4, fraction=1.5)), ("rope.fraction = 1.5 must lie in (0, 1]",)),
+    "odd rotation": (mixer(rope=Rope(theta=1e4, fraction=0.4)), ("rope.fraction", "rotates 3 dimensions")),
+    "rule": (mixer(scale=ByLayer(rule="add", value=1.0)), ("scale.rule = 'add' must be 'divide' or 'multiply'",)),
+    "padding row": (
+        small(embedding=Embedding(vocab=97, width=24, padding_row=97)),
+        ("embedding.padding_row = 97 must lie in [0, 97)",),
+    ),
+    "scale without scale": (
+        small(embedding=Embedding(vocab=97, width=24, scale_inputs=True)),
+        ("scale = None is None, but",),
+    ),
+    "heads": (mixer(kv_heads=3), ("kv_heads = 3 must divide heads = 4",)),
+    "kernel": (mixer(sinks=True), ("kernel = 'sdpa' must be 'eager'",)),
+    "gate bias": (mixer(biases=("gate",)), ("biases = ('gate',) names 'gate', but gate = None",)),
+    "gate packing": (mixer(packing=(Packed(roles=("query", "gate")),)), ("packing", "names 'gate', but gate = None")),
+    "unknown role": (
+        mixer(packing=(Packed(roles=("query", "beta")),)),
+        ("names 'beta' (known: query, key, value, gate)",),
+    ),
+    "role twice": (mixer(packing=(Packed(roles=("query", "query")),)), ("packing", "names a role twice")),
+    "half a bias": (
+        mixer(packing=(Packed(roles=("query", "key")),), biases=("query",)),
+        ("biases = ('query',) must name all or none of query, key",),
+    ),
+    "value bias of a key": (
+        mixer(value_is_key=True, biases=("value",)),
+        ("biases", "names 'value', which has no projection"),
+    ),
+    "value packed of a key": (
+        mixer(value_is_key=True, packing=(Packed(roles=("key", "value")),)),
+        ("packing", "names 'value', which has no projection"),
+    ),
+    "reuse and emit": (mixer(emit="a", reuse="b"), ("emit = 'a' must be None: reuse takes finished keys and values",)),
+    "reuse and norm": (mixer(value_norm=NORM, reuse="b"), ("value_norm = Norm(", "must be None: reuse")),
+    "reuse of nothing": (mixer(reuse="b"), ("layers.0.attention.reuse = 'b' must be emitted by an earlier layer",)),
+    "reuse of another shape": (
+        small(layer(attention(emit="a")), layer(attention(reuse="a", head_dim=4))),
+        ("layers.1.attention.head_dim = 4 must be 8, as where 'a' is emitted",),
+    ),
+    "reuse over a wider window": (
+        small(layer(attention(emit="a", window=4)), layer(attention(reuse="a", window=5))),
+        ("layers.1.attention.window = 5 must be 4",),
+    ),
+    "reuse of another kind": (
+        small(layer(attention(emit="a")), layer(LatentAttention(**LATENT, indexer=ReusedIndices(reuse="a")))),
+        ("layers.1.attention.indexer.reuse = 'a' is emitted by a Attention",),
+    ),
+    "indices of nothing": (latent(indexer=ReusedIndices(reuse="a")), ("layers.0.attention.indexer.reuse = 'a'",)),
+    "indexer without queries": (latent(query_rank=None, indexer=INDEXER), ("query_rank = None must not be None",)),
+    "bias of no projection": (latent(query_rank=None, biases=("query_down",)), ("biases", "but query_rank = None")),
+    "yarn": (latent(scale_by_yarn=True), ("scale_by_yarn = True needs rope.scaling = YarnScaling(…)",)),
+    "delta heads": (delta(key_heads=3), ("key_heads = 3 must divide value_heads = 4",)),
+    "low rank": (delta(low_rank=4), ("low_rank = 4 factorises",)),
+    "state groups": (state(groups=3), ("groups = 3 must divide heads = 4",)),
+    "state norm groups": (state(norm_groups=5), ("norm_groups = 5 must divide heads · head_dim = 32",)),
+    "state norm": (state(norm=None, norm_first=True), ("norm = None is None, but norm_groups or norm_first is set",)),
+    "state scales": (state(input_scales=(1.0, 2.0)), ("input_scales = (1.0, 2.0) must hold five numbers",)),
+    "time step": (state(time_step=(0.1, 0.1)), ("time_step = (0.1, 0.1) must be (lowest, highest)",)),
+    "one time step": (state(time_step=(0.1,)), ("time_step = (0.1,) must be a tuple of float",)),
+    "gate scale": (network(feed_forward(gated=False, gate_scale=2.0)), ("gate_scale = 2.0 needs gated = True",)),
+    "no gate": (
+        network(feed_forward(gated=False, biases=("gate",))),
+        ("biases = ('gate',) names 'gate', but gated = False",),
+    ),
+    "packed gate": (network(feed_forward(gated=False, packing=(Packed(roles=("gate", "up")),))), ("(known: up)",)),
+    "too many": (network(experts(per_token=7)), ("per_token = 7 must not exceed the number of experts = 6",)),
+    "identity counts": (network(experts(per_token=9, identity_experts=2)), ("per_token = 9 must not exceed", "= 8")),
+    "no shared expert": (network(experts(shared_gate=True)), ("shared_gate = True needs a shared expert",)),
+    "packed experts": (
+        network(experts(expert=feed_forward(packing=(Packed(roles=("gate", "up")),)))),
+        ("expert.packing", "must be empty"),
+    ),
+    "too many attentions": (routed_attention(per_token=4), ("per_token = 4 must not exceed experts = 3",)),
+    "packed queries": (
+        routed_attention(packing=(Packed(roles=("query", "key")),)),
+        ("packing", "names 'query' (known: key, value)"),
+    ),
+    "overlap of nothing": (compressed(overlap=True), ("rate = None is None, but overlap and indexer",)),
+    "indexer of nothing": (compressed(indexer=INDEXER), ("rate = None is None, but overlap and indexer",)),
+    "output groups": (compressed(output_groups=3), ("output_groups = 3 must divide heads = 4",)),
+    "latent bias": (network(experts(latent_bias=True)), ("latent_bias = True needs latent",)),
+    "sum epsilon": (routed(normalise=False, sum_epsilon=1e-9), ("sum_epsilon = 1e-09 needs normalise = True",)),
+    "sums to one": (routed(score="softmax_chosen"), ("normalise = True must be False",)),
+    "nothing to select": (routed(by_token=True, selection_bias=True), ("selection_bias = True must be False",)),
+    "input scale": (routed(input_scale=True), ("input_scale = True needs input_norm",)),
+    "groups": (routed(groups=ExpertGroups(count=3, keep=1)), ("groups", "are known with selection_bias = True only")),
+    "groups divide": (
+        routed(groups=ExpertGroups(count=4, keep=1), selection_bias=True),
+        ("router.groups.count", "must divide experts = 6"),
+    ),
+    "groups keep": (
+        routed(groups=ExpertGroups(count=2, keep=3), selection_bias=True),
+        ("groups.keep = 3 must not exceed count = 2",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_contradiction_is_refused_by_name(case: str) -> None:
+    n, pieces = CASES[case]
+    refused(n, *pieces)
+
+
+def test_parts_that_say_nothing_wrong_pass() -> None:
+    for n in (
+        mixer(gate=OutputGate(), biases=("gate",), packing=(Packed(roles=("query", "key", "value")),)),
+        mixer(sinks=True, kernel="eager", softcap=30.0),
+        latent(indexer=INDEXER, biases=("query_down",)),
+        state(norm=None),
+        state(input_scales=(1.0, 1.0, 1.0, 1.0, 1.0)),
+        routed_attention(per_token=3),
+        compressed(),
+        compressed(rate=4, overlap=True, indexer=INDEXER),
+        network(experts(per_token=6)),
+        network(experts(per_token=8, identity_experts=2)),
+        routed(selection_bias=True, groups=ExpertGroups(count=2, keep=2)),
+        routed(selection_bias=True, groups=ExpertGroups(count=3, keep=2), sum_epsilon=1e-20),
+        small(final_norm=bare_rms()),
+        stepped(residual_step("attention", attention(), norm=rms())),
+    ):
+        assert n.validate() is n

@@ -1,0 +1,93 @@
+"""Random weights are drawn as the reference draws them: distribution by distribution, tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from nexus_universal import ArchitectureParameter, UniversalTransformer
+from nexus_universal.checkpoint.load import slots
+from tests.helpers import MODEL_TYPES, config, ids, universal
+
+WIDER: dict[str, Any] = {"pad_token_id": 5, "initializer_range": 0.05}
+types = pytest.mark.parametrize("model_type", MODEL_TYPES)
+
+
+def drawn(model_type: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], UniversalTransformer]:
+    """The reference's fresh weights under our names, our own, and our model."""
+    torch.manual_seed(0)
+    settled = config(model_type, **changes)
+    theirs = universal(MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)](settled))
+    ours = UniversalTransformer(ArchitectureParameter.from_huggingface(settled))
+    return dict(theirs.named_slots()), dict(ours.named_slots()), ours
+
+
+@types
+def test_each_tensor_has_the_references_distribution(model_type: str) -> None:
+    theirs, ours, _ = drawn(model_type, **WIDER)
+    assert set(theirs) == set(ours)
+    for name, tensor in ours.items():
+        expected = theirs[name].detach().float()
+        found = tensor.detach().float()
+        assert found.shape == expected.shape
+        if len(expected.unique()) == 1:  # ones or zeros
+            assert torch.equal(found, expected), name
+            continue
+        if name.endswith("decay_log"):
+            for sample in (found, expected):
+                assert math.log(0.01) <= float(sample.min()) and float(sample.max()) <= math.log(16), name
+            continue
+        noise = 6 / math.sqrt(2 * found.numel())  # six standard errors of a standard deviation
+        assert abs(float(found.std() / expected.std()) - 1) < 2 * noise, name
+        assert abs(float(found.mean())) < 6 * float(expected.std()) / math.sqrt(found.numel()), name
+
+
+@types
+def test_the_pad_row_is_zero_where_the_references_is(model_type: str) -> None:
+    theirs, ours, _ = drawn(model_type, **WIDER)
+    name = "embedding.tokens.weight"
+    zero_rows = [[row for row in range(97) if not bool(table[name][row].any())] for table in (theirs, ours)]
+    assert zero_rows[0] == zero_rows[1]
+
+
+def test_gpt2_shrinks_what_writes_to_the_residual() -> None:
+    _, ours, _ = drawn("gpt2", n_layer=8, n_embd=96)
+    for name, scale in (("attention.output", 1 / 4), ("feed_forward.down", 1 / 4), ("feed_forward.up", 1.0)):
+        assert float(ours[f"layers.3.{name}.weight"].detach().std()) == pytest.approx(0.02 * scale, rel=0.05)
+
+
+def test_decays_are_drawn_over_their_whole_range() -> None:
+    _, ours, _ = drawn("qwen3_next", linear_num_value_heads=64, linear_num_key_heads=2)
+    values = torch.cat([tensor.detach() for name, tensor in ours.items() if name.endswith("decay_log")]).exp()
+    assert 0.01 <= float(values.min()) < 1.0 and 15.0 < float(values.max()) <= 16.0
+    assert float(values.mean()) == pytest.approx(8.0, rel=0.15)
+
+
+@types
+def test_a_fresh_model_runs_and_a_seed_repeats_it(model_type: str) -> None:
+    n = ArchitectureParameter.from_huggingface(config(model_type))
+    models = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        models.append(UniversalTransformer(n))
+    first, again, other = (model(ids(1, 9)).logits for model in models)
+    assert bool(torch.isfinite(first).all())
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_building_under_another_default_dtype_or_device() -> None:
+    n = ArchitectureParameter.from_huggingface(config("glm4_moe_lite"))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = UniversalTransformer(n)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
+    with torch.device("meta"):
+        assert all(slot.is_meta for slot in slots(UniversalTransformer(n)).values())

@@ -1,0 +1,329 @@
+"""Total accounting: nothing in a config is overlooked. Every key is read, declared, or refused by its name."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from nexus_universal import ArchitectureParameter, NexusError, families
+from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
+from nexus_universal.families.reader import INERT, IRRELEVANT, ConfigReader
+from tests.helpers import MODEL_TYPES, config, raw
+
+SETTLED = {model_type: config(model_type).to_dict() for model_type in MODEL_TYPES}
+"""Every key that the reference's class writes, with the tiny config's values."""
+
+MEANT = {
+    "max_window_layers": (0, -1),  # from the first layer on
+    "bos_token_id": (0, -1),  # an id that generation reads; no logit depends on it
+    "eos_token_id": (0, -1),
+    "pad_token_id": (0, -1),  # a negative one counts from the table's end, as in torch
+}
+"""Whole numbers below 1 that mean something."""
+
+
+def keys(*kinds: type) -> list[tuple[str, str]]:
+    """(model type, key) of everything that is read, where the reference's value is of a kind."""
+    found = []
+    for model_type, values in SETTLED.items():
+        declared = {*IRRELEVANT, *families.find(model_type).irrelevant}
+        found += [(model_type, k) for k, v in values.items() if k not in declared and (not kinds or type(v) in kinds)]
+    return found
+
+
+def refusal(model_type: str, **changes: Any) -> str:
+    with pytest.raises(NexusError) as caught:
+        ArchitectureParameter.from_huggingface(
+            {"model_type": model_type} | copy.deepcopy(SETTLED[model_type]) | changes
+        )
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def named(message: str, key: str) -> bool:
+    """Whether the key stands in the message as a whole word."""
+    return re.search(rf"(?<!\w){re.escape(key)}(?!\w)", message) is not None
+
+
+@pytest.mark.parametrize(("model_type", "key"), keys())
+@pytest.mark.parametrize("wrong", [{"a": "mapping"}, "text", 1.5j, [["nested"]]], ids=["dict", "str", "object", "list"])
+def test_a_value_of_another_type_is_refused_by_name(model_type: str, key: str, wrong: Any) -> None:
+    if isinstance(wrong, dict) and isinstance(SETTLED[model_type][key], dict):
+        wrong = {"unknown": 1}
+    assert named(refusal(model_type, **{key: wrong}), key)
+
+
+@pytest.mark.parametrize(("model_type", "key"), keys(int))
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_count_below_one_is_refused_by_name(model_type: str, key: str, value: int) -> None:
+    if value in MEANT.get(key, ()) or value in INERT.get(key, ()):
+        ArchitectureParameter.from_huggingface(SETTLED[model_type] | {key: value})
+    else:
+        assert named(refusal(model_type, **{key: value}), key)
+
+
+@pytest.mark.parametrize(("model_type", "key"), keys(float))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused_by_name(model_type: str, key: str, value: float) -> None:
+    assert named(refusal(model_type, **{key: value}), key)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_negative_epsilon_is_refused(model_type: str) -> None:
+    """Here the type is right and n itself objects, naming its own field."""
+    key = next(key for key in SETTLED[model_type] if "eps" in key)
+    assert ".eps = -1.0 must not be negative" in refusal(model_type, **{key: -1.0})
+
+
+@pytest.mark.parametrize(("model_type", "key"), keys(list))
+def test_lists_must_fit_the_layers(model_type: str, key: str) -> None:
+    value = SETTLED[model_type][key]
+    if value:
+        assert named(refusal(model_type, **{key: [*value, value[0]]}), key)
+        assert named(refusal(model_type, **{key: ["foo"] * len(value)}), key)
+    assert named(refusal(model_type, **{key: [1.5] * max(len(value), 1)}), key)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("value", [None, 0, "text", {}, []])
+def test_an_unknown_key_is_refused_by_name_whatever_it_holds(model_type: str, value: Any) -> None:
+    message = refusal(model_type, unsloth_version=value)
+    assert f"{model_type}: unsloth_version = {value!r}" in message
+    assert "--ignore-key unsloth_version" in message
+
+
+@pytest.mark.parametrize(("model_type", "key"), [(t, key) for t in MODEL_TYPES for key in INERT])
+def test_inert_keys_have_their_values(model_type: str, key: str) -> None:
+    for value in INERT[key]:
+        ArchitectureParameter.from_huggingface(SETTLED[model_type] | {key: value})
+    assert named(refusal(model_type, **{key: "another"}), key)
+
+
+# Nested settings
+
+ROTATED = [t for t in MODEL_TYPES if families.find(t).rope != "none"]
+INNER: dict[str, dict[str, Any]] = {
+    "default": {"rope_theta": 100.0},
+    "linear": {"rope_theta": 100.0, "factor": 2.0},
+    "dynamic": {"rope_theta": 100.0, "factor": 2.0},
+    "llama3": {
+        "rope_theta": 100.0,
+        "factor": 2.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    "yarn": {
+        "rope_theta": 100.0,
+        "factor": 2.0,
+        "original_max_position_embeddings": 16,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+        "attention_factor": 0.9,
+        "mscale": 0.7,
+        "mscale_all_dim": 0.8,
+        "truncate": True,
+    },
+    "longrope": {
+        "rope_theta": 100.0,
+        "factor": 2.0,
+        "original_max_position_embeddings": 16,
+        "attention_factor": 0.9,
+        "short_factor": [1.0],
+        "long_factor": [2.0],
+    },
+    "proportional": {"rope_theta": 100.0, "factor": 2.0, "partial_rotary_factor": 0.5},
+}
+NESTED_KEYS = [(kind, key) for kind, inner in INNER.items() for key in inner]
+
+
+def rope_of(model_type: str, inner: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """`rope_parameters` with this section, and the path of the section."""
+    if families.find(model_type).rope == "flat":
+        return {"rope_parameters": inner}, "rope_parameters"
+    return {"rope_parameters": {"full_attention": inner}}, "rope_parameters.full_attention"
+
+
+@pytest.mark.parametrize("model_type", ROTATED)
+@pytest.mark.parametrize("kind", INNER)
+def test_a_whole_section_is_read(model_type: str, kind: str) -> None:
+    ArchitectureParameter.from_huggingface(raw(model_type) | rope_of(model_type, {"rope_type": kind, **INNER[kind]})[0])
+
+
+@pytest.mark.parametrize("model_type", ROTATED)
+@pytest.mark.parametrize(("kind", "key"), NESTED_KEYS)
+@pytest.mark.parametrize("wrong", [{}, "text", [], True], ids=["dict", "str", "list", "bool"])
+def test_a_nested_value_of_another_type_is_refused_by_its_path(
+    model_type: str, kind: str, key: str, wrong: Any
+) -> None:
+    if key == "truncate" and wrong is True or key in ("short_factor", "long_factor") and wrong == []:
+        return  # of the right type
+    section, path = rope_of(model_type, {"rope_type": kind, **INNER[kind], key: wrong})
+    assert named(refusal(model_type, **section), f"{path}.{key}")
+
+
+@pytest.mark.parametrize("model_type", ROTATED)
+@pytest.mark.parametrize("kind", INNER)
+def test_an_unknown_nested_key_is_refused_by_its_path(model_type: str, kind: str) -> None:
+    section, path = rope_of(model_type, {"rope_type": kind, **INNER[kind], "alpha": 1000.0})
+    message = refusal(model_type, **section)
+    assert f"{model_type}: {path}.alpha = 1000.0" in message
+    n = ArchitectureParameter.from_huggingface(raw(model_type) | section, ignore_keys=[f"{path}.alpha"])
+    assert n.origin.ignored_keys == (f"{path}.alpha",)
+
+
+@pytest.mark.parametrize("model_type", ROTATED)
+def test_an_unknown_rotation_is_refused_with_the_known_ones(model_type: str) -> None:
+    section, path = rope_of(model_type, {"rope_type": "foo"})
+    message = refusal(model_type, **section)
+    assert f"{model_type}: {path}.rope_type = 'foo' (known: default, linear, dynamic, llama3, yarn," in message
+
+
+@pytest.mark.parametrize("model_type", ROTATED)
+@pytest.mark.parametrize("wrong", ["text", 3, ["list"]])
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_a_rotation_that_is_no_object_is_refused(model_type: str, key: str, wrong: Any) -> None:
+    assert named(refusal(model_type, **{key: wrong}), key)
+
+
+def test_a_nested_section_that_is_no_object_is_refused() -> None:
+    assert "rope_parameters.full_attention" in refusal("gemma3_text", rope_parameters={"full_attention": "text"})
+
+
+@pytest.mark.parametrize("model_type", [t for t in ROTATED if t != "qwen3_next"])
+def test_a_partial_rotation_that_the_family_ignores_is_refused(model_type: str) -> None:
+    """The reference rotates whole heads here and says nothing: what it does with the key would be a guess."""
+    section, path = rope_of(model_type, {"rope_type": "default", "partial_rotary_factor": 0.5})
+    assert f"{path}.partial_rotary_factor" in refusal(model_type, **section)
+
+
+@pytest.mark.parametrize("kind", ["llama3", "yarn", "longrope"])
+def test_a_missing_nested_key_is_named(kind: str) -> None:
+    inner = {key: value for key, value in INNER[kind].items() if key not in ("low_freq_factor", "short_factor")}
+    if kind == "yarn":
+        n = ArchitectureParameter.from_huggingface(
+            raw("llama", rope_parameters={"rope_type": kind, **inner, "factor": None})
+        )
+        assert n.rope_scaling.factor == 64 / 16  # the ratio of the contexts
+    else:
+        assert " is missing" in refusal("llama", rope_parameters={"rope_type": kind, **inner})
+
+
+# Values that exclude each other
+
+CONTRADICTIONS = [
+    ("llama", {"num_attention_heads": 3, "num_key_value_heads": 2}, "kv_heads"),
+    ("llama", {"head_dim": 7}, "rope.fraction"),
+    ("llama", {"pad_token_id": 97}, "pad_token_id"),
+    ("cohere2", {"head_dim": 16}, "head_dim"),
+    ("cohere2", {"use_qk_norm": True}, "use_qk_norm"),
+    ("cohere2", {"rotary_pct": 0.5}, "rotary_pct"),
+    ("cohere2", {"use_parallel_block": False}, "use_parallel_block"),
+    ("cohere2", {"use_embedding_sharing": False}, "use_embedding_sharing"),
+    ("gpt2", {"n_head": 5}, "n_head"),
+    ("gpt2", {"n_embd": 48, "hidden_size": 64}, "n_embd"),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    ("gemma3_text", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+    ("qwen3", {"layer_types": ["sliding_attention"] * 2, "use_sliding_window": False}, "layer_types"),
+    ("mixtral", {"num_experts_per_tok": 7}, "per_token"),
+    ("qwen3_moe", {"num_experts_per_tok": 9}, "per_token"),
+    ("qwen3_moe", {"mlp_only_layers": ["0"]}, "mlp_only_layers"),
+    ("qwen3_next", {"linear_num_value_heads": 3}, "key_heads"),
+    ("glm4_moe_lite", {"n_group": 3}, "router.groups.count"),
+    ("glm4_moe_lite", {"n_group": 2, "topk_group": 3}, "keep"),
+    ("glm4_moe_lite", {"num_key_value_heads": 2}, "num_key_value_heads"),
+    ("llama", {"experts_implementation": "eager"}, "experts_implementation"),
+    ("llama", {"attn_implementation": "eager"}, "attn_implementation"),
+    ("llama", {"is_causal": False}, "is_causal"),
+    ("llama", {"dtype": "float8"}, "dtype"),
+    ("llama", {"hidden_act": "mish"}, "hidden_act"),
+]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "word"), CONTRADICTIONS, ids=[f"{t}-{w}" for t, _, w in CONTRADICTIONS]
+)
+def test_what_cannot_be_is_refused_by_name(model_type: str, changes: dict[str, Any], word: str) -> None:
+    assert named(refusal(model_type, **changes), word)
+
+
+# What a user insists on
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_ignored_keys_are_recorded(model_type: str) -> None:
+    given = raw(model_type, unsloth_version="2025.1", vendor_note={"a": 1})
+    with pytest.raises(UnsupportedConfig, match="vendor_note"):
+        ArchitectureParameter.from_huggingface(given, ignore_keys=["unsloth_version"])
+    n = ArchitectureParameter.from_huggingface(given, ignore_keys=["vendor_note", "unsloth_version", "absent"])
+    assert set(n.origin.ignored_keys) == {"vendor_note", "unsloth_version"}
+    plain = ArchitectureParameter.from_huggingface(raw(model_type))
+    assert n == plain and n.signature == plain.signature
+    assert plain.origin.ignored_keys == ()
+    assert plain.origin.family == model_type
+
+
+def test_a_key_that_matters_cannot_be_ignored() -> None:
+    with pytest.raises(UnsupportedConfig, match="hidden_act"):
+        ArchitectureParameter.from_huggingface(raw("llama", hidden_act="mish"), ignore_keys=["hidden_act"])
+
+
+# Names of families
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"), [("qwen3_mo", "qwen3_moe"), ("lama", "llama"), ("gemma3", "gemma3_text"), ("gpt-2", "gpt2")]
+)
+def test_an_unknown_model_type_names_the_nearest(asked: str, nearest: str) -> None:
+    with pytest.raises(UnknownModelType, match=f"'{asked}'.*did you mean '{nearest}'"):
+        ArchitectureParameter.from_huggingface({"model_type": asked})
+
+
+def test_an_unknown_model_type_lists_what_is_known() -> None:
+    with pytest.raises(UnknownModelType) as caught:
+        ArchitectureParameter.from_huggingface({"model_type": "zzzz"})
+    assert all(model_type in str(caught.value) for model_type in MODEL_TYPES)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{}, {"model_type": None}, {"model_type": 3}, {"model_type": ["llama"]}])
+def test_a_config_without_model_type(given: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedConfig, match="model_type"):
+        ArchitectureParameter.from_huggingface(given)
+
+
+# The reader itself
+
+
+def test_a_key_that_nobody_asked_for_is_an_error() -> None:
+    reader = ConfigReader(
+        "some", {"asked": 1, "overlooked": 2, "inner": {"x": 1, "y": 2}, "gone": 3}, irrelevant={"gone": "why"}
+    )
+    assert reader.take("asked", 0) == 1
+    inner = reader.section("inner")
+    inner.take("x", 0)
+    with pytest.raises(UnsupportedConfig, match="overlooked = 2"):
+        reader.finish()
+    reader.take("overlooked", 0)
+    with pytest.raises(UnsupportedConfig, match=r"inner\.y = 2"):
+        reader.finish()
+    inner.take("y", 0)
+    assert reader.finish() == ()
+
+
+@pytest.mark.parametrize(
+    ("default", "value", "accepted"),
+    [(1.0, 2, True), (1, 2.0, False), (1, True, False), (True, 1, False), ("a", 1, False), (1.0, "2", False)],
+)
+def test_types_are_the_defaults_but_an_int_stands_for_a_float(default: Any, value: Any, accepted: bool) -> None:
+    reader = ConfigReader("some", {"key": value})
+    if accepted:
+        assert reader.take("key", default) == value and type(reader.take("key", default)) is type(default)
+    else:
+        with pytest.raises(UnsupportedConfig, match="key"):
+            reader.take("key", default)

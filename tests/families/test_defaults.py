@@ -1,0 +1,68 @@
+"""A missing key means the reference class's default: n of the bare keys is n of the config object that the reference makes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from nexus_universal import ArchitectureParameter
+from tests.helpers import MODEL_TYPES, config, labelled, raw, single_changes
+
+CHANGES = [(model_type, *change) for model_type in MODEL_TYPES for change in single_changes(model_type)]
+
+NEEDS: dict[tuple[str, str], dict[str, Any]] = {
+    ("qwen3", "use_sliding_window"): {"max_window_layers": 1},
+    ("qwen3", "sliding_window"): {"use_sliding_window": True, "max_window_layers": 1},
+    ("qwen3", "max_window_layers"): {"use_sliding_window": True, "max_window_layers": 1},
+    ("qwen3_moe", "sliding_window"): {"use_sliding_window": True},
+}
+"""Keys that mean something only beside others."""
+
+
+def read_both_ways(bare: dict[str, Any], settled: Any) -> None:
+    ours, theirs = ArchitectureParameter.from_huggingface(bare), ArchitectureParameter.from_huggingface(settled)
+    assert not ours.diff(theirs)
+    assert ours == theirs
+    assert ours.text == theirs.text
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_class_defaults(model_type: str) -> None:
+    read_both_ways({"model_type": model_type}, CONFIG_MAPPING[model_type]())
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_tiny(model_type: str) -> None:
+    read_both_ways(raw(model_type), config(model_type))
+
+
+@pytest.mark.parametrize(("model_type", "key", "value"), CHANGES, ids=labelled(CHANGES))
+def test_every_draw(model_type: str, key: str, value: Any) -> None:
+    read_both_ways(raw(model_type, **{key: value}), config(model_type, **{key: value}))
+
+
+@pytest.mark.parametrize(("model_type", "key", "value"), CHANGES, ids=labelled(CHANGES))
+def test_no_draw_is_overlooked(model_type: str, key: str, value: Any) -> None:
+    """What changes the reference's config changes n or its text."""
+    companions = NEEDS.get((model_type, key), {})
+    if config(model_type, **companions).to_dict() == config(model_type, **companions | {key: value}).to_dict():
+        return
+    plain = ArchitectureParameter.from_huggingface(raw(model_type, **companions))
+    changed = ArchitectureParameter.from_huggingface(raw(model_type, **companions | {key: value}))
+    assert plain != changed or plain.text != changed.text
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_the_written_config_is_read_alike(model_type: str, tmp_path: Any) -> None:
+    """From the object, from its config.json on disk (which leaves defaults out), and from the directory: one n."""
+    settled = config(model_type)
+    settled.save_pretrained(tmp_path)
+    n = ArchitectureParameter.from_huggingface(settled)
+    assert n == ArchitectureParameter.from_huggingface(tmp_path)
+    assert n == ArchitectureParameter.from_huggingface(str(tmp_path / "config.json"))
+    assert n == ArchitectureParameter.from_huggingface(json.loads((tmp_path / "config.json").read_text()))
+    assert json.loads(json.dumps(n.to_huggingface())) == n.to_huggingface()
+    assert ArchitectureParameter.from_huggingface(n.to_huggingface()) == n

@@ -1,0 +1,191 @@
+"""Every key declared irrelevant, varied in the *reference*, leaves its logits as they are, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from nexus_universal import ArchitectureParameter, families
+from nexus_universal.architecture.ends import Text
+from nexus_universal.families.reader import INERT, IRRELEVANT
+from tests.helpers import MODEL_TYPES, config, ids, reference, same
+
+VARIED: dict[str, Any] = {
+    "_name_or_path": "somewhere/else",
+    "name_or_path": "somewhere/else",
+    "transformers_version": "4.0.0",
+    "architectures": ["AnotherForCausalLM"],
+    "_commit_hash": "0" * 40,
+    "license": "mit",
+    "language_model_only": True,
+    "auto_map": {"AutoModelForCausalLM": "modeling_evil.EvilForCausalLM"},
+    "output_hidden_states": True,
+    "torchscript": True,
+    "tie_last_hidden_states": False,
+    "output_router_logits": True,
+    "id2label": {0: "a", 1: "b", 2: "c"},
+    "label2id": {"a": 0, "b": 1, "c": 2},
+    "problem_type": "regression",
+    "num_labels": 3,
+    "finetuning_task": "cola",
+    "attention_dropout": 0.7,
+    "hidden_dropout": 0.7,
+    "router_aux_loss_coef": 0.7,
+    "router_jitter_noise": 0.7,
+    "use_bfloat16": True,
+    "tf_legacy_loss": True,
+    "gradient_checkpointing": True,
+    "quantization_config": {"quant_method": "fp8"},
+    "compression_config": {"quant_method": "compressed-tensors"},
+    "tokenizer_class": "AnotherTokenizer",
+    "prefix": "once upon a time",
+    "task_specific_params": {"summarization": {"max_length": 7}},
+    "sep_token_id": 4,
+    "decoder_start_token_id": 4,
+    "max_length": 5,
+    "min_length": 5,
+    "do_sample": True,
+    "early_stopping": True,
+    "num_beams": 4,
+    "temperature": 0.1,
+    "top_k": 1,
+    "top_p": 0.1,
+    "typical_p": 0.1,
+    "repetition_penalty": 9.0,
+    "length_penalty": 9.0,
+    "no_repeat_ngram_size": 2,
+    "encoder_no_repeat_ngram_size": 2,
+    "bad_words_ids": [[1]],
+    "num_return_sequences": 3,
+    "output_scores": True,
+    "return_dict_in_generate": True,
+    "forced_bos_token_id": 1,
+    "forced_eos_token_id": 1,
+    "remove_invalid_values": True,
+    "exponential_decay_length_penalty": [3, 1.1],
+    "suppress_tokens": [1, 2],
+    "begin_suppress_tokens": [1, 2],
+    "num_beam_groups": 2,
+    "diversity_penalty": 0.7,
+    # families' own
+    "cache_implementation": "static",
+    "hidden_act": "relu",
+    "layer_switch": 2,
+    "model_max_length": 8,
+    "use_parallel_embedding": True,
+    "_sliding_window_pattern": 2,
+    "pretraining_tp": 4,
+    "first_k_dense_replace": 2,
+    "num_nextn_predict_layers": 2,
+    "topk_method": "greedy",
+    "resid_pdrop": 0.7,
+    "embd_pdrop": 0.7,
+    "attn_pdrop": 0.7,
+    "summary_type": "mean",
+    "summary_use_proj": False,
+    "summary_activation": "tanh",
+    "summary_proj_to_labels": False,
+    "summary_first_dropout": 0.7,
+    "n_ctx": 8,
+    "reorder_and_upcast_attn": True,
+    "max_window_layers": 1,
+}
+"""A value far from the default for every key that is declared irrelevant."""
+
+NOT_IN_THE_REFERENCE = {
+    "model_type": "it chooses the class itself",
+    "output_attentions": "the reference refuses it with its fused kernel; eager attention is another kernel, with other bits",
+    "return_dict": "set to false, the reference's own forward fails: it reads a field of a tuple",
+    "use_return_dict": "a read-only property of the reference's configs",
+}
+"""Irrelevant keys that cannot be varied in the reference."""
+
+TEXT_KEYS: dict[str, Any] = {
+    "bos_token_id": 7,
+    "eos_token_id": [7, 8],
+    "use_cache": False,
+    "initializer_range": 0.9,
+    "max_position_embeddings": 80,
+}
+"""Keys that are read but kept outside n: they must not move a logit either."""
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        out = model(ids(2, 24))
+    return out[0] if isinstance(out, tuple) else out.logits
+
+
+def with_weights_of(plain: Any, settled: Any) -> Any:
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)](settled).eval()
+    model.load_state_dict(plain.state_dict())
+    return model
+
+
+def assert_unmoved(model_type: str, changes: dict[str, Any], **tiny: Any) -> None:
+    """All changes at once; where something moved, one by one, to name the guilty key."""
+    plain = reference(model_type, **tiny)
+    before = logits(plain)
+    if same(logits(with_weights_of(plain, config(model_type, **tiny, **changes))), before):
+        return
+    guilty = [
+        key
+        for key, value in changes.items()
+        if not same(logits(with_weights_of(plain, config(model_type, **tiny, **{key: value}))), before)
+    ]
+    raise AssertionError(f"{model_type}: declared irrelevant, but the reference's logits depend on {guilty}")
+
+
+def declared(model_type: str) -> dict[str, Any]:
+    """The varied values of what is irrelevant in this family, those that it reads itself left out."""
+    names = {*IRRELEVANT, *families.find(model_type).irrelevant} - {*NOT_IN_THE_REFERENCE}
+    return {name: VARIED[name] for name in sorted(names)}
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_irrelevant_keys(model_type: str) -> None:
+    assert_unmoved(model_type, declared(model_type))
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_irrelevant_keys_leave_n_alone(model_type: str) -> None:
+    plain = ArchitectureParameter.from_huggingface(config(model_type))
+    varied = ArchitectureParameter.from_huggingface(config(model_type).to_dict() | declared(model_type))
+    assert (varied, varied.text) == (plain, plain.text)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("column", range(max(map(len, INERT.values()))))
+def test_inert_keys(model_type: str, column: int) -> None:
+    """The values at which a key is said to change nothing, in as many rounds as a key has values."""
+    has_experts = any("experts" in key for key in families.find(model_type).tiny)
+    keys = [
+        key for key in INERT if has_experts or key != "experts_implementation"
+    ]  # elsewhere the reference refuses it
+    assert_unmoved(model_type, {key: INERT[key][min(column, len(INERT[key]) - 1)] for key in keys})
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_text_keys(model_type: str) -> None:
+    changes = {key: value for key, value in TEXT_KEYS.items() if not (model_type == "gpt2" and "position" in key)}
+    assert_unmoved(model_type, changes)
+    plain, varied = (ArchitectureParameter.from_huggingface(config(model_type, **c)) for c in ({}, changes))
+    assert plain == varied
+    assert plain.text != varied.text
+
+
+def test_every_declared_key_has_a_varied_value() -> None:
+    every = {*IRRELEVANT, *(key for t in MODEL_TYPES for key in families.find(t).irrelevant)}
+    assert every == {*VARIED, *NOT_IN_THE_REFERENCE}
+    known = {"context", "bos", "eos", "pad", "use_cache", "dtype", "initializer_range", "scaled_residual"}
+    assert set(Text.__dataclass_fields__) == known, "a field of Text was added: vary its key here"
+
+
+@pytest.mark.parametrize(("key", "value"), [("rms_norm_eps", 1e-3), ("hidden_act", "relu"), ("rope_theta", 100.0)])
+def test_a_key_that_matters_would_be_found(key: str, value: Any) -> None:
+    with pytest.raises(AssertionError, match=key):
+        assert_unmoved("llama", {"attention_dropout": 0.7, key: value})

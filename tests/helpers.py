@@ -1,0 +1,133 @@
+"""What the tests share: tiny references with wide weights, the one class beside them, and ids to feed both.
+
+Wide weights (std 1.5/√fan-in, norms and buffers perturbed) make a wrong detail show: with the usual 0.02 it drowns.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+import nexus_universal
+from nexus_universal import ArchitectureParameter, UniversalTransformer, copy_weights, families
+from nexus_universal.families.draws import PER_PAIR
+
+transformers.logging.set_verbosity_error()
+
+ROOT = Path(nexus_universal.__file__).resolve().parents[1]
+"""Where the package that is tested lies: subprocesses start there."""
+
+MODEL_TYPES: tuple[str, ...] = families.model_types()
+COMPUTED_BUFFERS = ("inv_freq", "embed_scale")
+"""Buffers that follow from the config: randomising them would make another model of it."""
+
+
+def explicit(model_type: str, **changes: Any) -> dict[str, Any]:
+    """A family's tiny config with changes, as the keyword arguments of the reference's config class."""
+    values = copy.deepcopy(
+        {**families.find(model_type).tiny, **changes}
+    )  # config classes write into what they are given
+    return {key: _with_factors(value, values, families.find(model_type)) for key, value in values.items()}
+
+
+def _with_factors(value: Any, values: dict[str, Any], family: families.Family) -> Any:
+    """One factor per rotated pair where a draw says so, all different."""
+    if not isinstance(value, dict) or PER_PAIR not in value.values():
+        return value
+    heads = values["hidden_size"] // values["num_attention_heads"]
+    turned = values.get("qk_rope_head_dim") or values.get("head_dim") or heads
+    pairs = int(turned * (family.partial_rotary_factor or 1.0)) // 2
+    factors = {
+        name: [1 + step * i for i in range(pairs)] for name, step in (("short_factor", 0.1), ("long_factor", 0.7))
+    }
+    return {key: factors.get(key, item) for key, item in value.items()}
+
+
+def raw(model_type: str, **changes: Any) -> dict[str, Any]:
+    """The same as a raw config.json."""
+    return {"model_type": model_type, **explicit(model_type, **changes)}
+
+
+def config(model_type: str, **changes: Any) -> PreTrainedConfig:
+    """The same as the reference's config object."""
+    return CONFIG_MAPPING[model_type](**explicit(model_type, **changes))
+
+
+def single_changes(model_type: str) -> list[tuple[str, Any]]:
+    """Every (key, value) that the family lets a proof draw."""
+    return [(key, value) for key, values in families.find(model_type).draws.items() for value in values]
+
+
+def labelled(changes: list[tuple[str, str, Any]]) -> list[str]:
+    """Readable test ids for (model type, key, value)."""
+    return [f"{model_type}-{key}={_short(value)}" for model_type, key, value in changes]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "-".join(str(item) for key, item in value.items() if key not in ("short_factor", "long_factor"))
+    return str(value).replace("_attention", "")
+
+
+def widen(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every parameter and buffer a random value of a size that matters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if any(part in name for part in COMPUTED_BUFFERS):
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            if tensor.dim() > 1:
+                tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)
+            else:
+                tensor.add_(noise.to(tensor.dtype) * 0.3)
+    return model
+
+
+def reference(model_type: str, *, seed: int = 0, **changes: Any) -> nn.Module:
+    """The reference model of a tiny config, with wide weights."""
+    settled = config(model_type, **changes)
+    return widen(MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)](settled), seed).eval()
+
+
+def universal(model: Any) -> UniversalTransformer:
+    """The one class with a reference's n and weights."""
+    with torch.device("meta"):
+        ours = UniversalTransformer(ArchitectureParameter.from_huggingface(model.config))
+    copy_weights(model, ours)
+    return ours.eval()
+
+
+@functools.cache
+def pair(model_type: str) -> tuple[Any, UniversalTransformer]:
+    """Reference and one class of the tiny config. Shared between tests: read only."""
+    theirs = reference(model_type)
+    return theirs, universal(theirs)
+
+
+def ids(batch: int, seq: int, *, seed: int = 1, vocab: int = 97) -> Tensor:
+    """Random ids."""
+    return torch.randint(0, vocab, (batch, seq), generator=torch.Generator().manual_seed(seed))
+
+
+def same(left: Tensor, right: Tensor) -> bool:
+    """Equal in dtype, shape and every bit (but for the sign of zero)."""
+    return left.dtype == right.dtype and left.shape == right.shape and torch.equal(left, right)
+
+
+def furthest(left: Tensor, right: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((left - right).abs().max() / right.abs().max())

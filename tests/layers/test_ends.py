@@ -1,0 +1,154 @@
+"""Embedding and head: scales, positions, the pad row, tied and free heads, caps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nexus_universal import UniversalTransformer
+from nexus_universal.architecture.ends import Embedding, Head, LearnedPositions
+from nexus_universal.architecture.errors import InputError, UnsupportedPart
+from nexus_universal.architecture.position import Norm
+from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
+from tests.helpers import ids, pair, reference, same, universal
+
+
+def randomised(module: Any) -> Any:
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    return module
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rounding", ["model", "none"])
+def test_scaled_rows(rounding: Any, dtype: torch.dtype) -> None:
+    embedding = randomised(UniversalEmbedding(Embedding(vocab=9, width=6, scale=6**0.5, scale_rounding=rounding))).to(
+        dtype
+    )
+    x = ids(2, 4, vocab=9)
+    rows = embedding.tokens.weight[x]
+    expected = rows * (torch.tensor(6**0.5).to(dtype) if rounding == "model" else 6**0.5)
+    assert same(embedding.look_up(x), expected)
+    if dtype == torch.bfloat16 and rounding == "model":
+        assert not torch.equal(expected, rows * 6**0.5)
+
+
+def test_learned_positions_are_added_from_their_offset() -> None:
+    part = Embedding(vocab=9, width=6, positions=LearnedPositions(count=12, offset=2), norm=Norm(kind="rms", eps=1e-3))
+    embedding = randomised(UniversalEmbedding(part))
+    x, positions = ids(2, 4, vocab=9), torch.tensor([[3, 4, 5, 6]])
+    summed = embedding.tokens.weight[x] + embedding.positions.weight[positions + 2]
+    assert same(embedding(embedding.look_up(x), positions), embedding.norm(summed))
+
+
+def test_the_pad_row_gets_no_gradient() -> None:
+    """As in torch, and with a negative pad counted from the end."""
+    for pad in (3, -94):
+        theirs = reference("llama", pad_token_id=pad)
+        ours = universal(theirs)
+        x = torch.tensor([[3, 5, 3, 7]])
+        for model in (theirs, ours):
+            model(x).logits.square().sum().backward()
+        grad = ours.embedding.tokens.weight.grad
+        assert grad is not None and not bool(grad[3].any()) and bool(grad[5].any())
+        assert torch.allclose(
+            grad, theirs.model.embed_tokens.weight.grad, rtol=1e-3, atol=1e-3 * float(grad.abs().max())
+        )
+
+
+@pytest.mark.parametrize("dtype", ["model", "float32"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("scale", "softcap"), [(None, None), (0.25, None), (None, 2.0), (0.25, 2.0)])
+def test_the_head_is_its_definition(
+    tied: bool, bias: bool, scale: float | None, softcap: float | None, dtype: Any
+) -> None:
+    head = randomised(
+        UniversalHead(Head(tied=tied, bias=bias, scale=scale, softcap=softcap, dtype=dtype), d_model=6, vocab=9)
+    )
+    assert (head.weight is None, head.bias is None) == (tied, not bias)
+    table, x = torch.randn(9, 6), torch.randn(2, 3, 6)
+    expected = x.double() @ (table if tied else head.weight).double().T + (head.bias.double() if bias else 0)
+    expected = expected * (scale or 1)
+    if softcap is not None:
+        expected = softcap * torch.tanh(expected / softcap)
+    assert torch.allclose(head(x, table).double(), expected, atol=1e-5)
+    assert head.to(torch.bfloat16)(x.bfloat16(), table.bfloat16()).dtype == (
+        torch.float32 if dtype == "float32" else torch.bfloat16
+    )
+
+
+def test_a_tied_head_follows_the_table() -> None:
+    ours = universal(reference("gemma3_text"))
+    assert ours.head.weight is None
+    x = ids(1, 5)
+    with torch.no_grad():
+        before = ours(x).logits
+        ours.embedding.tokens.weight[:, :] *= 2
+        assert not torch.allclose(ours(x).logits, before)
+
+
+def test_what_is_not_computed_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedPart, match=r"Embedding\.scale_inputs"):
+        UniversalEmbedding(Embedding(vocab=9, width=6, scale=2.0, scale_inputs=True))
+
+
+# The call
+
+
+@pytest.mark.parametrize("wrong", [-1, 97, 10**6])
+def test_ids_outside_the_vocabulary_are_refused(wrong: int) -> None:
+    with pytest.raises(InputError, match=rf"input_ids hold .*{wrong}.*must lie in \[0, 97\)"):
+        pair("llama")[1](torch.tensor([[1, wrong, 2]]))
+
+
+def test_positions_beyond_a_learned_table_are_refused() -> None:
+    with pytest.raises(InputError, match="positions beyond the learned table: at most 96"):
+        pair("gpt2")[1](ids(1, 97))
+    pair("gpt2")[1](ids(1, 96))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"input_ids": ids(1, 3), "inputs_embeds": torch.zeros(1, 3, 48)}])
+def test_ids_or_embeddings_but_not_both(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="exactly one"):
+        pair("llama")[1](**arguments)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2", "cohere2"])
+def test_embeddings_stand_in_for_ids_as_in_the_reference(model_type: str) -> None:
+    theirs, ours = pair(model_type)
+    x = ids(2, 20)
+    with torch.no_grad():
+        rows = theirs.get_input_embeddings()(x)
+        assert same(ours(inputs_embeds=rows).logits, theirs(inputs_embeds=rows, use_cache=False).logits)
+        assert torch.equal(ours(inputs_embeds=ours.embedding.look_up(x)).logits, ours(x).logits)
+
+
+@pytest.mark.parametrize("keep", [1, 3, torch.tensor([0, 4, 5])])
+def test_logits_to_keep_are_the_references(keep: Any) -> None:
+    for model_type in ("llama", "gpt2"):
+        theirs, ours = pair(model_type)
+        x = ids(2, 20)
+        with torch.no_grad():
+            found = ours(x, logits_to_keep=keep).logits
+            assert same(found, theirs(x, use_cache=False, logits_to_keep=keep).logits)
+            assert found.shape[1] == (keep if isinstance(keep, int) else len(keep))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3_next"])
+def test_positions_of_the_users_own(model_type: str) -> None:
+    theirs, ours = pair(model_type)
+    x, positions = ids(2, 12), torch.stack([torch.arange(12) + 5, torch.arange(12)])
+    with torch.no_grad():
+        assert same(ours(x, position_ids=positions).logits, theirs(x, position_ids=positions, use_cache=False).logits)
+
+
+def test_a_model_says_where_and_what_it_is() -> None:
+    ours = universal(reference("llama")).to(torch.bfloat16)
+    assert (ours.device, ours.dtype) == (torch.device("cpu"), torch.bfloat16)
+    with torch.device("meta"):
+        assert UniversalTransformer(ours.n).device.type == "meta"

@@ -1,0 +1,337 @@
+"""No field of n is silently ignored: another value changes the output, or is refused by name.
+
+Mutants come by reflection over the fields of each part that a tiny model holds. This is about what the *modules* do with a
+field that is valid but perhaps not built yet; what a wrong value costs against the reference is the business of parity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+import zlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from nexus_universal import ArchitectureParameter, UniversalTransformer
+from nexus_universal.architecture.ends import LearnedPositions, PerLayerEmbedding, Register, Streams
+from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
+from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
+from nexus_universal.architecture.mixers import OutputGate, Packed, QueryKeyNorm, ReusedIndices, SparseIndexer
+from nexus_universal.architecture.part import ByLayer, Part
+from nexus_universal.architecture.position import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Norm,
+    ProportionalScaling,
+    Rope,
+    YarnScaling,
+)
+from nexus_universal.architecture.program import AltUp, HyperConnection, StreamSlice
+from nexus_universal.architecture.serial import type_hints
+from nexus_universal.architecture.validate import problems
+from nexus_universal.checkpoint.load import put, slots
+from tests.helpers import ids, raw
+
+NORM = Norm(kind="rms", eps=1e-2)
+SAMPLES: dict[type, Any] = {
+    Norm: NORM,
+    Rope: Rope(theta=50.0),
+    LinearScaling: LinearScaling(factor=3.0),
+    DynamicScaling: DynamicScaling(factor=3.0, context=5),
+    Llama3Scaling: Llama3Scaling(factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context=16),
+    YarnScaling: YarnScaling(factor=4.0, original_context=8),
+    LongRopeScaling: LongRopeScaling(factor=2.0, short_factors=(1.5,) * 4, long_factors=(2.5,) * 4, original_context=8),
+    ProportionalScaling: ProportionalScaling(factor=2.0),
+    QueryKeyNorm: QueryKeyNorm(norm=NORM),
+    OutputGate: OutputGate(),
+    ByLayer: ByLayer(rule="divide", value=0.3),
+    ExpertGroups: ExpertGroups(count=2, keep=1),
+    FeedForward: FeedForward(width=12, activation="gelu"),
+    LearnedPositions: LearnedPositions(count=64),
+    PerLayerEmbedding: PerLayerEmbedding(vocab=97, width=8, norm=NORM),
+    Streams: Streams(count=2, fill="copy", merge="mean", eps=1e-6),
+    SparseIndexer: SparseIndexer(heads=2, head_dim=8, keep=4, key_norm=NORM),
+    ReusedIndices: ReusedIndices(reuse="indices"),
+    HyperConnection: HyperConnection(streams=2, iterations=2, eps=1e-6, norm_eps=1e-6),
+    AltUp: AltUp(streams=2, active=0, norm=NORM),
+    StreamSlice: StreamSlice(read=0, write=(0,)),
+    Packed: Packed(roles=("gate", "up")),
+    Register: Register(name="m"),
+}
+"""A part for every field that may hold one; factors fit a head of 8 turned dimensions."""
+
+EQUAL: dict[str, str] = {
+    "embedding.padding_row": "only the gradient of that row depends on it",
+    "part.chunk": "how the exact recurrence is cut up",
+    "router.order": "the order of the chosen",
+    "router.sum_epsilon": "too small to show against weights that sum to 1",
+    "cohere2/rope.pairing": "interleaved_to_half has the same dot products",
+    "glm4_moe_lite/rope.pairing": "interleaved has the same dot products",
+}
+"""Fields whose other values are rightly the same function but for rounding; matched as the end of a path."""
+
+HALF: dict[str, str] = {
+    "rounding": "where half precision is rounded",
+    "scale_rounding": "whether the scale is rounded to the model's dtype",
+    "rope.table": "the tables' dtype",
+    "rope.product": "the rotation's dtype",
+    "router.logits": "the router's dtype",
+    "router.weights": "the weights' dtype",
+    "head.dtype": "the logits' dtype",
+}
+"""Fields that mean nothing in float32, and must show in bfloat16."""
+
+ALIKE = {
+    ("gpt2", "rounding=after_scale"): "torch's kernel computes in float32 and rounds at the end, too",
+    ("cohere2", "rounding=native"): "the same, the other way round",
+    ("glm4_moe_lite", "router.weights=model"): "its router's logits are float32 in any model",
+}
+"""Values of these that happen to round alike here."""
+
+TOGETHER = {"qk_norm.over": "Attention.packing"}
+"""Fields that are refused only beside another, which the message names instead."""
+
+BASES: dict[str, dict[str, Any]] = {
+    "llama": {"num_hidden_layers": 1, "hidden_size": 32, "head_dim": 8},
+    "gpt2": {
+        "n_layer": 1,
+        "n_embd": 32,
+        "activation_function": "relu",
+        "layer_norm_epsilon": 0.1,
+    },
+    "gemma3_text": {
+        "num_hidden_layers": 1,
+        "head_dim": 8,
+        "sliding_window": 6,
+        "final_logit_softcapping": 5.0,
+        "hidden_activation": "relu",
+    },
+    "cohere2": {
+        "num_hidden_layers": 1,
+        "layer_types": ["sliding_attention"],
+        "sliding_window": 6,
+        "hidden_size": 32,
+        "layer_norm_eps": 0.1,
+    },
+    "glm4_moe_lite": {
+        "num_hidden_layers": 1,
+        "mlp_layer_types": ["sparse"],
+        "n_group": 2,
+        "routed_scaling_factor": 1.5,
+    },
+    "qwen3_next": {
+        "num_hidden_layers": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+        "mlp_only_layers": [1],
+        "head_dim": 8,
+        "partial_rotary_factor": 0.5,
+    },
+}
+BASES = {name: changes | ({} if "eps" in str(changes) else {"rms_norm_eps": 0.1}) for name, changes in BASES.items()}
+"""One layer of each kind, with an epsilon that can be felt."""
+
+
+def alternatives(value: Any, hint: Any) -> Iterator[Any]:
+    """Other values that a field may hold by its declared type."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for option in options:
+            if option is types.NoneType:
+                if value is not None:
+                    yield None
+            elif isinstance(option, type) and issubclass(option, Part):
+                if not isinstance(value, option) and option in SAMPLES:
+                    yield SAMPLES[option]
+            elif value is None or _is(value, option):
+                yield from alternatives(value, option)
+    elif origin is Literal:
+        yield from (option for option in options if option != value)
+    elif origin is tuple and options[1:] == (Ellipsis,):
+        if typing.get_origin(options[0]) is Literal:
+            for option in typing.get_args(options[0]):
+                yield tuple(v for v in value if v != option) if option in value else (*value, option)
+            yield ()
+        elif options[0] is Packed:
+            yield () if value else (SAMPLES[Packed],)
+        elif options[0] is Register:
+            yield (SAMPLES[Register],)
+        elif options[0] is float and value:
+            yield tuple(1.3 * number for number in value)
+    elif hint is bool:
+        yield not value
+    elif hint is int:
+        yield from (3,) if value is None else (value + 1, 2 * value)
+    elif hint is float:
+        yield 0.7 if not value else 1.5 * value
+
+
+def _is(value: Any, option: Any) -> bool:
+    origin = typing.get_origin(option)
+    return isinstance(value, tuple) if origin is tuple else origin is None and isinstance(value, option)
+
+
+def mutants(root: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, copy of root with one field changed), parts inside parts included; of equal ones only the first."""
+    for field in dataclasses.fields(root):
+        value, hint = getattr(root, field.name), type_hints(type(root))[field.name]
+        here = f"{path}.{field.name}" if path else field.name
+        for other in alternatives(value, hint):
+            if other != value or type(other) is not type(value):
+                yield f"{here}={_text(other)}", dataclasses.replace(root, **{field.name: other})
+        inner = value if isinstance(value, tuple) else (value,)
+        for index, part in enumerate(inner):
+            if not isinstance(part, Part):
+                continue
+            called = getattr(part, "name", None)
+            below = f"{here}.{called or index}" if isinstance(value, tuple) else here
+            for found, changed in mutants(part, below):
+                new = (*inner[:index], changed, *inner[index + 1 :]) if isinstance(value, tuple) else changed
+                yield found, dataclasses.replace(root, **{field.name: new})
+
+
+def _text(value: Any) -> str:
+    return type(value).__name__ if isinstance(value, Part) else str(value)
+
+
+def built(n: ArchitectureParameter) -> UniversalTransformer:
+    """A model whose weights depend on their name and shape alone."""
+    with torch.device("meta"):
+        model = UniversalTransformer(n)
+    for name, slot in slots(model).items():
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{name}{tuple(slot.shape)}".encode()))
+        noise = torch.randn(slot.shape, generator=generator)
+        put(model, name, noise * 1.5 / slot.shape[-1] ** 0.5 if slot.dim() > 1 else 1 + 0.3 * noise)
+    return model.eval()
+
+
+def run(model: UniversalTransformer) -> Tensor:
+    return model(ids(2, 20)).logits
+
+
+def unused(model: UniversalTransformer, logits: Tensor, names: set[str]) -> list[str]:
+    """Those parameters that the output does not depend on."""
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))
+    (logits * weights).sum().backward()
+    found = dict(model.named_parameters())
+    grads = {name: found[name].grad for name in names if name in found}
+    return [name for name, grad in grads.items() if grad is None or not bool(grad.any())]
+
+
+@pytest.mark.parametrize("model_type", BASES)
+def test_a_changed_field_changes_the_output_or_is_refused(model_type: str) -> None:
+    n = ArchitectureParameter.from_huggingface(raw(model_type, **BASES[model_type]))
+    if model_type == "glm4_moe_lite":
+        n = n.replace("layers.*.attention.latent_norm.eps", 0.1)
+    base = built(n)
+    with torch.no_grad():
+        before = run(base)
+    known = {name: tuple(slot.shape) for name, slot in slots(base).items()}
+    outcomes: dict[str, list[str]] = {"changed": [], "refused": [], "invalid": [], "same": [], "unused": []}
+    for path, mutant in mutants(n):
+        if path.split(".")[0] in ("origin", "text"):
+            continue
+        field = path.split("=")[0]
+        try:
+            mutant.validate()
+        except InvalidArchitecture:
+            outcomes["invalid"].append(path)
+            continue
+        try:
+            model = built(mutant)
+            logits = run(model)
+        except InvalidArchitecture:
+            outcomes["invalid"].append(path)
+            continue
+        except UnsupportedPart as error:
+            last = field.split(".")[-1]
+            named = {last, type_name(n, field), path.split("=")[1], TOGETHER.get(".".join(field.split(".")[-2:]))}
+            assert any(word and word in str(error) for word in named), f"{path}: {error}"
+            outcomes["refused"].append(path)
+            continue
+        new = {name for name, slot in slots(model).items() if known.get(name) != tuple(slot.shape)}
+        assert bool(torch.isfinite(logits).all()), path
+        if new:
+            idle = unused(model, logits, {name for name in new if "selection_bias" not in name})
+            outcomes["unused" if idle else "changed"].append(f"{path} {idle}" if idle else path)
+        elif logits.shape == before.shape and float((logits.detach() - before).abs().max() / before.abs().max()) < 2e-5:
+            outcomes["same"].append(path)
+        else:
+            outcomes["changed"].append(path)
+    same = [path for path in outcomes["same"] if not rightly_equal(model_type, path.split("=")[0], EQUAL | HALF)]
+    print(model_type, {name: len(paths) for name, paths in outcomes.items()})
+    assert not same, "these values change nothing and nobody says so"
+    assert not outcomes["unused"], "these parameters are created and never used"
+    assert len(outcomes["changed"]) > 25
+
+
+@pytest.mark.parametrize("model_type", BASES)
+def test_a_field_of_rounding_shows_in_bfloat16(model_type: str) -> None:
+    n = ArchitectureParameter.from_huggingface(raw(model_type, **BASES[model_type]))
+    with torch.no_grad():
+        before = run(built(n).to(torch.bfloat16))
+        tried = 0
+        for path, mutant in mutants(n):
+            if rightly_equal(model_type, path.split("=")[0], HALF) and not list(problems(mutant)):
+                try:
+                    after = run(built(mutant).to(torch.bfloat16))
+                except UnsupportedPart:
+                    continue
+                alike = after.dtype == before.dtype and torch.equal(after, before)
+                expected = any(model_type == only and path.endswith(ending) for only, ending in ALIKE)
+                assert alike == expected, path
+                tried += 1
+    assert tried >= 4
+
+
+def rightly_equal(model_type: str, field: str, known: dict[str, str]) -> bool:
+    """Whether a table says so, for all models or (with the model type in front) for this one."""
+    split = (entry.rpartition("/") for entry in known)
+    return any(field.endswith(ending) and prefix in ("", model_type) for prefix, _, ending in split)
+
+
+def type_name(n: Any, path: str) -> str:
+    """The class of the part that holds the field at `path`."""
+    holder = n
+    for step in path.split(".")[:-1]:
+        if isinstance(holder, tuple):
+            holder = next((p for i, p in enumerate(holder) if str(i) == step or getattr(p, "name", None) == step), None)
+        else:
+            holder = getattr(holder, step)
+    return type(holder).__name__
+
+
+def test_every_part_has_a_sample() -> None:
+    """A field that may hold a part is tried with one."""
+    wanted: set[type] = set()
+    for model_type, changes in BASES.items():
+        for part in walk(ArchitectureParameter.from_huggingface(raw(model_type, **changes))):
+            for hint in type_hints(type(part)).values():
+                options = typing.get_args(hint) or (hint,)
+                if types.NoneType in options or len(options) > 2:
+                    wanted |= {o for o in options if isinstance(o, type) and issubclass(o, Part)}
+    mixers = {part for part in wanted if part.role != "other" and part is not FeedForward}
+    assert wanted - mixers - set(SAMPLES) <= {Router, *programs()}
+
+
+def programs() -> set[type]:
+    from nexus_universal.architecture import program
+    from nexus_universal.architecture.feed_forward import PerLayerInput
+    from nexus_universal.architecture.mixers import LowRank
+
+    return {program.Program, program.Linear, LowRank, PerLayerInput}
+
+
+def walk(part: Part) -> Iterator[Part]:
+    yield part
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Part):
+                yield from walk(inner)

@@ -1,0 +1,65 @@
+"""Feed-forward networks against their definition, and as part of a whole n."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nexus_universal import ArchitectureParameter, UniversalFeedForward
+from nexus_universal.architecture.feed_forward import FeedForward
+from nexus_universal.architecture.mixers import Packed
+from nexus_universal.layers.activations import ACTIVATIONS
+from tests.helpers import furthest, pair, raw, same
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh", "relu_squared"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("biases", [(), ("gate", "up", "down"), ("down",)])
+@pytest.mark.parametrize("gated", [True, False])
+def test_it_is_its_definition(gated: bool, biases: tuple[Any, ...], packed: bool, activation: Any) -> None:
+    roles = ("gate", "up") if gated else ("up",)
+    biases = tuple(bias for bias in biases if gated or bias != "gate")
+    part = FeedForward(
+        width=7, activation=activation, gated=gated, biases=biases, packing=(Packed(roles=roles),) if packed else ()
+    )
+    torch.manual_seed(0)
+    module = UniversalFeedForward(part, d_model=5)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 3, 5)
+
+    def linear(role: str) -> torch.Tensor:
+        if packed and role != "down":
+            layer = module.get_submodule("_".join(roles))
+            rows = slice(7 * roles.index(role), 7 * roles.index(role) + 7)
+            weight, bias = layer.weight[rows], layer.bias[rows] if layer.bias is not None else None
+        else:
+            layer = module.get_submodule(role)
+            weight, bias = layer.weight, layer.bias
+        assert (bias is not None) == (role in biases)
+        return (x if role != "down" else hidden) @ weight.T + (0 if bias is None else bias)
+
+    act = ACTIVATIONS[activation]
+    hidden = act(linear("gate")) * linear("up") if gated else act(linear("up"))
+    assert furthest(module(x), linear("down")) < 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text", "glm4_moe_lite"])
+def test_a_layer_of_n_alone_is_the_models_own(model_type: str) -> None:
+    ours = pair(model_type)[1]
+    alone = UniversalFeedForward(ours.n, layer_index=0)
+    inside = ours.get_submodule("layers.0.feed_forward")
+    alone.load_state_dict(inside.state_dict(), assign=True)  # GPT-2's matrices lie transposed, which shows in the bits
+    x = torch.randn(1, 3, ours.n.d_hidden)
+    with torch.no_grad():
+        assert same(alone(x), inside(x))
+
+
+def test_built_from_a_mixture_it_is_the_shared_expert() -> None:
+    n = ArchitectureParameter.from_huggingface(raw("glm4_moe_lite"))
+    assert UniversalFeedForward(n, layer_index=1).part.width == 24
+    with pytest.raises(ValueError, match="no dense feed-forward"):
+        UniversalFeedForward(ArchitectureParameter.from_huggingface(raw("mixtral")))

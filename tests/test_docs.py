@@ -1,0 +1,82 @@
+"""What is generated is current, what the README says runs, and the examples do what they show."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from nexus_universal import families
+
+ROOT = Path(__file__).parent.parent
+
+
+def module_at(path: Path) -> ModuleType:
+    """Import a script by its path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_documents_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "generate_docs.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_family_has_its_verdict() -> None:
+    proven = json.loads((ROOT / "nexus_universal" / "parity" / "proven.json").read_text(encoding="utf-8"))
+    assert set(proven["families"]) == set(families.model_types())
+    for name, entry in proven["families"].items():
+        n = families.find(name).parameter({"model_type": name, **families.find(name).tiny})
+        assert entry["float32"]["signature"] == n.signature, f"{name} changed: run scripts/prove_families.py"
+
+
+def test_the_readme_says_what_it_does(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    exec(compile(code[1], "README.md", "exec"), {})
+    signature, verdict = capsys.readouterr().out.split("\n")[:2]
+    assert signature in code[1]
+    assert verdict == "bit-equal"
+
+
+def test_load_and_infer_qwen() -> None:
+    completion = module_at(ROOT / "examples" / "load_and_infer_qwen.py").main()
+    assert len(completion.split()) > 5
+
+
+def test_load_and_infer_llama() -> None:
+    example = module_at(ROOT / "examples" / "load_and_infer_llama.py")
+    assert len(example.main()) == 8
+    assert example.main() == example.main()
+
+
+def test_swap_architecture() -> None:
+    moved = module_at(ROOT / "examples" / "swap_architecture.py").main()
+    assert set(moved) == {
+        "layers.*.mixer.window",
+        "layers.*.mixer.rope.theta",
+        "layers.*.feed_forward.activation",
+        "layers",
+    }
+    assert min(moved.values()) > 0.01
+
+
+def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    assert module_at(ROOT / "examples" / "demo.py").main() == 0
+    out = capsys.readouterr().out
+    assert out.count("bit-equal") >= 3 * 8
+    assert out.count("all equal to the reference") == 3
+    assert "DIFFERENT" not in out

@@ -1,0 +1,199 @@
+"""The one class as a whole: what a call gives, gradients, trained checkpoints, and how it behaves as a module."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from nexus_universal import UniversalTransformer
+from nexus_universal.architecture.errors import InputError
+from nexus_universal.transformer import CausalOutput
+from tests.helpers import MODEL_TYPES, furthest, ids, labelled, pair, reference, same, single_changes, universal
+
+types = pytest.mark.parametrize("model_type", MODEL_TYPES)
+CHANGES = [(model_type, *change) for model_type in MODEL_TYPES for change in single_changes(model_type)]
+TRAINED = ("qwen3", "gemma3_text", "glm4_moe_lite")
+
+
+@types
+@torch.no_grad()
+def test_a_call_is_the_references_bit_for_bit(model_type: str) -> None:
+    """Prefill, a left-padded batch, and a cached continuation in one token and in several."""
+    theirs, ours = pair(model_type)
+    x, mask = ids(2, 40), torch.ones(2, 40, dtype=torch.long)
+    mask[0, :11] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    assert same(ours(x).logits, theirs(x, use_cache=False).logits)
+    expected = theirs(x, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    assert same(ours(x, attention_mask=mask, position_ids=positions).logits[mask.bool()], expected[mask.bool()])
+    kept, cache = DynamicCache(config=theirs.config), ours.new_cache()
+    for piece in x.split([30, 1, 4, 1, 4], dim=1):
+        expected = theirs(piece, past_key_values=kept, use_cache=True).logits
+        assert same(ours(piece, cache=cache).logits, expected)
+
+
+@pytest.mark.parametrize(("model_type", "key", "value"), CHANGES, ids=labelled(CHANGES))
+@torch.no_grad()
+def test_every_drawn_value_is_the_references_bit_for_bit(model_type: str, key: str, value: Any) -> None:
+    """Past the window and, where there is one, past the original context."""
+    theirs = reference(model_type, **{key: value})
+    x = ids(1, 70)
+    assert same(universal(theirs)(x).logits, theirs(x, use_cache=False).logits)
+
+
+@types
+def test_gradients_are_the_references(model_type: str) -> None:
+    """In evaluation mode: dropout belongs to training recipes, not to n."""
+    theirs = reference(model_type)
+    ours = universal(theirs)
+    x = ids(2, 24)
+    for model in (theirs, ours):
+        logits = model(x).logits
+        nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
+    gradients = copy.deepcopy(theirs)
+    with torch.no_grad():
+        for parameter, source in zip(gradients.parameters(), theirs.parameters(), strict=True):
+            assert source.grad is not None
+            parameter.copy_(source.grad)
+    expected = dict(universal(gradients).named_parameters())
+    for name, parameter in ours.named_parameters():
+        assert parameter.grad is not None, name
+        assert furthest(parameter.grad, expected[name].detach()) < 1e-3, name
+
+
+@pytest.mark.parametrize("model_type", TRAINED)
+@torch.no_grad()
+def test_trained_checkpoints_are_the_references_bit_for_bit(model_type: str, trained: dict[str, Path]) -> None:
+    """Trained weights have the outliers that random ones lack."""
+    theirs = AutoModelForCausalLM.from_pretrained(trained[model_type], dtype="auto").eval()
+    ours = UniversalTransformer.from_pretrained(trained[model_type])
+    assert ours.dtype == theirs.dtype
+    for length in (1, 7, 150):
+        x = ids(2, length, vocab=ours.n.d_vocab)
+        assert same(ours(x).logits, theirs(x, use_cache=False).logits)
+
+
+# What a call gives and takes
+
+def test_what_a_call_gives() -> None:
+    ours = pair("llama")[1]
+    out = ours(ids(2, 5))
+    assert isinstance(out, CausalOutput) and out.logits.shape == (2, 5, 97) and out.cache is None
+    assert ours(ids(2, 5), logits_to_keep=2).logits.shape == (2, 2, 97)
+
+
+@types
+def test_a_call_leaves_its_arguments_alone(model_type: str) -> None:
+    ours = pair(model_type)[1]
+    x, mask = ids(2, 9), torch.ones(2, 9, dtype=torch.long)
+    mask[0, :3] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    before = [tensor.clone() for tensor in (x, mask, positions)]
+    with torch.no_grad():
+        ours(x, attention_mask=mask, position_ids=positions)
+    assert all(torch.equal(*both) for both in zip((x, mask, positions), before, strict=True))
+
+
+@types
+@torch.no_grad()
+def test_a_mask_of_ones_changes_no_bit(model_type: str) -> None:
+    ours = pair(model_type)[1]
+    for length in (1, 20):
+        x = ids(2, length)
+        assert same(ours(x, attention_mask=torch.ones_like(x)).logits, ours(x).logits)
+
+
+@torch.no_grad()
+def test_a_cache_of_other_rows_or_another_model_is_refused() -> None:
+    ours = pair("llama")[1]
+    cache = ours.new_cache(2)
+    ours(ids(2, 4), cache=cache)
+    with pytest.raises(InputError, match="the cache holds 2 rows, the call has 3"):
+        ours(ids(3, 1), cache=cache)
+    with pytest.raises(InputError, match="this cache has no state for layers"):
+        pair("qwen3_next")[1](ids(2, 1), cache=cache)
+    assert cache.length == 4 and ours(ids(2, 1), cache=cache).logits.shape == (2, 1, 97)
+
+
+@torch.no_grad()
+def test_a_refused_call_leaves_the_cache_as_it_was() -> None:
+    ours = pair("gpt2")[1]
+    cache = ours.new_cache()
+    ours(ids(1, 90), cache=cache)
+    expected = ours(ids(1, 1), cache=cache.fork()).logits
+    for wrong in (ids(1, 7), torch.tensor([[97]])):
+        with pytest.raises(InputError):
+            ours(wrong, cache=cache)
+    assert cache.length == 90 and same(ours(ids(1, 1), cache=cache).logits, expected)
+
+
+# A module like any other
+
+@types
+def test_a_state_dict_goes_round(model_type: str) -> None:
+    ours = pair(model_type)[1]
+    other = UniversalTransformer(ours.n)
+    missing = other.load_state_dict(ours.state_dict(), assign=True)
+    assert not missing.missing_keys and not missing.unexpected_keys
+    with torch.no_grad():
+        assert same(other.eval()(ids(1, 9)).logits, ours(ids(1, 9)).logits)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("model_type", ["qwen3_next", "glm4_moe_lite", "gemma3_text"])
+def test_a_model_can_be_copied(model_type: str, how: str) -> None:
+    ours = universal(reference(model_type))
+    with torch.no_grad():
+        expected = ours(ids(1, 20)).logits
+    twin = copy.deepcopy(ours) if how == "deepcopy" else pickle.loads(pickle.dumps(ours))
+    with torch.no_grad():
+        assert same(twin(ids(1, 20)).logits, expected)
+        for parameter in ours.parameters():
+            parameter.zero_()
+        assert same(twin(ids(1, 20)).logits, expected)
+        cache = twin.new_cache()
+        twin(ids(1, 20), cache=cache)
+        assert cache.length == 20
+
+
+@types
+def test_parameters_are_those_that_n_counts(model_type: str) -> None:
+    ours = pair(model_type)[1]
+    assert sum(parameter.numel() for parameter in ours.parameters()) == sum(
+        parameter.numel() for parameter in pair(model_type)[0].parameters()
+    )
+
+
+@types
+def test_a_cast_runs_in_its_dtype(model_type: str) -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        ours = universal(reference(model_type)).to(dtype)
+        with torch.no_grad():
+            logits = ours(ids(1, 9)).logits
+        assert logits.dtype == dtype and bool(torch.isfinite(logits).all())
+
+
+@types
+def test_float64_agrees_with_float32(model_type: str) -> None:
+    ours = pair(model_type)[1]
+    wide = copy.deepcopy(ours).double()
+    with torch.no_grad():
+        assert furthest(ours(ids(2, 30)).logits.double(), wide(ids(2, 30)).logits) < 1e-3
+
+
+def test_one_axis_of_n_can_be_swapped_and_the_weights_kept() -> None:
+    """Another window, the same parameters: the change is felt only past it."""
+    ours = pair("llama")[1]
+    n = ours.n.replace("layers.*.mixer.window", 4)
+    swapped = UniversalTransformer(n).eval()
+    swapped.load_state_dict(ours.state_dict(), assign=True)
+    with torch.no_grad():
+        near, far = swapped(ids(1, 20)).logits, ours(ids(1, 20)).logits
+    assert torch.allclose(near[:, :4], far[:, :4], atol=1e-5) and not torch.allclose(near[:, 4:], far[:, 4:], atol=1e-3)

@@ -1,0 +1,109 @@
+"""No fake can pass: load, forward, cached decode and generation run with transformers blocked, and give its ids and bits."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from tests.checkpoint.on_disk import published
+from tests.helpers import MODEL_TYPES, ROOT, ids, same
+
+ALONE = """
+import sys
+sys.modules["transformers"] = None
+sys.modules["tokenizers"] = None
+import torch
+from safetensors.torch import load_file, save_file
+from nexus_universal import ArchitectureParameter, UniversalTransformer
+
+torch.set_num_threads(1)
+places = [line.split() for line in sys.stdin]
+for source, given, target in places:
+    x = load_file(given)
+    model = UniversalTransformer.from_pretrained(source)
+    assert model.n == ArchitectureParameter.from_huggingface(source)
+    with torch.no_grad():
+        found = {"whole": model(x["ids"]).logits}
+        cache = model.new_cache()
+        for index, piece in enumerate(x["ids"].split([14, 1, 5], dim=1)):
+            found[f"piece {index}"] = model(piece, cache=cache).logits
+        mask = x["mask"]
+        found["padded"] = model(x["ids"], attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
+    found["generated"] = model.generate(x["ids"][:, :9], max_new_tokens=8, do_sample=False, pad_token_id=0)
+    found["generated padded"] = model.generate(
+        x["ids"], attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0
+    )
+    model.save_pretrained(target + ".saved")
+    again = UniversalTransformer.from_pretrained(target + ".saved")
+    with torch.no_grad():
+        assert torch.allclose(again(x["ids"]).logits, found["whole"], atol=1e-4)
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, target)
+try:
+    import transformers
+except ImportError:
+    print("blocked")
+"""
+
+
+@functools.cache
+def loaded(model_type: str) -> Any:
+    """The reference, from the same file: mapped weights, whose alignment may show in the bits, are aligned alike."""
+    return AutoModelForCausalLM.from_pretrained(published(model_type)).eval()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    """What the package alone computes for every family, in one process that cannot import transformers."""
+    scratch = tmp_path_factory.mktemp("alone")
+    x, mask = ids(2, 20), torch.ones(2, 20, dtype=torch.long)
+    mask[0, :6] = 0
+    save_file({"ids": x, "mask": mask}, scratch / "given")
+    targets = {model_type: scratch / model_type for model_type in MODEL_TYPES}
+    lines = [f"{published(model_type)} {scratch / 'given'} {target}" for model_type, target in targets.items()]
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "blocked"
+    return {model_type: load_file(target) for model_type, target in targets.items()}
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@torch.no_grad()
+def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, torch.Tensor]]) -> None:
+    theirs, x = loaded(model_type), ids(2, 20)
+    assert same(found[model_type]["whole"], theirs(x, use_cache=False).logits)
+    cache = DynamicCache(config=theirs.config)
+    for index, piece in enumerate(x.split([14, 1, 5], dim=1)):
+        expected = theirs(piece, past_key_values=cache, use_cache=True).logits
+        assert same(found[model_type][f"piece {index}"], expected)
+    mask = torch.ones(2, 20, dtype=torch.long)
+    mask[0, :6] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    expected = theirs(x, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    assert same(found[model_type]["padded"][mask.bool()], expected[mask.bool()])
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_generated_ids_are_the_references(model_type: str, found: dict[str, dict[str, torch.Tensor]]) -> None:
+    theirs, x = loaded(model_type), ids(2, 20)
+    mask = torch.ones(2, 20, dtype=torch.long)
+    plain = {"do_sample": False, "pad_token_id": 0}
+    expected = theirs.generate(x[:, :9], attention_mask=mask[:, :9], max_new_tokens=8, **plain)
+    assert torch.equal(found[model_type]["generated"], expected)
+    mask[0, :6] = 0
+    expected = theirs.generate(x, attention_mask=mask, max_new_tokens=4, **plain)
+    assert torch.equal(found[model_type]["generated padded"], expected)
