@@ -18,7 +18,7 @@ from nexus_universal.architecture.errors import CheckpointError, InputError, Uns
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.source import CONFIG_NAME, load_json
 from nexus_universal.cache import Cache, State
-from nexus_universal.checkpoint.files import TensorStore, find_checkpoint
+from nexus_universal.checkpoint.files import TensorStore, dtype_named, find_checkpoint
 from nexus_universal.checkpoint.initialise import initialise
 from nexus_universal.checkpoint.load import fill, plan_load, put, slots
 from nexus_universal.checkpoint.progress import with_progress
@@ -298,7 +298,4 @@ def _resolve_dtype(dtype: str | torch.dtype, n: ArchitectureParameter, store: Te
     if name is None:
         in_order = sorted(store.infos.items(), key=lambda item: (item[1].file, item[0]))
         return next((info.dtype for _, info in in_order if info.dtype.is_floating_point), torch.float32)
-    resolved = getattr(torch, name, None)
-    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-        raise CheckpointError(f"dtype {name!r} is not known (auto, float32, bfloat16, float16, float64)")
-    return resolved
+    return dtype_named(name)

@@ -14,6 +14,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import torch
 import transformers
 from torch import Tensor, nn
@@ -26,6 +27,13 @@ from nexus_universal import ArchitectureParameter, UniversalTransformer, copy_we
 from nexus_universal.families.draws import PER_PAIR
 
 transformers.logging.set_verbosity_error()
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize="NEXUS_EXPLORE" not in os.environ,  # the same draws in every run, unless one goes looking for new ones
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("tests")
 
 ROOT = Path(nexus_universal.__file__).resolve().parents[1]
 """Where the package that is tested lies: subprocesses start there."""

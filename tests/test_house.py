@@ -79,9 +79,11 @@ def spoken(path: Path) -> Iterator[tuple[str, int]]:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     }
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.NAME or tokenize.tok_name[token.type] == "FSTRING_MIDDLE":
-            yield token.string, token.start[0]
-        elif token.type == tokenize.STRING and (token.start[0], token.end[0]) not in documentation | standing_alone:
+        if (
+            token.type == tokenize.NAME
+            or tokenize.tok_name[token.type] == "FSTRING_MIDDLE"
+            or (token.type == tokenize.STRING and (token.start[0], token.end[0]) not in documentation | standing_alone)
+        ):
             yield token.string, token.start[0]
 
 
@@ -114,7 +116,13 @@ def test_the_mathematics_knows_no_family(path: Path) -> None:
 def test_the_whole_word_test_would_find_a_name(tmp_path: Path) -> None:
     names = family_names()
     assert len(names) > 150
-    for text in ("x = kind == 'llama'", "qwen3_norm = 1", "class Gemma3Attention: ...", 'x = f"{a} mixtral"', "gpt2 = 0"):
+    for text in (
+        "x = kind == 'llama'",
+        "qwen3_norm = 1",
+        "class Gemma3Attention: ...",
+        'x = f"{a} mixtral"',
+        "gpt2 = 0",
+    ):
         path = tmp_path / "sample.py"
         path.write_text(f'"""Llama in a docstring."""\n# qwen3 in a comment\n{text}\n')
         assert any(family_words(word, names) for word, _ in spoken(path)), text

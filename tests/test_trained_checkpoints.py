@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from nexus_universal import UniversalTransformer
 from nexus_universal.parity.modes import Ours, Reference, compare, prefill, sample
@@ -13,6 +14,8 @@ from nexus_universal.parity.references import load_reference
 from nexus_universal.parity.verify import verify_checkpoint
 
 DATA = Path(__file__).parent / "data"
+PINNED = "5.23.0"
+"""Bits are promised for this version; older ones that are supported must stay within the floor."""
 NAMES = ("qwen3_tiny", "gemma3_tiny", "glm4_moe_lite_tiny")
 
 
@@ -20,9 +23,10 @@ NAMES = ("qwen3_tiny", "gemma3_tiny", "glm4_moe_lite_tiny")
 @pytest.mark.parametrize("name", NAMES)
 def test_certificate(name: str, dtype: str) -> None:
     certificate = verify_checkpoint(DATA / name, dtype=dtype)
-    assert certificate.verdict == "bit-equal", certificate.to_markdown()
+    assert certificate.proven, certificate.to_markdown()
     assert len(certificate.rows) == 7
-    assert all(row.verdict == "bit-equal" for row in certificate.rows)
+    if transformers.__version__ == PINNED:
+        assert all(row.verdict == "bit-equal" for row in certificate.rows), certificate.to_markdown()
     assert all(law.holds for law in certificate.laws)
     assert certificate.hashes["weights"]
 
@@ -50,8 +54,16 @@ def test_one_changed_weight_is_noticed() -> None:
         assert not compare(prefill(reference, drawn), prefill(Ours(model), drawn)).equal
 
 
-def test_trained_weights_have_outliers() -> None:
-    """The reason to train at all: random weights lack the heavy tails on which casts and norms go wrong."""
-    model = UniversalTransformer.from_pretrained(DATA / "gemma3_tiny")
-    ratios = [float(p.abs().max() / p.std()) for p in model.parameters() if p.dim() == 2 and p.numel() > 1000]
-    assert max(ratios) > 8
+def excess_kurtosis(model: UniversalTransformer) -> float:
+    """The heaviest tail of any large matrix; 0 for a normal distribution."""
+    matrices = [p.detach().float().flatten() for p in model.parameters() if p.dim() >= 2 and p.numel() > 4000]
+    return max(float(((m - m.mean()) / m.std()).pow(4).mean() - 3) for m in matrices)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trained_weights_have_tails_that_random_ones_lack(name: str) -> None:
+    """The reason to train at all: heavy tails, on which casts and norms go wrong."""
+    model = UniversalTransformer.from_pretrained(DATA / name)
+    torch.manual_seed(0)
+    assert excess_kurtosis(UniversalTransformer(model.n)) < 0.3
+    assert excess_kurtosis(model) > 0.5

@@ -82,6 +82,7 @@ def test_trained_checkpoints_are_the_references_bit_for_bit(model_type: str, tra
 
 # What a call gives and takes
 
+
 def test_what_a_call_gives() -> None:
     ours = pair("llama")[1]
     out = ours(ids(2, 5))
@@ -135,6 +136,7 @@ def test_a_refused_call_leaves_the_cache_as_it_was() -> None:
 
 
 # A module like any other
+
 
 @types
 def test_a_state_dict_goes_round(model_type: str) -> None:

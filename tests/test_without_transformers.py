@@ -1,4 +1,4 @@
-"""No fake can pass: load, forward, cached decode and generation run with transformers blocked, and give its ids and bits."""
+"""No fake can pass: load, forward, cached decode and generation with transformers blocked give its ids and bits."""
 
 from __future__ import annotations
 

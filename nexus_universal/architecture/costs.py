@@ -204,13 +204,10 @@ def _indexer(part: SparseIndexer, query_rank: int | None, place: Place) -> Cost:
 @cost.register
 def _(part: GatedDeltaRule, place: Place) -> Cost:
     rows = projection_rows(part)
-    low_rank = {"gate", "decay"} if part.low_rank else set()
+    low_rank = ("gate", "decay") if part.low_rank else ()
     single = _projections(part, place, *(role for role in part.projections if role not in low_rank))
-    factored = [
-        f
-        for role in sorted(low_rank)
-        for f in (linear(place.width, part.low_rank or 0), linear(part.low_rank or 0, rows[role]))
-    ]
+    rank = part.low_rank or place.width
+    factored = [linear(place.width, rank) + linear(rank, rows[role]) for role in low_rank]
     channels = rows["query"] + rows["key"] + rows["value"]
     return total(
         single,

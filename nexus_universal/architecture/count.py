@@ -53,19 +53,20 @@ class Count:
 
     def __str__(self) -> str:
         active = f" ({_short(self.active_parameters)} active)" if self.active_parameters != self.parameters else ""
-        fixed = f" + {_short(self.fixed_state_bytes)}B fixed" if self.fixed_state_bytes else ""
+        fixed = f" + {_short(self.fixed_state_bytes, 'B')} fixed" if self.fixed_state_bytes else ""
+        flops = f"{_short(self.flops_per_token, 'FLOP')} per token at context {self.context}"
         return (
-            f"{_short(self.parameters)} parameters{active} · {_short(self.flops_per_token)} FLOPs per token at context "
-            f"{self.context} · cache {_short(self.cache_bytes_per_token)}B per token{fixed} ({self.dtype})"
+            f"{_short(self.parameters)} parameters{active} · {flops} · cache "
+            f"{_short(self.cache_bytes_per_token, 'B')} per token{fixed} ({self.dtype})"
         )
 
 
-def _short(number: float) -> str:
-    """12345678 as `12.3 M`."""
+def _short(number: float, unit: str = "") -> str:
+    """12345678 as `12.3 M`, or `12.3 MB`."""
     for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if number >= 10**power:
-            return f"{number / 10**power:.3g} {letter}"
-    return f"{number:g} "
+            return f"{number / 10**power:.3g} {letter}{unit}"
+    return f"{number:g} {unit}".rstrip()
 
 
 def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:

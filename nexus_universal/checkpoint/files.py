@@ -37,6 +37,25 @@ DTYPES = {
 }
 
 
+WORKING_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The dtype that models run in under this name.
+
+    Raises:
+        CheckpointError: no model runs in it.
+    """
+    if name not in WORKING_DTYPES:
+        raise CheckpointError(f"dtype {name!r} is not known (known: auto, {', '.join(WORKING_DTYPES)})")
+    return WORKING_DTYPES[name]
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """What a header says of one tensor; `start` is its first byte in the file, -1 in a pickled file."""

@@ -68,10 +68,14 @@ class CallPlan:
         """Settle positions, tables and masks for one call.
 
         Raises:
-            InputError: a mask whose length fits neither the call nor the cache.
+            InputError: a mask or a cache that does not fit the call.
         """
         batch, new = x.shape[:2]
         seen = cache.length if cache is not None else 0
+        if seen and cache is not None and cache.rows not in (None, batch):
+            raise InputError(
+                f"the cache holds {cache.rows} rows, the call has {batch}: Cache.select picks and repeats rows"
+            )
         given = positions
         if positions is None:
             positions = (torch.arange(new, device=x.device) + seen).unsqueeze(0)

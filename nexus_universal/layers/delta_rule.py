@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Heads = Float[Tensor, "batch seq heads d"]
+KeyHeads = Float[Tensor, "batch seq key_heads k"]
+Heads = Float[Tensor, "batch seq heads v"]
 Gates = Float[Tensor, "batch seq heads"]
 Matrix = Float[Tensor, "batch heads k v"]
 
@@ -30,7 +31,7 @@ def _prepare(query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Ten
 
 
 def chunked_delta_rule(
-    query: Heads, key: Heads, value: Heads, *, decay: Gates, beta: Gates, state: Matrix | None, chunk: int
+    query: KeyHeads, key: KeyHeads, value: Heads, *, decay: Gates, beta: Gates, state: Matrix | None, chunk: int
 ) -> tuple[Heads, Matrix]:
     """All positions at once, `chunk` by `chunk`; `decay` is log-space and ≤ 0. Returns outputs and the last state.
 
@@ -74,7 +75,7 @@ def chunked_delta_rule(
 
 
 def recurrent_delta_rule(
-    query: Heads, key: Heads, value: Heads, *, decay: Gates, beta: Gates, state: Matrix | None
+    query: KeyHeads, key: KeyHeads, value: Heads, *, decay: Gates, beta: Gates, state: Matrix | None
 ) -> tuple[Heads, Matrix]:
     """One position after the other: S ← exp(g) S, S ← S + k (β (v − kᵀS))ᵀ, o = Sᵀ q. Returns outputs, last state."""
     dtype = query.dtype

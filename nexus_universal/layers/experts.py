@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.feed_forward import UniversalFeedForward
+from nexus_universal.layers.grouped import grouped_linear
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.support import refuse_unless
 
@@ -96,17 +97,6 @@ class Experts(nn.Module):
         back = torch.empty_like(order)
         back[order] = torch.arange(order.shape[0], device=x.device)
         return out[back].view(tokens, per_token, -1).sum(dim=1).to(x.dtype)
-
-
-def grouped_linear(
-    x: Float[Tensor, "pairs d_in"], weight: Float[Tensor, "experts d_out d_in"], ends: Int[Tensor, " experts"]
-) -> Float[Tensor, "pairs d_out"]:
-    """x[start:end] @ weight[e]ᵀ for each expert's run of rows; `ends` are the runs' ends."""
-    if weight.dtype == torch.float64 or any(size * weight.element_size() % 16 for size in weight.shape[1:]):
-        # torch's kernel, which the reference needs, knows float32 and below only, and rows of whole 16 bytes.
-        rows = x.tensor_split(ends[:-1].tolist())
-        return torch.cat([F.linear(run, expert) for run, expert in zip(rows, weight, strict=True)])
-    return F.grouped_mm(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)
 
 
 class UniversalExperts(nn.Module):

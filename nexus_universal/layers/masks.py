@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-Mask = Bool[Tensor, "batch one queries keys"]
+Mask = Bool[Tensor, "batch one queries _"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def attention_mask(
     device: torch.device,
     window: int | None,
     padding: Bool[Tensor, "batch total"] | None,
-    positions: Int[Tensor, "batch seq"] | None,
+    positions: Int[Tensor, "rows seq"] | None,
 ) -> Mask | None:
     """True where a query may see a key; None where `is_causal` (or a single query) needs no mask.
 
@@ -76,7 +76,7 @@ def _can_be_left_out(extent: Extent, *, window: int | None, padding: Tensor | No
     return seen is None or future is None or bool(seen.all() and not future.any())
 
 
-def _packed_sequences(positions: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"] | None:
+def _packed_sequences(positions: Int[Tensor, "rows seq"]) -> Int[Tensor, "rows seq"] | None:
     """The number of the sequence each position belongs to, where positions restart; None where there is only one."""
     steps = torch.diff(positions, prepend=positions[:, :1] - 1, dim=-1)
     sequence = (steps != 1).cumsum(-1)

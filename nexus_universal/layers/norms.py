@@ -45,15 +45,19 @@ class UniversalNorm(nn.Module):
         return 1.0 + self.weight.float() if self.part.scale == "one_plus_weight" else self.weight.float()
 
 
+def _rms_then_weight(norm: UniversalNorm, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+    wide = x.to(torch.float32)
+    normed = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)).to(x.dtype)
+    if norm.weight is None:
+        return normed
+    return (1.0 + norm.weight if norm.part.scale == "one_plus_weight" else norm.weight) * normed
+
+
 class RMSNorm(UniversalNorm):
     """w · (x / rms(x)), statistics in float32, rounded to the input's dtype before the weight (LLaMA's order)."""
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
-        wide = x.to(torch.float32)
-        normed = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
-        if self.weight is None:
-            return normed
-        return (1.0 + self.weight if self.part.scale == "one_plus_weight" else self.weight) * normed
+        return _rms_then_weight(self, x)
 
 
 class LateRoundedRMSNorm(UniversalNorm):
@@ -86,7 +90,7 @@ class NativeLayerNorm(UniversalNorm):
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
 
 
-class GatedNorm(RMSNorm):
+class GatedNorm(UniversalNorm):
     """norm(x) · act(gate), the product in float32 (the output norm of linear attention)."""
 
     def __init__(self, part: Norm, width: int, *, activation: str) -> None:
@@ -97,4 +101,4 @@ class GatedNorm(RMSNorm):
     def forward(
         self, x: Float[Tensor, "*lead width"], gate: Float[Tensor, "*lead width"]
     ) -> Float[Tensor, "*lead width"]:
-        return (super().forward(x) * self.activation(gate.to(torch.float32))).to(x.dtype)
+        return (_rms_then_weight(self, x) * self.activation(gate.to(torch.float32))).to(x.dtype)

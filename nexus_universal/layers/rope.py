@@ -22,11 +22,12 @@ from nexus_universal.architecture.position import (
 )
 from nexus_universal.layers.support import refuse_unless
 
-Tables = tuple[Float[Tensor, "batch seq dims"], Float[Tensor, "batch seq dims"]]
+Tables = tuple[Float[Tensor, "rows seq dims"], Float[Tensor, "rows seq dims"]]
 
 
 def _plain(theta: float | Tensor, dims: int) -> Tensor:
-    exponents = torch.arange(0, dims, 2, dtype=torch.float) / dims
+    device = theta.device if isinstance(theta, Tensor) else None
+    exponents = torch.arange(0, dims, 2, dtype=torch.float, device=device) / dims
     return 1.0 / (theta**exponents)
 
 
@@ -131,21 +132,19 @@ class UniversalRoPE(nn.Module):
                     found = len(getattr(part.scaling, name))
                     raise InvalidArchitecture(f"LongRopeScaling.{name} holds {found} numbers: must be {self.dims // 2}")
         self.table_factor = getattr(part.scaling, "table_factor", 1.0)
-        self._kept: dict[tuple[str, torch.device], Tensor] = {}
+        with torch.device("cpu"):  # whatever device the model is built on
+            kept = {"initial": frequencies(part.scaling, part, head_dim)}
+            if isinstance(part.scaling, LongRopeScaling):
+                kept["long"] = longrope_frequencies(part.scaling.long_factors, part, head_dim)
+        self._kept = {(name, made.device): made for name, made in kept.items()}
 
     def _frequencies(self, device: torch.device, name: str = "initial") -> Float[Tensor, " half"]:
         key = (name, device)
         if key not in self._kept:
-            with torch.device("cpu"):
-                scaling = self.part.scaling
-                if name == "long" and isinstance(scaling, LongRopeScaling):
-                    made = longrope_frequencies(scaling.long_factors, self.part, self.head_dim)
-                else:
-                    made = frequencies(scaling, self.part, self.head_dim)
-            self._kept[key] = made.to(device)
+            self._kept[key] = self._kept[name, torch.device("cpu")].to(device)
         return self._kept[key]
 
-    def _frequencies_of_call(self, positions: Int[Tensor, "batch seq"]) -> Float[Tensor, " half"]:
+    def _frequencies_of_call(self, positions: Int[Tensor, "rows seq"]) -> Float[Tensor, " half"]:
         """Dynamic NTK and LongRoPE look at the furthest position of the call."""
         device, scaling = positions.device, self.part.scaling
         if isinstance(scaling, DynamicScaling):
@@ -158,8 +157,8 @@ class UniversalRoPE(nn.Module):
         return self._frequencies(device)
 
     @torch.no_grad()
-    def forward(self, positions: Int[Tensor, "batch seq"], dtype: torch.dtype) -> Tables:
-        """Cos and sin, [batch, seq, dims], in `dtype` (or float32 where the part keeps its tables wide)."""
+    def forward(self, positions: Int[Tensor, "rows seq"], dtype: torch.dtype) -> Tables:
+        """Cos and sin, [rows, seq, dims], in `dtype` (or float32 where the part keeps its tables wide)."""
         angles = positions[..., None].float() * self._frequencies_of_call(positions)
         if self.part.pairing == "interleaved":
             angles = torch.repeat_interleave(angles, 2, dim=-1)

@@ -9,12 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.checkpoint.files import TensorStore, find_checkpoint
+from nexus_universal.checkpoint.files import TensorStore, dtype_named, find_checkpoint
 from nexus_universal.parity.certificate import Certificate
 from nexus_universal.parity.coverage import LineCoverage, forward_lines, recorded
 from nexus_universal.parity.draws import draw_configs, longest_sample
@@ -44,7 +42,7 @@ def verify_family(
     family = registry.family(model_type)
     certificate: Certificate | None = None
     lines: LineCoverage | None = None
-    torch_dtype = getattr(torch, dtype)
+    torch_dtype = dtype_named(dtype)
     for index, config in enumerate(draw_configs(family, draws, seed=seed)):
         say(progress, f"{model_type}: draw {index + 1} of {draws}")
         reference_cfg = reference_config(model_type, config)

@@ -170,6 +170,7 @@ FORMULAS = {
     "nemotron_h": (
         "x ← x + experts(RMS₁(x))",
         "experts(z) = W_(l') Σ_(i ∈ T) wᵢ Eᵢ(Wₗ z) + shared(z)",
+        "s = σ(Wᵣ z) ∈ ℝ⁸,  T = top₃(s + b),  within the best 1 of 2 groups,  wᵢ = 2.5 · sᵢ / (Σ_(j ∈ T) sⱼ + 10⁻²⁰)",
         "Eᵢ(y) = W_d (relu_squared(Wᵤ y)),  Wᵤ ∈ ℝ^(8 × 16 × 11),  Wₗ ∈ ℝ^(11 × 24)",
         "in float32",
     ),

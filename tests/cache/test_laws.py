@@ -98,7 +98,7 @@ def test_the_noise_is_small_and_not_zero() -> None:
 
 
 @cases
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(sizes=cuts)
 def test_any_cutting_gives_the_whole(case: str, sizes: list[int]) -> None:
     """Prefill and steps, or chunks of any size, equal one full forward pass."""
@@ -109,7 +109,7 @@ def test_any_cutting_gives_the_whole(case: str, sizes: list[int]) -> None:
 
 
 @cases
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(lengths=st.lists(st.integers(1, LENGTH), min_size=2, max_size=3), left=st.booleans())
 def test_a_ragged_batch_gives_what_its_rows_give_alone(case: str, lengths: list[int], left: bool) -> None:
     model, rows = model_of(case), ids(len(lengths), LENGTH, seed=7)
@@ -128,7 +128,7 @@ def padded(lengths: list[int], *, left: bool, total: int = LENGTH) -> Tensor:
 
 
 @cases
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=2, max_size=2),
     sizes=st.lists(st.integers(1, 3), min_size=1, max_size=4),
@@ -150,7 +150,7 @@ def test_a_left_padded_batch_continues_like_its_rows(case: str, lengths: list[in
 
 
 @cases
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=2, max_size=2),
     sizes=st.lists(st.integers(1, 3), min_size=1, max_size=4),

@@ -1,6 +1,6 @@
 """Where the reference itself breaks a law that ours holds: each fault of docs/REFERENCE_FAULTS.md, shown on both sides.
 
-A test that fails here may mean that transformers has been mended: then the ledger's entry goes, and ours is compared again.
+A test that fails here may mean that transformers has been mended: then the ledger's entry goes, and ours is compared.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def ours_continued(model: Any, prompt: Tensor, mask: Tensor, more: Tensor) -> Te
 @torch.no_grad()
 @pytest.mark.parametrize("new", [1, 4])
 def test_recurrent_states_move_on_pads_behind_the_last_token(new: int) -> None:
-    """Qwen3-Next, a right-padded prompt: the reference's state decays on the pads, and its convolution takes them in."""
+    """Qwen3-Next, a right-padded prompt: the reference's state decays on pads, and its convolution takes them in."""
     theirs, ours = pair("qwen3_next")
     length, pads = 9, 5
     prompt, more = ids(1, length + pads), ids(1, new, seed=2)
@@ -83,7 +83,7 @@ def test_windows_count_pads_between_tokens() -> None:
 
 @torch.no_grad()
 def test_a_dynamic_rope_remembers_the_longest_call() -> None:
-    """Dynamic NTK: after one long call the reference gives other logits for the same medium one; ours depends on the call."""
+    """Dynamic NTK: after one long call the reference gives other logits for a medium one; ours depends on the call."""
     rope = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}
     theirs = reference("llama", rope_parameters=rope, max_position_embeddings=16)
     ours = universal(theirs)
@@ -109,7 +109,7 @@ def test_a_cast_rounds_the_frequencies(tmp_path: Path) -> None:
 
 
 def test_a_false_return_dict_breaks_the_reference() -> None:
-    """`"return_dict": false` in a config: the reference's forward reads a field of a tuple; ours takes the key for what it says."""
+    """`"return_dict": false` in a config: the reference's forward reads a field of a tuple; ours does not mind."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     from nexus_universal import ArchitectureParameter

@@ -124,6 +124,18 @@ def test_what_cannot_be_cropped_says_so_and_stays_as_it_was(model_type: str, seq
     assert same(onward(model_type, whole), onward(model_type, filled(model_type, seq=seq)))
 
 
+def test_a_refused_crop_leaves_no_state_cropped() -> None:
+    """Where the first state could be cropped and a later one cannot."""
+    kinds = ["full_attention", "linear_attention"] * 2
+    model = universal(reference("qwen3_next", layer_types=kinds)).requires_grad_(False)
+    cache = model.new_cache()
+    model(ids(1, 20), cache=cache)
+    expected = model(ids(1, 1), cache=cache.fork()).logits
+    with pytest.raises(InputError, match="cannot be cropped"):
+        cache.crop(9)
+    assert same(model(ids(1, 1), cache=cache).logits, expected)
+
+
 @pytest.mark.parametrize("length", [-1, 21])
 def test_a_crop_must_lie_inside(length: int) -> None:
     with pytest.raises(InputError, match=rf"crop to {length}: must lie in \[0, 20\]"):

@@ -62,8 +62,8 @@ def changed(
 def logits_of(model: Any) -> Tensor:
     """Logits of either side, computed from a copy of its own in memory.
 
-    On CPU the bits of a narrow product (a gate with one row) depend on how its weight is aligned, and a mapped file aligns
-    as it happens. Two loaders of one file agree; weights from two places are compared after a copy.
+    On CPU the bits of a narrow product (a gate with one row) depend on how its weight is aligned, and a mapped file
+    aligns as it happens. Two loaders of one file agree; weights from two places are compared after a copy.
     """
     twin = copy.deepcopy(model)
     plain = {} if isinstance(model, UniversalTransformer) else {"use_cache": False}

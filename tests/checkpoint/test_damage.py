@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,8 +19,6 @@ from nexus_universal.architecture.errors import CheckpointError, NexusError
 from nexus_universal.checkpoint import load
 from nexus_universal.checkpoint.files import TensorStore, read_header
 from tests.checkpoint.on_disk import SINGLE, changed, published, same_logits, tensors_of
-
-KEPT = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def refusal(directory: Path) -> str:
@@ -45,7 +43,7 @@ def test_missing_and_unexpected_tensors_are_both_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "glm4_moe_lite", "qwen3_next", "mixtral"])
-@settings(parent=KEPT, max_examples=12)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_any_missing_tensor_is_named(model_type: str, data: st.DataObject, tmp_path: Path) -> None:
     name = data.draw(st.sampled_from(sorted(tensors_of(published(model_type)))))
@@ -108,7 +106,7 @@ def test_coverage_is_checked_before_tensors_are_read(tmp_path: Path, monkeypatch
 # Files
 
 
-@settings(parent=KEPT, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_file_cut_anywhere_is_refused(data: st.DataObject, tmp_path: Path) -> None:
     shutil.copytree(published("llama"), tmp_path / "model", dirs_exist_ok=True)
@@ -121,7 +119,7 @@ def test_a_file_cut_anywhere_is_refused(data: st.DataObject, tmp_path: Path) -> 
     assert SINGLE in message and "truncated" in message
 
 
-@settings(parent=KEPT, max_examples=150)
+@settings(max_examples=150)
 @given(at=st.integers(0, 5000), value=st.integers(0, 255))
 def test_a_damaged_header_never_loads_other_weights(at: int, value: int, tmp_path: Path) -> None:
     """One byte of the header replaced: a clear error, or (a byte that says nothing) the same weights."""

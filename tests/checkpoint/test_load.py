@@ -227,6 +227,7 @@ def test_an_unknown_dtype_is_refused(dtype: str) -> None:
 
 def test_files_of_mixed_dtype(tmp_path: Path) -> None:
     """Norms in float32 beside matrices in bfloat16: one dtype for the model, as the reference does."""
+
     def mixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.bfloat16() if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
 

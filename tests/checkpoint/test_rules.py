@@ -88,7 +88,7 @@ RULES: list[tuple[Rule, tuple[int, ...]]] = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     index=st.integers(0, len(RULES) - 1), dtype=st.sampled_from([torch.float32, torch.bfloat16]), seed=st.integers(0, 9)
 )

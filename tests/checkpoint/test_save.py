@@ -132,7 +132,7 @@ def test_the_own_format_must_fit_its_n(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"feed_forward\.\w+\.weight has shape .* n asks for"):
         UniversalTransformer.from_pretrained(tmp_path / "saved")
     path.write_text(pair("qwen3")[1].n.to_json())
-    with pytest.raises(CheckpointError, match="tensors and n disagree about .*key_norm"):
+    with pytest.raises(CheckpointError, match=r"tensors and n disagree about .*key_norm"):
         UniversalTransformer.from_pretrained(tmp_path / "saved")
     path.write_text("{")
     with pytest.raises(ValueError, match="JSON"):

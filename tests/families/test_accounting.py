@@ -160,7 +160,7 @@ def test_a_whole_section_is_read(model_type: str, kind: str) -> None:
 def test_a_nested_value_of_another_type_is_refused_by_its_path(
     model_type: str, kind: str, key: str, wrong: Any
 ) -> None:
-    if key == "truncate" and wrong is True or key in ("short_factor", "long_factor") and wrong == []:
+    if (key == "truncate" and wrong is True) or (key in ("short_factor", "long_factor") and wrong == []):
         return  # of the right type
     section, path = rope_of(model_type, {"rope_type": kind, **INNER[kind], key: wrong})
     assert named(refusal(model_type, **section), f"{path}.{key}")

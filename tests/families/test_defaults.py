@@ -1,4 +1,4 @@
-"""A missing key means the reference class's default: n of the bare keys is n of the config object that the reference makes."""
+"""A missing key means the reference class's default: n of the bare keys is n of the reference's config object."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ VARIED: dict[str, Any] = {
 
 NOT_IN_THE_REFERENCE = {
     "model_type": "it chooses the class itself",
-    "output_attentions": "the reference refuses it with its fused kernel; eager attention is another kernel, with other bits",
+    "output_attentions": "the reference refuses it with its fused kernel; eager attention has other bits",
     "return_dict": "set to false, the reference's own forward fails: it reads a field of a tuple",
     "use_return_dict": "a read-only property of the reference's configs",
 }

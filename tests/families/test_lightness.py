@@ -48,7 +48,8 @@ def run(code: str, *arguments: str) -> str:
 HEAVY = """
 import json, sys
 def heavy():
-    return sorted({name.split(".")[0] for name in sys.modules} & {"torch", "transformers", "safetensors", "numpy", "huggingface_hub"})
+    wanted = {"torch", "transformers", "safetensors", "numpy", "huggingface_hub"}
+    return sorted({name.split(".")[0] for name in sys.modules} & wanted)
 """
 
 

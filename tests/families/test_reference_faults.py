@@ -1,4 +1,4 @@
-"""Where the reference reads a config otherwise than it says: the faults of docs/REFERENCE_FAULTS.md, shown on both sides."""
+"""Where the reference reads a config otherwise than it says: faults of docs/REFERENCE_FAULTS.md, on both sides."""
 
 from __future__ import annotations
 

@@ -197,10 +197,10 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize("model_type", SPELLINGS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_mixture_of_spellings(model_type: str, data: st.DataObject) -> None:
-    """Whatever the mixture: n's frequencies are the reference's, and a second reading of what it made of it is the same n."""
+    """Whatever the mixture: n's frequencies are the reference's, and a second reading of its config is the same n."""
     drawn = explicit(model_type) | data.draw(SPELLINGS[model_type]) | data.draw(OUTER_CONTEXT)
     try:
         theirs = type(config(model_type))(**copy.deepcopy(drawn))
@@ -225,7 +225,7 @@ def test_the_mixtures_are_mostly_read(model_type: str) -> None:
     """The property above would be empty if everything were refused."""
     outcomes = []
 
-    @settings(max_examples=100, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=100, database=None, derandomize=True)
     @given(drawn=SPELLINGS[model_type])
     def read(drawn: dict[str, Any]) -> None:
         try:

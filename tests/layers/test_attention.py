@@ -143,7 +143,7 @@ def attentions(draw: st.DrawFn) -> Attention:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(part=attentions(), layer_index=st.integers(0, 3))
 def test_attention_is_its_definition(part: Attention, layer_index: int) -> None:
     assert not list(part.problems())
@@ -152,7 +152,7 @@ def test_attention_is_its_definition(part: Attention, layer_index: int) -> None:
     assert furthest(module(x).double(), defined(module, part, x, layer_index)) < 2e-5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(part=attentions(), cuts=st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_attention_alone_continues_from_a_state(part: Attention, cuts: list[int]) -> None:
     """With a state but outside a model: the same as in one piece (positions and masks are then the caller's)."""
@@ -263,7 +263,7 @@ def test_the_cache_of_latent_attention_holds_the_latent() -> None:
 # The kernel
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kv_heads=st.sampled_from([1, 2, 4]),
     queries=st.sampled_from([1, 2, 6]),

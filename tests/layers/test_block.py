@@ -108,7 +108,7 @@ def steps(draw: st.DrawFn, number: int, registers: list[str], *, nested: bool = 
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_any_wiring_is_what_its_program_says(data: st.DataObject) -> None:
     first = data.draw(steps(0, ["x", "e"]))

@@ -33,14 +33,14 @@ def defined(layer: CausalConvolution, x: Tensor) -> Tensor:
     return F.silu(out)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(kernel=st.integers(1, 5), seq=st.integers(1, 9), bias=st.booleans())
 def test_it_is_its_definition(kernel: int, seq: int, bias: bool) -> None:
     layer, x = built(kernel, bias=bias), torch.randn(2, 5, seq)
     assert torch.allclose(layer(x).double(), defined(layer, x), atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kernel=st.integers(1, 5), pieces=st.lists(st.integers(1, 6), min_size=1, max_size=6))
 def test_any_cutting_gives_the_whole(kernel: int, pieces: list[int]) -> None:
     layer, x, state = built(kernel), torch.randn(2, 5, sum(pieces)), RecurrentState()
@@ -51,7 +51,7 @@ def test_any_cutting_gives_the_whole(kernel: int, pieces: list[int]) -> None:
     assert torch.equal(state.convolution, padded[..., -kernel:])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kernel=st.integers(1, 4), lengths=st.lists(st.integers(1, 7), min_size=2, max_size=2), before=st.integers(0, 3))
 def test_pads_behind_the_last_token_leave_the_state_at_the_token(kernel: int, lengths: list[int], before: int) -> None:
     """A ragged batch padded on the right leaves each row with the state that the row alone would have."""

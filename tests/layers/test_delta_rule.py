@@ -1,4 +1,4 @@
-"""The gated delta rule: chunks, the recurrence and the written-out equations agree; transformers' functions bit for bit."""
+"""The gated delta rule: chunks, recurrence and written-out equations agree; transformers' functions bit for bit."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def defined(
     return out, last
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seq=st.sampled_from([1, 2, 5, 16, 17, 33]),
     chunk=st.sampled_from([4, 16, 64]),
@@ -90,7 +90,7 @@ def test_both_forms_are_the_references_bit_for_bit(
     assert same(found[0], expected[0]) and same(found[1], expected[1])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cut=st.integers(1, 39), seed=st.integers(0, 99))
 def test_a_state_continues_where_it_was_left(cut: int, seed: int) -> None:
     whole = inputs(40, seed=seed)

@@ -1,7 +1,7 @@
 """No field of n is silently ignored: another value changes the output, or is refused by name.
 
-Mutants come by reflection over the fields of each part that a tiny model holds. This is about what the *modules* do with a
-field that is valid but perhaps not built yet; what a wrong value costs against the reference is the business of parity.
+Mutants come by reflection over the fields of each part that a tiny model holds. This is about what the *modules* do
+with a field that is valid but perhaps not built yet; what a wrong value costs against the reference is for parity.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from nexus_universal.layers.linear import InputProjections, Linear, PackedLinear
 from tests.helpers import pair
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shares=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     groups=st.integers(1, 4),

@@ -48,7 +48,7 @@ def paddings(draw: st.DrawFn, total: int, batch: int) -> Tensor:
     return torch.stack(rows)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_masks_are_the_references(data: st.DataObject) -> None:
     window = data.draw(st.sampled_from(WINDOWS))
@@ -73,7 +73,7 @@ def test_masks_are_the_references(data: st.DataObject) -> None:
         assert same(ours, theirs)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_masks_are_the_definition(data: st.DataObject) -> None:
     """A query sees the real keys not after itself and fewer than `window` before; no mask means the causal one."""
@@ -98,7 +98,7 @@ def test_masks_are_the_definition(data: st.DataObject) -> None:
                     assert expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     lengths=st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3), min_size=1, max_size=2),
     start=st.sampled_from([0, 3]),

@@ -107,7 +107,7 @@ def test_every_valid_norm_is_its_definition_or_refused(part: Norm) -> None:
     try:
         norm = randomised(UniversalNorm.of(part, 16))
     except UnsupportedPart as error:
-        assert part.bias and part.kind == "rms" or part.scale == "one_plus_weight" and part.rounding == "native"
+        assert (part.bias and part.kind == "rms") or (part.scale == "one_plus_weight" and part.rounding == "native")
         assert "Norm." in str(error)
         return
     x = inputs(16, torch.float32)
@@ -116,7 +116,7 @@ def test_every_valid_norm_is_its_definition_or_refused(part: Norm) -> None:
     assert float((norm(x) - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(factor=st.sampled_from([1e-2, 0.5, 3.0, 100.0]), index=st.sampled_from([0, 4, 6]))
 def test_a_norm_forgets_the_scale(factor: float, index: int) -> None:
     """Where the input is large against epsilon, norm(c · x) = norm(x)."""

@@ -1,4 +1,4 @@
-"""Rotary embedding: frequencies and tables of every scaling against transformers', the rotation against complex numbers."""
+"""Rotary embedding: frequencies and tables against transformers', the rotation against complex numbers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def both(head_dim: int, rope: dict[str, Any]) -> tuple[LlamaConfig, UniversalRoP
     return settled, UniversalRoPE(part, head_dim=head_dim)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(drawn=rotations())
 def test_frequencies_are_the_references(drawn: tuple[int, dict[str, Any]]) -> None:
     settled, ours = both(*drawn)
@@ -78,7 +78,7 @@ def test_frequencies_are_the_references(drawn: tuple[int, dict[str, Any]]) -> No
     assert ours.table_factor == factor
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     drawn=rotations(kinds=("default", *ROPE_INIT_FUNCTIONS)),
     length=st.sampled_from([1, 7, 16, 17, 63, 64, 65, 200]),

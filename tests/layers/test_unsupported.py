@@ -21,7 +21,7 @@ from nexus_universal.layers.block import MODULES
 from tests.helpers import raw
 
 sys.path.append(str(Path(__file__).parents[1] / "architecture"))
-from hard_types import WORKS  # noqa: E402
+from hard_types import WORKS
 
 
 @pytest.mark.parametrize("name", WORKS)

@@ -1,0 +1,64 @@
+"""One matrix product per run of rows: torch's grouped kernel, and a form of it that torch.compile can look past."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def grouped_linear(
+    x: Float[Tensor, "pairs d_in"], weight: Float[Tensor, "experts d_out d_in"], ends: Int[Tensor, " experts"]
+) -> Float[Tensor, "pairs d_out"]:
+    """x[start:end] @ weight[e]ᵀ for each expert's run of rows; `ends` are the runs' ends."""
+    x, matrices = x.to(weight.dtype), weight.transpose(-2, -1)
+    if torch.compiler.is_compiling() and weight.dtype != torch.bfloat16:
+        return torch.ops.nexus_universal.grouped_product(x, matrices, ends)  # dynamo knows the kernel in bfloat16 only
+    return _product(x, matrices, ends)
+
+
+def _product(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """x [rows, in], matrices [runs, in, out].
+
+    torch's kernel, which the reference needs, knows no float64, and only rows of whole 16 bytes; the rest is a loop.
+    """
+    if matrices.dtype == torch.float64 or any(size * matrices.element_size() % 16 for size in matrices.shape[1:]):
+        runs = x.tensor_split(ends[:-1].tolist())
+        return torch.cat([run @ matrix for run, matrix in zip(runs, matrices, strict=True)])
+    return F.grouped_mm(x, matrices, offs=ends)
+
+
+def _backward(grad: Tensor, x: Tensor, matrices: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    rows, grads = (each.tensor_split(ends[:-1].tolist()) for each in (x, grad))
+    of_matrices = torch.stack([row.T @ g for row, g in zip(rows, grads, strict=True)])
+    return _product(grad.contiguous(), matrices.transpose(-2, -1), ends), of_matrices
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _register() -> None:
+    """Both directions as opaque operators: what they do depends on the data, so nothing can be traced through them."""
+    name = "nexus_universal::grouped_product"
+    tensors = "Tensor x, Tensor matrices, Tensor ends"
+    torch.library.custom_op(name, _product, mutates_args=(), schema=f"({tensors}) -> Tensor")
+    torch.library.register_fake(name, lambda x, matrices, ends: x.new_empty(x.shape[0], matrices.shape[-1]))
+    torch.library.custom_op(
+        f"{name}_backward", _backward, mutates_args=(), schema=f"(Tensor grad, {tensors}) -> (Tensor, Tensor)"
+    )
+    torch.library.register_fake(
+        f"{name}_backward",
+        lambda grad, x, matrices, ends: (torch.empty_like(x), matrices.new_empty(matrices.shape)),
+    )
+    torch.library.register_autograd(
+        name,
+        lambda ctx, grad: (*torch.ops.nexus_universal.grouped_product_backward(grad, *ctx.saved_tensors), None),
+        setup_context=_save,
+    )
+
+
+_register()
