@@ -16,7 +16,7 @@ from typing import Any
 from nexus_universal import ArchitectureParameter, families
 from nexus_universal.architecture.feed_forward import MixtureOfExperts
 from nexus_universal.architecture.mixers import Attention
-from nexus_universal.families.family import Family
+from nexus_universal.families.shared.family import Family
 
 ROOT = Path(__file__).resolve().parent.parent
 PROVEN = ROOT / "nexus_universal" / "parity" / "proven.json"

@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 import nexus_universal
 from nexus_universal import ArchitectureParameter, UniversalTransformer, copy_weights, families
-from nexus_universal.families.draws import PER_PAIR
+from nexus_universal.families.shared.draws import PER_PAIR
 
 transformers.logging.set_verbosity_error()
 hypothesis.settings.register_profile(

@@ -259,6 +259,11 @@ def projection_names(value: Part, prefix: str = "") -> tuple[str, ...]:
     return tuple(prefix + name for name in [each.name for each in packing] + single)
 
 
+def sequential_layer(*parts: tuple[str, Part], norm: Norm, output_norm: Norm | None = None) -> Program:
+    """One residual step after the other, all with the same norm: the layer of most decoders."""
+    return Program(steps=tuple(residual_step(name, part, norm=norm, output_norm=output_norm) for name, part in parts))
+
+
 def residual_step(name: str, part: Part, *, norm: Norm | None, output_norm: Norm | None = None) -> Step:
     """x = x + output_norm(part(norm(x))): the step of nearly every layer."""
     branch = Branch(name=name, part=part, output_norm=output_norm)  # type: ignore[arg-type]

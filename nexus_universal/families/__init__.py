@@ -6,15 +6,13 @@ import importlib
 from functools import cache
 from pathlib import Path
 
-from nexus_universal.families.family import Family
-
-HELPERS = {"__init__", "family", "reader", "spelling", "common", "names", "draws"}
+from nexus_universal.families.shared.family import Family
 
 
 @cache
 def model_types() -> tuple[str, ...]:
     """Every model type described here, sorted."""
-    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS))
+    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__"))
 
 
 @cache

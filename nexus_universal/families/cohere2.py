@@ -11,9 +11,9 @@ from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Branch, Program, Step, Term, Write
 from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families import common, draws, names
-from nexus_universal.families.family import Family
-from nexus_universal.families.reader import ConfigReader
+from nexus_universal.families.shared import common, draws, names
+from nexus_universal.families.shared.family import Family
+from nexus_universal.families.shared.reader import ConfigReader
 
 UNREAD = {
     "order_of_interleaved_layers": "local_attn_first",

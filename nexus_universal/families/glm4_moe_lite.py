@@ -5,11 +5,11 @@ from __future__ import annotations
 from nexus_universal.architecture.ends import Head
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.program import Program, residual_step
+from nexus_universal.architecture.program import sequential_layer
 from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families import common, draws, names
-from nexus_universal.families.family import Family
-from nexus_universal.families.reader import ConfigReader
+from nexus_universal.families.shared import common, draws, names
+from nexus_universal.families.shared.family import Family
+from nexus_universal.families.shared.reader import ConfigReader
 
 SIZES = common.LatentSizes(heads=20, latent=512, nope=192, rope=64, value=256)
 
@@ -36,12 +36,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     return ArchitectureParameter(
         embedding=embedding,
         layers=tuple(
-            Program(
-                steps=(
-                    residual_step("attention", attention, norm=norm),
-                    residual_step("feed_forward", kinds[name], norm=norm),
-                )
-            )
+            sequential_layer(("attention", attention), ("feed_forward", kinds[name]), norm=norm)
             for name in listed or ("dense", *("sparse",) * (layers - 1))
         ),
         final_norm=norm,

@@ -8,11 +8,11 @@ from nexus_universal.architecture.mixers import Attention, Packed
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.position import LearnedPositions, Norm
-from nexus_universal.architecture.program import Program, residual_step
+from nexus_universal.architecture.program import sequential_layer
 from nexus_universal.checkpoint.rules import Transposed, WeightMap
-from nexus_universal.families import common
-from nexus_universal.families.family import Family
-from nexus_universal.families.reader import LABELS, TRAINING, ConfigReader
+from nexus_universal.families.shared import common
+from nexus_universal.families.shared.family import Family
+from nexus_universal.families.shared.reader import LABELS, TRAINING, ConfigReader
 
 LAYER = "transformer.h.{i}"
 
@@ -43,12 +43,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         gated=False,
         biases=("up", "down"),
     )
-    layer = Program(
-        steps=(
-            residual_step("attention", attention, norm=norm),
-            residual_step("feed_forward", feed_forward, norm=norm),
-        )
-    )
+    layer = sequential_layer(("attention", attention), ("feed_forward", feed_forward), norm=norm)
     return ArchitectureParameter(
         embedding=embedding,
         layers=(layer,) * reader.count("num_hidden_layers", 12),

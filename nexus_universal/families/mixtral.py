@@ -6,11 +6,11 @@ from nexus_universal.architecture.ends import Head
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.program import Program, residual_step
+from nexus_universal.architecture.program import sequential_layer
 from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families import common, draws, names
-from nexus_universal.families.family import Family
-from nexus_universal.families.reader import ConfigReader
+from nexus_universal.families.shared import common, draws, names
+from nexus_universal.families.shared.family import Family
+from nexus_universal.families.shared.reader import ConfigReader
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
@@ -32,9 +32,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         expert=FeedForward(width=reader.count("intermediate_size", 14336), activation=common.activation(reader)),
         router=Router(score="softmax", normalise=True),
     )
-    layer = Program(
-        steps=(residual_step("attention", attention, norm=norm), residual_step("feed_forward", experts, norm=norm))
-    )
+    layer = sequential_layer(("attention", attention), ("feed_forward", experts), norm=norm)
     return ArchitectureParameter(
         embedding=embedding,
         layers=(layer,) * reader.count("num_hidden_layers", 32),

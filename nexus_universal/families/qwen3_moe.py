@@ -6,11 +6,11 @@ from nexus_universal.architecture.ends import Head
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Attention, QueryKeyNorm
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.program import Program, residual_step
+from nexus_universal.architecture.program import sequential_layer
 from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families import common, draws, names
-from nexus_universal.families.family import Family
-from nexus_universal.families.reader import ConfigReader
+from nexus_universal.families.shared import common, draws, names
+from nexus_universal.families.shared.family import Family
+from nexus_universal.families.shared.reader import ConfigReader
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
@@ -40,12 +40,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     return ArchitectureParameter(
         embedding=embedding,
         layers=tuple(
-            Program(
-                steps=(
-                    residual_step("attention", attention, norm=norm),
-                    residual_step("feed_forward", experts if is_sparse else dense, norm=norm),
-                )
-            )
+            sequential_layer(("attention", attention), ("feed_forward", experts if is_sparse else dense), norm=norm)
             for is_sparse in sparse
         ),
         final_norm=norm,

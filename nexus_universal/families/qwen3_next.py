@@ -9,11 +9,11 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, OutputGate, Packed, QueryKeyNorm
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.program import Program, residual_step
+from nexus_universal.architecture.program import sequential_layer
 from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families import common, draws, names
-from nexus_universal.families.family import Family
-from nexus_universal.families.reader import ConfigReader
+from nexus_universal.families.shared import common, draws, names
+from nexus_universal.families.shared.family import Family
+from nexus_universal.families.shared.reader import ConfigReader
 
 MLP = f"{names.LAYER}.mlp"
 GATES: names.Names = {
@@ -68,12 +68,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     return ArchitectureParameter(
         embedding=embedding,
         layers=tuple(
-            Program(
-                steps=(
-                    residual_step(*kinds[name], norm=norm),
-                    residual_step("feed_forward", experts if is_sparse else dense, norm=norm),
-                )
-            )
+            sequential_layer(kinds[name], ("feed_forward", experts if is_sparse else dense), norm=norm)
             for name, is_sparse in zip(kinds_of_layers, common.sparse_layers(reader, layers), strict=True)
         ),
         final_norm=norm,

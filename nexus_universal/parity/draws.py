@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling
-from nexus_universal.families.draws import PER_PAIR
-from nexus_universal.families.family import Family
+from nexus_universal.families.shared.draws import PER_PAIR
+from nexus_universal.families.shared.family import Family
 
 
 def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:

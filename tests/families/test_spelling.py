@@ -15,7 +15,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRotaryEm
 
 from nexus_universal import ArchitectureParameter, NexusError, families
 from nexus_universal.architecture.mixers import Attention
-from nexus_universal.families.spelling import normalised
+from nexus_universal.families.shared.spelling import normalised
 from nexus_universal.layers.rope import frequencies
 from tests.helpers import MODEL_TYPES, config, explicit, labelled, raw, single_changes
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers.activations import ACT2FN
 
 from nexus_universal.architecture.mixers import Activation
-from nexus_universal.families import common
+from nexus_universal.families.shared import common
 from nexus_universal.layers.activations import ACTIVATIONS
 from tests.helpers import same
 

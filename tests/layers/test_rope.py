@@ -41,7 +41,7 @@ def rotations(draw: st.DrawFn, *, kinds: tuple[str, ...] = tuple(ROPE_INIT_FUNCT
     elif kind != "default":
         rope["factor"] = draw(ratios)
     if kind in ("yarn", "llama3", "longrope"):
-        rope["original_max_position_embeddings"] = draw(st.sampled_from([8, 16, 60]))
+        rope["original_max_position_embeddings"] = draw(st.sampled_from([8, 16, 60, 8192]))
     if kind == "yarn":
         factors = st.sampled_from([0.5, 1.0, 1.3])
         some(attention_factor=factors, mscale=factors, mscale_all_dim=factors, truncate=st.booleans())

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nexus_universal import ArchitectureParameter, families
-from nexus_universal.families.family import Family
+from nexus_universal.families.shared.family import Family
 from nexus_universal.parity.draws import completed, longest_sample
 from nexus_universal.parity.modes import MODES, Ours, compare, sample
 from nexus_universal.parity.prove import Pair

@@ -20,7 +20,7 @@ from nexus_universal.architecture.position import (
     Scaling,
     YarnScaling,
 )
-from nexus_universal.families.reader import ConfigReader
+from nexus_universal.families.shared.reader import ConfigReader
 
 ACTIVATIONS = {
     "silu": "silu",

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from nexus_universal.architecture.ends import Origin
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families.reader import ConfigReader
-from nexus_universal.families.spelling import normalised
+from nexus_universal.families.shared.reader import ConfigReader
+from nexus_universal.families.shared.spelling import normalised
 
 
 @dataclass(frozen=True, kw_only=True)
