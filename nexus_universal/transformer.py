@@ -20,7 +20,7 @@ from nexus_universal.architecture.source import CONFIG_NAME, load_json
 from nexus_universal.cache import Cache, State
 from nexus_universal.checkpoint.files import TensorStore, dtype_named, find_checkpoint
 from nexus_universal.checkpoint.initialise import initialise
-from nexus_universal.checkpoint.load import fill, plan_load, put, slots
+from nexus_universal.checkpoint.load import assemble, fill, plan_load, put, slots
 from nexus_universal.checkpoint.progress import with_progress
 from nexus_universal.checkpoint.save import (
     NEXUS_CONFIG,
@@ -133,14 +133,10 @@ class UniversalTransformer(nn.Module):
 
     def _out_of_range(self, input_ids: Tensor | None) -> InputError:
         vocab = self.n.d_vocab
-        if (
-            input_ids is not None
-            and input_ids.numel()
-            and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < vocab
-        ):
-            return InputError(
-                f"input_ids hold {int(input_ids.min())} … {int(input_ids.max())}: must lie in [0, {vocab})"
-            )
+        if input_ids is not None and input_ids.numel():
+            low, high = int(input_ids.min()), int(input_ids.max())
+            if low < 0 or high >= vocab:
+                return InputError(f"input_ids hold {low} … {high}: must lie in [0, {vocab})")
         table = self.n.embedding.positions
         return InputError(f"positions beyond the learned table: at most {table.count if table else 0} are known")
 
@@ -183,8 +179,9 @@ class UniversalTransformer(nn.Module):
         raw = load_json(directory / CONFIG_NAME) if (directory / CONFIG_NAME).is_file() else None
         if raw is None:
             raise CheckpointError(f"{directory}: holds no {CONFIG_NAME}")
-        if raw.get("quantization_config"):
-            method = raw["quantization_config"].get("quant_method", "unknown")
+        quantised = raw.get("quantization_config")
+        if quantised:
+            method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
             raise CheckpointError(f"{directory}: quantised by {method!r}; no rule dequantises that yet (known: none)")
         n = ArchitectureParameter.from_huggingface(raw, ignore_keys=ignore_keys)
         with torch.device("meta"):
@@ -268,8 +265,6 @@ def copy_weights(reference_model: nn.Module, universal_model: UniversalTransform
     Raises:
         CheckpointError: tensors that are missing, unexpected or misshapen, both sides named.
     """
-    from nexus_universal.checkpoint.load import assemble
-
     state = reference_model.state_dict()
     family = universal_model.n.origin.family
     if family is None:

@@ -58,7 +58,7 @@ def main() -> None:
         kept["checkpoints"][name] = summary(found)
         print(f"{name}: {found.verdict}", flush=True)
     kept["date"] = date.today().isoformat()
-    PROVEN.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    PROVEN.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

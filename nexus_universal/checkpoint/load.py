@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -165,16 +164,10 @@ def fill(
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> None:
     """Carry out a plan. Slots of a dtype of their own (a selection bias in float32) keep it."""
-    wanted = slots(model)
+    wanted, buffers = slots(model), {name for name, _ in model.named_buffers()}
     for name in progress(list(plan.sources)):
         rule, names = plan.sources[name]
         slot = wanted[name]
-        kept = slot.dtype if name in dict(model.named_buffers()) else dtype
+        kept = slot.dtype if name in buffers else dtype
         tensor = assemble(slot, rule, names, read=store.read, read_into=store.read_into, dtype=kept)
         put(model, name, tensor.to(device))
-
-
-def layer_of(name: str) -> int | None:
-    """The layer index in a canonical name, or None outside the layers."""
-    found = re.match(r"layers\.(\d+)\.", name)
-    return int(found[1]) if found else None

@@ -47,9 +47,7 @@ def listed() -> list[dict[str, Any]]:
                 "title": find(model_type).title,
                 "mixers": kinds["mixer"],
                 "feed_forwards": kinds["feed_forward"],
-                "verdicts": {
-                    dtype: found["verdict"] for dtype, found in sorted(proven.get(model_type, {}).items())[::-1]
-                },
+                "verdicts": {dtype: found["verdict"] for dtype, found in proven.get(model_type, {}).items()},
             }
         )
     return rows
