@@ -22,7 +22,7 @@ Problem = tuple[str, Any, str]
 
 def problems(root: Part) -> Iterator[Problem]:
     """Yield (path, value, what would be right) for everything wrong with `root`."""
-    yield from _part_problems(root, "")
+    yield from _part_problems(root, "", sound=set())
     layers = getattr(root, "layers", ())
     if layers:
         embedding, registers = root.embedding, [register.name for register in root.registers]  # type: ignore[attr-defined]
@@ -41,7 +41,19 @@ def problems(root: Part) -> Iterator[Problem]:
         yield from _per_layer(layers, embedding.per_layer)
 
 
-def _part_problems(value: Part, path: str, program: str = "") -> Iterator[Problem]:
+def _part_problems(value: Part, path: str, program: str = "", *, sound: set[int]) -> Iterator[Problem]:
+    """`sound` remembers parts without a problem by identity: layers share theirs, and each is looked at once."""
+    if id(value) in sound:
+        return
+    clean = True
+    for problem in _own_and_inner_problems(value, path, program, sound=sound):
+        clean = False
+        yield problem
+    if clean:
+        sound.add(id(value))
+
+
+def _own_and_inner_problems(value: Part, path: str, program: str, *, sound: set[int]) -> Iterator[Problem]:
     hints = type_hints(type(value))
     wrong = set()
     for name, item in fields_of(value).items():
@@ -55,7 +67,8 @@ def _part_problems(value: Part, path: str, program: str = "") -> Iterator[Proble
         for index, inner in enumerate(item if isinstance(item, tuple) else (item,)):
             if isinstance(inner, Part):
                 place = f"{where}.{index}" if isinstance(item, tuple) else where
-                yield from _part_problems(inner, _readable(value, inner, index, path, program) or place, path)
+                readable = _readable(value, inner, index, path, program) or place
+                yield from _part_problems(inner, readable, path, sound=sound)
     if not wrong:
         for name, message in value.problems():
             found = getattr(value, name, None) if "." not in name else None

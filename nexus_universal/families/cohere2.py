@@ -56,9 +56,10 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         write = Write(terms=(Term(source="x"), Term(source="attention"), Term(source="feed_forward")))
         return Program(steps=(Step(branches=branches, writes=(write,), norm=norm),))
 
+    layers = {name: layer(attention) for name, attention in kinds.items()}
     return ArchitectureParameter(
         embedding=embedding,
-        layers=tuple(layer(kinds[name]) for name in kinds_of_layers),
+        layers=tuple(layers[name] for name in kinds_of_layers),
         final_norm=norm,
         head=Head(tied=tied, scale=reader.take("logit_scale", 0.0625)),
         text=text,

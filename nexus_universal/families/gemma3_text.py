@@ -47,12 +47,13 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         activation=common.activation(reader, "hidden_activation", "gelu_pytorch_tanh"),
     )
     kinds_of_layers = common.layer_types(reader, reader.count("num_hidden_layers", 26), full_every=6)
+    layers = {
+        name: sequential_layer(("attention", kind), ("feed_forward", feed_forward), norm=norm, output_norm=norm)
+        for name, kind in kinds.items()
+    }
     return ArchitectureParameter(
         embedding=embedding,
-        layers=tuple(
-            sequential_layer(("attention", kinds[name]), ("feed_forward", feed_forward), norm=norm, output_norm=norm)
-            for name in kinds_of_layers
-        ),
+        layers=tuple(layers[name] for name in kinds_of_layers),
         final_norm=norm,
         head=Head(
             tied=reader.take("tie_word_embeddings", True), softcap=reader.number("final_logit_softcapping", None)

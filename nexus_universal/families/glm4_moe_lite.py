@@ -30,15 +30,15 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         router=common.sigmoid_router(reader, scale=1.8),
         shared=FeedForward(width=width * reader.count("n_shared_experts", 1), activation=act),
     )
-    layers = reader.count("num_hidden_layers", 47)
-    kinds = {"dense": dense, "sparse": experts}
-    listed = reader.names("mlp_layer_types", length=layers, known=kinds)
+    depth = reader.count("num_hidden_layers", 47)
+    layers = {
+        name: sequential_layer(("attention", attention), ("feed_forward", kind), norm=norm)
+        for name, kind in (("dense", dense), ("sparse", experts))
+    }
+    listed = reader.names("mlp_layer_types", length=depth, known=layers)
     return ArchitectureParameter(
         embedding=embedding,
-        layers=tuple(
-            sequential_layer(("attention", attention), ("feed_forward", kinds[name]), norm=norm)
-            for name in listed or ("dense", *("sparse",) * (layers - 1))
-        ),
+        layers=tuple(layers[name] for name in listed or ("dense", *("sparse",) * (depth - 1))),
         final_norm=norm,
         head=Head(tied=reader.take("tie_word_embeddings", False)),
         text=text,

@@ -32,17 +32,18 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     feed_forward = FeedForward(width=reader.count("intermediate_size", 22016), activation=common.activation(reader))
     window = common.window_if_used(reader)
     kinds = {"full_attention": full, "sliding_attention": replace(full, window=window)}
-    layers = reader.count("num_hidden_layers", 32)
+    depth = reader.count("num_hidden_layers", 32)
     first_windowed = reader.take("max_window_layers", 28)
-    kinds_of_layers = common.layer_types(reader, layers, full_until=first_windowed if window else layers)
+    kinds_of_layers = common.layer_types(reader, depth, full_until=first_windowed if window else depth)
     if window is None and "sliding_attention" in kinds_of_layers:
         raise reader.refuse("layer_types", "sliding_attention", "needs use_sliding_window = true and a sliding_window")
+    layers = {
+        name: sequential_layer(("attention", kind), ("feed_forward", feed_forward), norm=norm)
+        for name, kind in kinds.items()
+    }
     return ArchitectureParameter(
         embedding=embedding,
-        layers=tuple(
-            sequential_layer(("attention", kinds[name]), ("feed_forward", feed_forward), norm=norm)
-            for name in kinds_of_layers
-        ),
+        layers=tuple(layers[name] for name in kinds_of_layers),
         final_norm=norm,
         head=Head(tied=reader.take("tie_word_embeddings", False)),
         text=text,

@@ -37,12 +37,10 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         router=Router(score="softmax", normalise=reader.take("norm_topk_prob", False), weights="model"),
     )
     sparse = common.sparse_layers(reader, reader.count("num_hidden_layers", 24))
+    layers = [sequential_layer(("attention", attention), ("feed_forward", f), norm=norm) for f in (dense, experts)]
     return ArchitectureParameter(
         embedding=embedding,
-        layers=tuple(
-            sequential_layer(("attention", attention), ("feed_forward", experts if is_sparse else dense), norm=norm)
-            for is_sparse in sparse
-        ),
+        layers=tuple(layers[is_sparse] for is_sparse in sparse),
         final_norm=norm,
         head=Head(tied=reader.take("tie_word_embeddings", False)),
         text=text,

@@ -63,14 +63,16 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         shared_gate=True,
     )
     kinds = {"full_attention": ("attention", attention), "linear_attention": ("linear_attention", delta)}
-    layers = reader.count("num_hidden_layers", 48)
-    kinds_of_layers = common.layer_types(reader, layers, full_every=4, **PATTERN)
+    depth = reader.count("num_hidden_layers", 48)
+    kinds_of_layers = common.layer_types(reader, depth, full_every=4, **PATTERN)
+    layers = {
+        name: [sequential_layer(mixer, ("feed_forward", f), norm=norm) for f in (dense, experts)]
+        for name, mixer in kinds.items()
+    }
+    sparse = common.sparse_layers(reader, depth)
     return ArchitectureParameter(
         embedding=embedding,
-        layers=tuple(
-            sequential_layer(kinds[name], ("feed_forward", experts if is_sparse else dense), norm=norm)
-            for name, is_sparse in zip(kinds_of_layers, common.sparse_layers(reader, layers), strict=True)
-        ),
+        layers=tuple(layers[name][is_sparse] for name, is_sparse in zip(kinds_of_layers, sparse, strict=True)),
         final_norm=norm,
         head=Head(tied=reader.take("tie_word_embeddings", False)),
         text=text,
