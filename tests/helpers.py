@@ -141,4 +141,4 @@ def same(left: Tensor, right: Tensor) -> bool:
 
 def furthest(left: Tensor, right: Tensor) -> float:
     """The largest difference, relative to the largest value."""
-    return float((left - right).abs().max() / right.abs().max())
+    return float((left - right).detach().abs().max() / right.detach().abs().max())
