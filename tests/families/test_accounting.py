@@ -7,10 +7,10 @@ import re
 from typing import Any
 
 import pytest
-from nexus_universal.families.shared.reader import INERT, IRRELEVANT, ConfigReader
 
 from nexus_universal import ArchitectureParameter, NexusError, families
 from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
+from nexus_universal.families.shared.reader import INERT, IRRELEVANT, ConfigReader
 from tests.helpers import MODEL_TYPES, config, raw
 
 SETTLED = {model_type: config(model_type).to_dict() for model_type in MODEL_TYPES}

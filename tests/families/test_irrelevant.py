@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from nexus_universal.families.shared.reader import INERT, IRRELEVANT
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from nexus_universal import ArchitectureParameter, families
 from nexus_universal.architecture.ends import Text
+from nexus_universal.families.shared.reader import INERT, IRRELEVANT
 from tests.helpers import MODEL_TYPES, config, ids, reference, same
 
 VARIED: dict[str, Any] = {
