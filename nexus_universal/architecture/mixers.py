@@ -121,8 +121,8 @@ class Attention(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.heads % self.kv_heads:
             yield "kv_heads", f"must divide heads = {self.heads}"
-        if self.rope and self.rope.dims(self.head_dim) % 2:
-            yield "rope.fraction", f"rotates {self.rope.dims(self.head_dim)} dimensions, which must be even"
+        if self.rope:
+            yield from self.rope.problems_in_head(self.head_dim, width="rope.fraction")
         if self.gate is None and any("gate" in packed.roles for packed in self.packing):
             yield "packing", "names 'gate', but gate = None"
         if self.gate is None and "gate" in self.biases:
@@ -178,6 +178,8 @@ class LatentAttention(Part):
     indexer: SparseIndexer | ReusedIndices | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.rope:
+            yield from self.rope.problems_in_head(self.rope_dim, width="rope_dim")
         if "query_down" in self.biases and self.query_rank is None:
             yield "biases", "names 'query_down', but query_rank = None"
         if self.query_rank is None and isinstance(self.indexer, SparseIndexer):

@@ -135,6 +135,12 @@ class Rope(Part):
         if not 0 < self.fraction <= 1:
             yield "fraction", "must lie in (0, 1]"
 
+    def problems_in_head(self, head_dim: int, *, width: str) -> Iterator[tuple[str, str]]:
+        """What contradicts a head of this width; `width` is the name of the holder's field that says it."""
+        dims = self.dims(head_dim)
+        if dims % 2:
+            yield ("rope.fraction" if head_dim % 2 == 0 else width), f"rotates {dims} dimensions, which must be even"
+
     def dims(self, head_dim: int) -> int:
         """How many of `head_dim` dimensions the tables span."""
         if isinstance(self.scaling, ProportionalScaling):

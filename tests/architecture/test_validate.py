@@ -218,3 +218,23 @@ def test_parts_that_say_nothing_wrong_pass() -> None:
         stepped(residual_step("attention", attention(), norm=rms())),
     ):
         assert n.validate() is n
+
+
+def test_a_rotation_must_turn_whole_pairs() -> None:
+    """Of latent attention too, whose rotated part has a width of its own."""
+    for rope_dim, rope, expected in (
+        (24, Rope(theta=1e4, fraction=0.55), "rope.fraction rotates 13 dimensions, which must be even"),
+        (7, Rope(theta=1e4), "rope_dim rotates 7 dimensions, which must be even"),
+        (8, Rope(theta=1e4), None),
+    ):
+        latent = LatentAttention(
+            heads=2,
+            query_rank=None,
+            latent_rank=8,
+            nope_dim=6,
+            rope_dim=rope_dim,
+            value_dim=6,
+            latent_norm=Norm(kind="rms", eps=1e-6),
+            rope=rope,
+        )
+        assert [f"{field} {text}" for field, text in latent.problems()] == ([expected] if expected else [])
