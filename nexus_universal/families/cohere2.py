@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nexus_universal.architecture.ends import Head
-from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Branch, Program, Step, Term, Write
-from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families.shared import common, draws, names
+from nexus_universal.families.shared import common, draws, names, rotary
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 
@@ -28,55 +25,37 @@ UNREAD = {
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
-    text = common.text(reader, context=8192, bos=5, eos=255001, pad=0)
-    embedding = common.embedding(reader, vocab=256000, width=8192, pad=text.pad)
+    text, embedding = common.ends(reader, context=8192, vocab=256000, width=8192, bos=5, eos=255001, pad=0)
     norm = Norm(kind="layer", eps=reader.take("layer_norm_eps", 1e-5), rounding="after_scale")
-    heads = reader.count("num_attention_heads", 64)
-    reader.inert("head_dim", embedding.width // heads)
-    rope = common.rope(
+    reader.inert("head_dim", embedding.width // reader.count("num_attention_heads", 64))
+    rope = rotary.rope(
         reader.section("rope_parameters"), context=text.context, pairing="interleaved", product="float32"
     )
-    sliding = Attention(
-        heads=heads,
-        kv_heads=common.kv_heads(reader, heads),
-        head_dim=embedding.width // heads,
-        rope=rope,
-        window=reader.count("sliding_window", 4096),
-        biases=common.ALL_BIASES if reader.take("attention_bias", False) else (),
+    sliding = common.attention(
+        reader, text, embedding.width, heads=64, rope=rope, window=reader.count("sliding_window", 4096)
     )
-    kinds = {"sliding_attention": sliding, "full_attention": replace(sliding, rope=None, window=None)}
-    feed_forward = FeedForward(width=reader.count("intermediate_size", 22528), activation=common.activation(reader))
+    mixers = {"sliding_attention": sliding, "full_attention": replace(sliding, rope=None, window=None)}
+    feed_forward = common.feed_forward(reader, 22528)
     tied = reader.take("tie_word_embeddings", True)
     for key, value in {**UNREAD, "use_embedding_sharing": tied}.items():
         reader.inert(key, value)
-    kinds_of_layers = common.layer_types(reader, reader.count("num_hidden_layers", 40), full_every=4)
 
     def layer(attention: Attention) -> Program:
         branches = (Branch(name="attention", part=attention), Branch(name="feed_forward", part=feed_forward))
         write = Write(terms=(Term(source="x"), Term(source="attention"), Term(source="feed_forward")))
         return Program(steps=(Step(branches=branches, writes=(write,), norm=norm),))
 
-    layers = {name: layer(attention) for name, attention in kinds.items()}
-    return ArchitectureParameter(
-        embedding=embedding,
-        layers=tuple(layers[name] for name in kinds_of_layers),
-        final_norm=norm,
-        head=Head(tied=tied, scale=reader.take("logit_scale", 0.0625)),
-        text=text,
-    )
+    made = {kind: layer(attention) for kind, attention in mixers.items()}
+    kinds = common.layer_types(reader, reader.count("num_hidden_layers", 40), full_every=4)
+    scale = reader.take("logit_scale", 0.0625)
+    return common.decoder(reader, text, embedding, (made[kind] for kind in kinds), norm, tied=True, scale=scale)
 
 
 FAMILY = Family(
     model_type="cohere2",
     title="Command R7B, Command A",
     read=read,
-    weights=WeightMap(
-        tensors=names.ends()
-        | names.attention()
-        | names.gated()
-        | {"layers.{i}.attention_norm": "model.layers.{i}.input_layernorm"},
-        passed_over=names.PASSED_OVER,
-    ),
+    weights=names.weights({"layers.{i}.attention_norm": "model.layers.{i}.input_layernorm"}),
     irrelevant={
         "cache_implementation": "a default of generation",
         "layer_switch": "an old name of sliding_window_pattern that the reference does not read",
@@ -84,7 +63,7 @@ FAMILY = Family(
         "use_parallel_embedding": "says how training split the table",
     },
     tiny=draws.TINY | {"num_hidden_layers": 4, "sliding_window": 16, "eos_token_id": 3},
-    draws={key: values for key, values in draws.DENSE.items() if key != "rms_norm_eps"}
+    draws=draws.without(draws.DENSE, "rms_norm_eps")
     | {
         "layer_norm_eps": (1e-5, 1e-3),
         "logit_scale": (0.0625, 1.0),

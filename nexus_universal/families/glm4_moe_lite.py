@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-from nexus_universal.architecture.ends import Head
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.program import sequential_layer
-from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families.shared import common, draws, names
+from nexus_universal.families.shared import common, deepseek, draws, names
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 
-SIZES = common.LatentSizes(heads=20, latent=512, nope=192, rope=64, value=256)
+SIZES = deepseek.LatentSizes(heads=20, latent=512, nope=192, rope=64, value=256)
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
-    text = common.text(reader, context=202752, bos=0, eos=1, pad=None)
-    embedding = common.embedding(reader, vocab=154880, width=2048, pad=text.pad)
+    text, embedding = common.ends(reader, context=202752, vocab=154880, width=2048, bos=0, eos=1)
     norm = common.rms_norm(reader, 1e-5)
-    attention = common.latent_attention(reader, context=text.context, query_rank=768, defaults=SIZES)
-    act = common.activation(reader)
+    attention = deepseek.latent_attention(reader, context=text.context, query_rank=768, defaults=SIZES)
+    dense = common.feed_forward(reader, 10240)
     width = reader.count("moe_intermediate_size", 1536)
-    dense = FeedForward(width=reader.count("intermediate_size", 10240), activation=act)
     experts = MixtureOfExperts(
         experts=reader.count("n_routed_experts", 64),
         per_token=reader.count("num_experts_per_tok", 4),
-        expert=FeedForward(width=width, activation=act),
-        router=common.sigmoid_router(reader, scale=1.8),
-        shared=FeedForward(width=width * reader.count("n_shared_experts", 1), activation=act),
+        expert=FeedForward(width=width, activation=dense.activation),
+        router=deepseek.sigmoid_router(reader, scale=1.8),
+        shared=FeedForward(width=width * reader.count("n_shared_experts", 1), activation=dense.activation),
     )
     depth = reader.count("num_hidden_layers", 47)
-    layers = {
-        name: sequential_layer(("attention", attention), ("feed_forward", kind), norm=norm)
-        for name, kind in (("dense", dense), ("sparse", experts))
-    }
-    listed = reader.names("mlp_layer_types", length=depth, known=layers)
-    return ArchitectureParameter(
-        embedding=embedding,
-        layers=tuple(layers[name] for name in listed or ("dense", *("sparse",) * (depth - 1))),
-        final_norm=norm,
-        head=Head(tied=reader.take("tie_word_embeddings", False)),
-        text=text,
-    )
+    listed = reader.names("mlp_layer_types", length=depth, known=("dense", "sparse"))
+    kinds = listed or ("dense", *("sparse",) * (depth - 1))
+    feed_forwards = [dense if kind == "dense" else experts for kind in kinds]
+    layers = common.sequential([attention] * depth, feed_forwards, norm=norm)
+    return common.decoder(reader, text, embedding, layers, norm)
 
 
 FAMILY = Family(
     model_type="glm4_moe_lite",
     title="GLM-4.7-Flash",
     read=read,
-    weights=WeightMap(
-        tensors=names.ends()
-        | names.latent_attention()
-        | names.gated()
-        | names.experts()
-        | names.gated("layers.{i}.feed_forward.shared", f"{names.LAYER}.mlp.shared_experts")
-        | names.pre_norms(),
-        passed_over=names.PASSED_OVER | {r"^model\.layers\.47\.": "the multi-token prediction layer"},
+    weights=names.weights(
+        names.latent_attention(),
+        names.experts(),
+        names.gated("layers.{i}.feed_forward.shared", f"{names.LAYER}.mlp.shared_experts"),
+        passed_over={r"^model\.layers\.47\.": "the multi-token prediction layer"},
     ),
     aliases={"num_local_experts": "n_routed_experts"},
     irrelevant={

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from nexus_universal.architecture.ends import Head
 from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.architecture.mixers import Attention, Packed
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.position import LearnedPositions, Norm
-from nexus_universal.architecture.program import sequential_layer
 from nexus_universal.checkpoint.rules import Transposed, WeightMap
 from nexus_universal.families.shared import common
 from nexus_universal.families.shared.family import Family
@@ -43,14 +41,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         gated=False,
         biases=("up", "down"),
     )
-    layer = sequential_layer(("attention", attention), ("feed_forward", feed_forward), norm=norm)
-    return ArchitectureParameter(
-        embedding=embedding,
-        layers=(layer,) * reader.count("num_hidden_layers", 12),
-        final_norm=norm,
-        head=Head(tied=reader.take("tie_word_embeddings", True)),
-        text=text,
-    )
+    layers = common.sequential([attention] * reader.count("num_hidden_layers", 12), feed_forward, norm=norm)
+    return common.decoder(reader, text, embedding, layers, norm, tied=True)
 
 
 FAMILY = Family(

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from nexus_universal.architecture.ends import Head
-from nexus_universal.architecture.feed_forward import FeedForward
-from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.program import sequential_layer
-from nexus_universal.checkpoint.rules import WeightMap
 from nexus_universal.families.shared import common, draws, names
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
@@ -15,40 +10,21 @@ from nexus_universal.families.shared.reader import ConfigReader
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
-    text = common.text(reader, context=2048, bos=1, eos=2, pad=None)
-    embedding = common.embedding(reader, vocab=32000, width=4096, pad=text.pad)
+    text, embedding = common.ends(reader, context=2048, vocab=32000, width=4096, bos=1, eos=2)
     norm = common.rms_norm(reader, 1e-6)
-    heads = reader.count("num_attention_heads", 32)
-    attention = Attention(
-        heads=heads,
-        kv_heads=common.kv_heads(reader, heads),
-        head_dim=reader.count("head_dim", optional=True) or embedding.width // heads,
-        rope=common.rope(reader.section("rope_parameters"), context=text.context),
-        biases=common.ALL_BIASES if reader.take("attention_bias", False) else (),
-    )
-    feed_forward = FeedForward(
-        width=reader.count("intermediate_size", 11008),
-        activation=common.activation(reader),
-        biases=("gate", "up", "down") if reader.take("mlp_bias", False) else (),
-    )
-    layer = sequential_layer(("attention", attention), ("feed_forward", feed_forward), norm=norm)
-    return ArchitectureParameter(
-        embedding=embedding,
-        layers=(layer,) * reader.count("num_hidden_layers", 32),
-        final_norm=norm,
-        head=Head(tied=reader.take("tie_word_embeddings", False)),
-        text=text,
-    )
+    attention = common.attention(reader, text, embedding.width, heads=32)
+    biases = ("gate", "up", "down") if reader.take("mlp_bias", False) else ()
+    feed_forward = common.feed_forward(reader, 11008, biases=biases)
+    depth = reader.count("num_hidden_layers", 32)
+    layers = common.sequential([attention] * depth, feed_forward, norm=norm)
+    return common.decoder(reader, text, embedding, layers, norm)
 
 
 FAMILY = Family(
     model_type="llama",
     title="Llama 2, 3",
     read=read,
-    weights=WeightMap(
-        tensors=names.ends() | names.attention() | names.gated() | names.pre_norms(),
-        passed_over=names.PASSED_OVER,
-    ),
+    weights=names.weights(),
     irrelevant={"pretraining_tp": "split products in training; transformers no longer reads it"},
     tiny=draws.TINY,
     draws=draws.DENSE

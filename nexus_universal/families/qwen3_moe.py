@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from nexus_universal.architecture.ends import Head
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
-from nexus_universal.architecture.mixers import Attention, QueryKeyNorm
+from nexus_universal.architecture.mixers import QueryKeyNorm
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.program import sequential_layer
-from nexus_universal.checkpoint.rules import WeightMap
 from nexus_universal.families.shared import common, draws, names
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
@@ -15,46 +12,30 @@ from nexus_universal.families.shared.reader import ConfigReader
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
-    text = common.text(reader, context=32768, bos=None, eos=None, pad=None)
-    embedding = common.embedding(reader, vocab=151936, width=2048, pad=text.pad)
+    text, embedding = common.ends(reader, context=32768, vocab=151936, width=2048)
     norm = common.rms_norm(reader, 1e-6)
-    heads = reader.count("num_attention_heads", 32)
-    attention = Attention(
-        heads=heads,
-        kv_heads=common.kv_heads(reader, heads, 4),
-        head_dim=reader.count("head_dim", optional=True) or embedding.width // heads,
-        rope=common.rope(reader.section("rope_parameters"), context=text.context),
-        biases=common.ALL_BIASES if reader.take("attention_bias", False) else (),
-        qk_norm=QueryKeyNorm(norm=norm),
-        window=common.window_if_used(reader),
+    window = common.window_if_used(reader)
+    attention = common.attention(
+        reader, text, embedding.width, heads=32, kv_heads=4, qk_norm=QueryKeyNorm(norm=norm), window=window
     )
-    act = common.activation(reader)
-    dense = FeedForward(width=reader.count("intermediate_size", 6144), activation=act)
+    dense = common.feed_forward(reader, 6144)
     experts = MixtureOfExperts(
         experts=reader.count("num_experts", 128),
         per_token=reader.count("num_experts_per_tok", 8),
-        expert=FeedForward(width=reader.count("moe_intermediate_size", 768), activation=act),
+        expert=FeedForward(width=reader.count("moe_intermediate_size", 768), activation=dense.activation),
         router=Router(score="softmax", normalise=reader.take("norm_topk_prob", False), weights="model"),
     )
     sparse = common.sparse_layers(reader, reader.count("num_hidden_layers", 24))
-    layers = [sequential_layer(("attention", attention), ("feed_forward", f), norm=norm) for f in (dense, experts)]
-    return ArchitectureParameter(
-        embedding=embedding,
-        layers=tuple(layers[is_sparse] for is_sparse in sparse),
-        final_norm=norm,
-        head=Head(tied=reader.take("tie_word_embeddings", False)),
-        text=text,
-    )
+    feed_forwards = [experts if is_sparse else dense for is_sparse in sparse]
+    layers = common.sequential([attention] * len(sparse), feed_forwards, norm=norm)
+    return common.decoder(reader, text, embedding, layers, norm)
 
 
 FAMILY = Family(
     model_type="qwen3_moe",
     title="Qwen3-MoE, Qwen3-Coder",
     read=read,
-    weights=WeightMap(
-        tensors=names.ends() | names.attention() | names.gated() | names.experts() | names.pre_norms(),
-        passed_over=names.PASSED_OVER,
-    ),
+    weights=names.weights(names.experts()),
     aliases={"num_local_experts": "num_experts"},
     irrelevant={"max_window_layers": "this family's windows are in all layers or in none"},
     tiny=draws.TINY | draws.TINY_EXPERTS | {"norm_topk_prob": True},

@@ -1,25 +1,20 @@
-"""What many families share in their configs: ends, norms, positions, latent attention, layer patterns."""
+"""What many families share in their configs: ends, norms, attention, feed-forward, layer patterns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
-from nexus_universal.architecture.ends import Embedding, Text
-from nexus_universal.architecture.feed_forward import ExpertGroups, Router
-from nexus_universal.architecture.mixers import LatentAttention
-from nexus_universal.architecture.position import (
-    DynamicScaling,
-    LinearScaling,
-    Llama3Scaling,
-    LongRopeScaling,
-    Norm,
-    ProportionalScaling,
-    Rope,
-    Scaling,
-    YarnScaling,
-)
+from nexus_universal.architecture.ends import Embedding, Head, Text
+from nexus_universal.architecture.feed_forward import FeedForward
+from nexus_universal.architecture.mixers import Attention
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.part import Part
+from nexus_universal.architecture.position import Norm, Rope
+from nexus_universal.architecture.program import Program, sequential_layer
+from nexus_universal.families.shared import rotary
 from nexus_universal.families.shared.reader import ConfigReader
 
 ACTIVATIONS = {
@@ -36,17 +31,6 @@ ACTIVATIONS = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentSizes:
-    """A family's defaults for the sizes of latent attention."""
-
-    heads: int
-    latent: int
-    nope: int
-    rope: int
-    value: int
 
 
 ALL_BIASES = ("query", "key", "value", "output")
@@ -96,98 +80,101 @@ def activation(reader: ConfigReader, key: str = "hidden_act", default: str = "si
     return reader.take(key, default, known=ACTIVATIONS)
 
 
-def kv_heads(reader: ConfigReader, heads: int, default: int | None = None) -> int:
-    """Key/value heads; null means as many as heads."""
-    found = reader.count("num_key_value_heads", default, optional=True)
-    return heads if found is None else found
+def ends(
+    reader: ConfigReader,
+    *,
+    context: int,
+    vocab: int,
+    width: int,
+    bos: int | None = None,
+    eos: int | None = None,
+    pad: int | None = None,
+    **table: Any,
+) -> tuple[Text, Embedding]:
+    """`text` and `embedding` together; the arguments are the reference class's defaults."""
+    said = text(reader, context=context, bos=bos, eos=eos, pad=pad)
+    return said, embedding(reader, vocab=vocab, width=width, pad=said.pad, **table)
 
 
-def rope(
-    reader: ConfigReader, *, context: int | None, takes_fraction: bool = False, nested: bool = False, **form: Any
-) -> Rope:
-    """The rotation under a `rope_parameters` section.
+def attention(
+    reader: ConfigReader,
+    text: Text,
+    width: int,
+    *,
+    heads: int,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    rope: Rope | None = None,
+    biases: tuple[str, ...] | None = None,
+    biased: tuple[str, ...] = ALL_BIASES,
+    **fields: Any,
+) -> Attention:
+    """Softmax attention under the usual keys; the numbers are the reference class's defaults.
 
-    `takes_fraction`: whether this family honours a partial factor. `nested`: one section per layer type; the reference
-    then looks for yarn's `truncate` in the wrong place, so only its default can be expressed.
+    `kv_heads` None (or null in the config) means as many as heads, `head_dim` None width / heads. `biases` None asks
+    `attention_bias` whether the roles `biased` have one. `rope` None reads a plain rotation.
     """
-    kind = reader.take("rope_type", "default", known=("default", *SCALINGS))
-    if nested:
-        reader.inert("truncate", True)
-    scaling = SCALINGS[kind](reader, context) if kind != "default" else None
-    fraction = reader.take("partial_rotary_factor", 1.0)
-    if fraction != 1.0 and not takes_fraction and kind != "proportional":
-        raise reader.refuse("partial_rotary_factor", fraction, "this family rotates whole heads: known: 1.0")
-    return Rope(theta=reader.take("rope_theta", 10000.0), fraction=fraction, scaling=scaling, **form)
-
-
-def _linear(reader: ConfigReader, context: int | None) -> Scaling:
-    return LinearScaling(factor=reader.number("factor"))
-
-
-def _dynamic(reader: ConfigReader, context: int | None) -> Scaling:
-    return DynamicScaling(factor=reader.number("factor"), context=_known(reader, context))
-
-
-def _llama3(reader: ConfigReader, context: int | None) -> Scaling:
-    return Llama3Scaling(
-        factor=reader.number("factor"),
-        low_frequency_factor=reader.number("low_freq_factor"),
-        high_frequency_factor=reader.number("high_freq_factor"),
-        original_context=reader.count("original_max_position_embeddings"),
+    heads = reader.count("num_attention_heads", heads)
+    shared = reader.count("num_key_value_heads", kv_heads, optional=True)
+    if biases is None:
+        biases = biased if reader.take("attention_bias", False) else ()
+    return Attention(
+        heads=heads,
+        kv_heads=heads if shared is None else shared,
+        head_dim=reader.count("head_dim", head_dim, optional=head_dim is None) or width // heads,
+        rope=rope or rotary.rope(reader.section("rope_parameters"), context=text.context),
+        biases=biases,  # type: ignore[arg-type]
+        **fields,
     )
 
 
-def _context_ratio(reader: ConfigReader, context: int | None) -> tuple[float, int]:
-    """The factor, or the ratio of the contexts where none is given; and the original context."""
-    original = reader.count("original_max_position_embeddings")
-    factor = reader.number("factor", None)
-    return (_known(reader, context) / original if factor is None else factor), original
-
-
-def _known(reader: ConfigReader, context: int | None) -> int:
-    """A context that a scaling cannot do without."""
-    if context is None:
-        raise reader.refuse("rope_type", reader.values.get("rope_type"), "needs max_position_embeddings")
-    return context
-
-
-def _yarn(reader: ConfigReader, context: int | None) -> Scaling:
-    factor, original = _context_ratio(reader, context)
-    return YarnScaling(
-        factor=factor,
-        original_context=original,
-        beta_fast=reader.number("beta_fast", None) or 32.0,
-        beta_slow=reader.number("beta_slow", None) or 1.0,
-        truncate=reader.take("truncate", True),
-        attention_factor=reader.number("attention_factor", None),
-        mscale=reader.number("mscale", None),
-        mscale_all_dim=reader.number("mscale_all_dim", None),
+def feed_forward(
+    reader: ConfigReader, width: int, *, key: str = "hidden_act", act: str = "silu", **fields: Any
+) -> FeedForward:
+    """A feed-forward of `intermediate_size`, its activation under `key`."""
+    return FeedForward(
+        width=reader.count("intermediate_size", width), activation=activation(reader, key, act), **fields
     )
 
 
-def _longrope(reader: ConfigReader, context: int | None) -> Scaling:
-    factor, original = _context_ratio(reader, context)
-    return LongRopeScaling(
-        factor=factor,
-        short_factors=reader.numbers("short_factor"),
-        long_factors=reader.numbers("long_factor"),
-        original_context=original,
-        attention_factor=reader.number("attention_factor", None),
+def sequential(
+    mixers: Iterable[Part],
+    feed_forwards: Iterable[Part] | Part,
+    *,
+    norm: Norm,
+    output_norm: Norm | None = None,
+) -> tuple[Program, ...]:
+    """Layer by layer one mixer, then one feed-forward (or the same in all); equal layers are one program."""
+    made: dict[tuple[Part, Part], Program] = {}
+    pairs = zip(mixers, repeat(feed_forwards) if isinstance(feed_forwards, Part) else feed_forwards, strict=False)
+    return tuple(
+        made.get(pair)
+        or made.setdefault(
+            pair,
+            sequential_layer(("attention", pair[0]), ("feed_forward", pair[1]), norm=norm, output_norm=output_norm),
+        )
+        for pair in pairs
     )
 
 
-def _proportional(reader: ConfigReader, context: int | None) -> Scaling:
-    return ProportionalScaling(factor=reader.take("factor", 1.0))
-
-
-SCALINGS: dict[str, Callable[[ConfigReader, int | None], Scaling]] = {
-    "linear": _linear,
-    "dynamic": _dynamic,
-    "llama3": _llama3,
-    "yarn": _yarn,
-    "longrope": _longrope,
-    "proportional": _proportional,
-}
+def decoder(
+    reader: ConfigReader,
+    text: Text,
+    embedding: Embedding,
+    layers: Iterable[Program],
+    norm: Norm,
+    *,
+    tied: bool = False,
+    **head: Any,
+) -> ArchitectureParameter:
+    """The whole n; `tied` is the reference class's default."""
+    return ArchitectureParameter(
+        embedding=embedding,
+        layers=tuple(layers),
+        final_norm=norm,
+        head=Head(tied=reader.take("tie_word_embeddings", tied), **head),
+        text=text,
+    )
 
 
 def layer_types(
@@ -209,6 +196,17 @@ def layer_types(
     return listed or derived
 
 
+def windowed_above(reader: ConfigReader, attention: Attention, layers: int) -> tuple[Attention, ...]:
+    """Qwen's windows: in the layers that `layer_types` names, or from `max_window_layers` on, if they are used."""
+    window = window_if_used(reader)
+    first = reader.take("max_window_layers", 28)
+    kinds = layer_types(reader, layers, full_until=first if window else layers)
+    if window is None and "sliding_attention" in kinds:
+        raise reader.refuse("layer_types", "sliding_attention", "needs use_sliding_window = true and a sliding_window")
+    windowed = replace(attention, window=window)
+    return tuple(windowed if kind == "sliding_attention" else attention for kind in kinds)
+
+
 def window_if_used(reader: ConfigReader, default: int = 4096) -> int | None:
     """Qwen's window, which counts only where `use_sliding_window` says so."""
     window = reader.count("sliding_window", default, optional=True)
@@ -222,54 +220,3 @@ def sparse_layers(reader: ConfigReader, layers: int) -> tuple[bool, ...]:
     if any(type(index) is not int for index in dense):
         raise reader.refuse("mlp_only_layers", dense, "must be a list of layer indices")
     return tuple(index not in dense and (index + 1) % step == 0 for index in range(layers))
-
-
-def latent_attention(
-    reader: ConfigReader, *, context: int | None, query_rank: int | None, defaults: LatentSizes
-) -> LatentAttention:
-    """DeepSeek's latent attention; its two inner norms have epsilon 1e-6 whatever the config says."""
-    heads = reader.count("num_attention_heads", defaults.heads)
-    rope_dim, nope_dim = (
-        reader.count("qk_rope_head_dim", defaults.rope),
-        reader.count("qk_nope_head_dim", defaults.nope),
-    )
-    reader.inert("num_key_value_heads", heads)
-    reader.inert("head_dim", rope_dim)
-    reader.inert("qk_head_dim", rope_dim + nope_dim)
-    rotation = rope(
-        reader.section("rope_parameters"),
-        context=context,
-        pairing="interleaved_to_half" if reader.take("rope_interleave", True) else "half",
-    )
-    rank = reader.count("q_lora_rank", query_rank, optional=True)
-    biased = reader.take("attention_bias", False)
-    return LatentAttention(
-        heads=heads,
-        query_rank=rank,
-        latent_rank=reader.count("kv_lora_rank", defaults.latent),
-        nope_dim=nope_dim,
-        rope_dim=rope_dim,
-        value_dim=reader.count("v_head_dim", defaults.value),
-        latent_norm=Norm(kind="rms", eps=1e-6),
-        rope=rotation,
-        scale_by_yarn=isinstance(rotation.scaling, YarnScaling) and bool(rotation.scaling.mscale_all_dim),
-        biases=(("query_down", "latent_down", "output") if rank else ("latent_down", "output")) if biased else (),
-    )
-
-
-def sigmoid_router(
-    reader: ConfigReader, *, scale: float, normalise: bool = True, groups: int = 1, kept: int = 1
-) -> Router:
-    """DeepSeek-V3's router: unbiased sigmoid weights, a bias that affects selection only; one group is no groups."""
-    groups, kept = reader.count("n_group", groups), reader.count("topk_group", kept)
-    normalise = reader.take("norm_topk_prob", normalise)
-    return Router(
-        score="sigmoid",
-        normalise=normalise,
-        selection_bias=True,
-        groups=ExpertGroups(count=groups, keep=kept) if groups > 1 else None,
-        sum_epsilon=1e-20 if normalise else 0.0,
-        scale=reader.take("routed_scaling_factor", scale),
-        logits="float32",
-        order="unsorted",
-    )

@@ -82,6 +82,12 @@ DENSE: dict[str, tuple[Any, ...]] = {
 }
 """What nearly every decoder lets one choose."""
 
+
+def without(values: dict[str, tuple[Any, ...]], *keys: str) -> dict[str, tuple[Any, ...]]:
+    """The same draws but for keys that a family does not have."""
+    return {key: found for key, found in values.items() if key not in keys}
+
+
 EXPERTS: dict[str, tuple[Any, ...]] = {
     "num_experts": (8, 5),
     "num_experts_per_tok": (3, 1, 5),
@@ -90,3 +96,10 @@ EXPERTS: dict[str, tuple[Any, ...]] = {
     "mlp_only_layers": ([], [0], [0, 1]),
 }
 """Qwen's spelling of experts."""
+
+WINDOWED_ABOVE: dict[str, tuple[Any, ...]] = {
+    "use_sliding_window": (False, True),
+    "sliding_window": (7, 24, 64),
+    "max_window_layers": (1, 0, 2),
+}
+"""Qwen's windows."""

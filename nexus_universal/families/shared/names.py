@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from nexus_universal.checkpoint.rules import Direct, Rule, Squeezed, Stacked
+from collections.abc import Mapping
+
+from nexus_universal.checkpoint.rules import Direct, Rule, Squeezed, Stacked, WeightMap
 
 Names = dict[str, str | Rule | tuple[Rule, ...]]
 
 LAYER = "model.layers.{i}"
 
 PASSED_OVER = {r"rotary_emb\.inv_freq$": "rotary buffers are computed from n"}
+
+
+def weights(*tables: Names, passed_over: Mapping[str, str] | None = None) -> WeightMap:
+    """The names of a sequential pre-norm decoder (Llama's); later tables add to them or take precedence."""
+    tensors = ends() | attention() | gated() | pre_norms()
+    for table in tables:
+        tensors |= table
+    return WeightMap(tensors=tensors, passed_over={**PASSED_OVER, **(passed_over or {})})
 
 
 def ends(model: str = "model") -> Names:
@@ -42,6 +52,16 @@ def pre_norms(layer: str = LAYER) -> Names:
     return {
         "layers.{i}.attention_norm": f"{layer}.input_layernorm",
         "layers.{i}.feed_forward_norm": f"{layer}.post_attention_layernorm",
+    }
+
+
+def sandwich_norms(layer: str = LAYER) -> Names:
+    """Gemma's four norms: before and after each sublayer."""
+    return {
+        "layers.{i}.attention_norm": f"{layer}.input_layernorm",
+        "layers.{i}.attention_output_norm": f"{layer}.post_attention_layernorm",
+        "layers.{i}.feed_forward_norm": f"{layer}.pre_feedforward_layernorm",
+        "layers.{i}.feed_forward_output_norm": f"{layer}.post_feedforward_layernorm",
     }
 
 

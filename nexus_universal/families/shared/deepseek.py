@@ -1,0 +1,73 @@
+"""What DeepSeek-V3 (arXiv 2412.19437) brought and many families took over: latent attention and its router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nexus_universal.architecture.feed_forward import ExpertGroups, Router
+from nexus_universal.architecture.mixers import LatentAttention
+from nexus_universal.architecture.position import Norm, YarnScaling
+from nexus_universal.families.shared import rotary
+from nexus_universal.families.shared.reader import ConfigReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSizes:
+    """A family's defaults for the sizes of latent attention."""
+
+    heads: int
+    latent: int
+    nope: int
+    rope: int
+    value: int
+
+
+def latent_attention(
+    reader: ConfigReader, *, context: int | None, query_rank: int | None, defaults: LatentSizes
+) -> LatentAttention:
+    """DeepSeek's latent attention; its two inner norms have epsilon 1e-6 whatever the config says."""
+    heads = reader.count("num_attention_heads", defaults.heads)
+    rope_dim, nope_dim = (
+        reader.count("qk_rope_head_dim", defaults.rope),
+        reader.count("qk_nope_head_dim", defaults.nope),
+    )
+    reader.inert("num_key_value_heads", heads)
+    reader.inert("head_dim", rope_dim)
+    reader.inert("qk_head_dim", rope_dim + nope_dim)
+    rotation = rotary.rope(
+        reader.section("rope_parameters"),
+        context=context,
+        pairing="interleaved_to_half" if reader.take("rope_interleave", True) else "half",
+    )
+    rank = reader.count("q_lora_rank", query_rank, optional=True)
+    biased = reader.take("attention_bias", False)
+    return LatentAttention(
+        heads=heads,
+        query_rank=rank,
+        latent_rank=reader.count("kv_lora_rank", defaults.latent),
+        nope_dim=nope_dim,
+        rope_dim=rope_dim,
+        value_dim=reader.count("v_head_dim", defaults.value),
+        latent_norm=Norm(kind="rms", eps=1e-6),
+        rope=rotation,
+        scale_by_yarn=isinstance(rotation.scaling, YarnScaling) and bool(rotation.scaling.mscale_all_dim),
+        biases=(("query_down", "latent_down", "output") if rank else ("latent_down", "output")) if biased else (),
+    )
+
+
+def sigmoid_router(
+    reader: ConfigReader, *, scale: float, normalise: bool = True, groups: int = 1, kept: int = 1
+) -> Router:
+    """DeepSeek-V3's router: unbiased sigmoid weights, a bias that affects selection only; one group is no groups."""
+    groups, kept = reader.count("n_group", groups), reader.count("topk_group", kept)
+    normalise = reader.take("norm_topk_prob", normalise)
+    return Router(
+        score="sigmoid",
+        normalise=normalise,
+        selection_bias=True,
+        groups=ExpertGroups(count=groups, keep=kept) if groups > 1 else None,
+        sum_epsilon=1e-20 if normalise else 0.0,
+        scale=reader.take("routed_scaling_factor", scale),
+        logits="float32",
+        order="unsorted",
+    )
