@@ -18,10 +18,12 @@ from nexus_universal.architecture.errors import CheckpointError, InputError, Uns
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.source import CONFIG_NAME, load_json
 from nexus_universal.cache import Cache, State
-from nexus_universal.checkpoint.files import TensorStore, dtype_named, find_checkpoint
+from nexus_universal.checkpoint.dequantise import DequantisedStore
+from nexus_universal.checkpoint.files import WORKING_DTYPES, TensorStore, dtype_named, find_checkpoint
 from nexus_universal.checkpoint.initialise import initialise
 from nexus_universal.checkpoint.load import assemble, fill, plan_load, put, slots
 from nexus_universal.checkpoint.progress import with_progress
+from nexus_universal.checkpoint.quantisation import CONFIG_KEYS, quantisation_of
 from nexus_universal.checkpoint.save import (
     NEXUS_CONFIG,
     SHARD_BYTES,
@@ -66,7 +68,7 @@ class UniversalTransformer(nn.Module):
                 "no module computes several streams or extra registers yet (streams = None, registers = ())"
             )
         self.n = n
-        self.plan = CallPlan()
+        self.plan = CallPlan(wide=n.embedding.dtype == "float32")
         self.settings = GenerationSettings.of(n)
         self.passed_over: dict[str, str] = {}
         self.embedding = UniversalEmbedding(n.embedding)
@@ -77,19 +79,19 @@ class UniversalTransformer(nn.Module):
             for index, program in enumerate(n.layers)
         )
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
-        self.head = UniversalHead(n.head, d_model=n.d_hidden, vocab=n.d_vocab)
-        if self.embedding.tokens.weight.device.type != "meta":
+        self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab)
+        if self.device.type != "meta":
             initialise(self, n.text)
 
     @property
     def device(self) -> torch.device:
         """Where the token table is."""
-        return self.embedding.tokens.weight.device
+        return next(self.embedding.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The token table's dtype."""
-        return self.embedding.tokens.weight.dtype
+        return next(self.embedding.parameters()).dtype
 
     def forward(
         self,
@@ -129,7 +131,7 @@ class UniversalTransformer(nn.Module):
             x = x[:, -logits_to_keep:, :]
         if cache is not None:
             cache.length += call.positions.shape[-1]
-        return CausalOutput(logits=self.head(x, self.embedding.tokens.weight), cache=cache)
+        return CausalOutput(logits=self.head(x.to(call.dtype), self.embedding.table), cache=cache)
 
     def _out_of_range(self, input_ids: Tensor | None) -> InputError:
         vocab = self.n.d_vocab
@@ -138,7 +140,7 @@ class UniversalTransformer(nn.Module):
             if low < 0 or high >= vocab:
                 return InputError(f"input_ids hold {low} … {high}: must lie in [0, {vocab})")
         table = self.n.embedding.positions
-        return InputError(f"positions beyond the learned table: at most {table.count if table else 0} are known")
+        return InputError(f"positions beyond the {self.n.pos_embedding_type} table: at most {table.count if table else 0} are known")
 
     def new_cache(self, batch_size: int = 1) -> Cache:
         """An empty cache. Its states take the batch of the first call; `batch_size` is accepted for familiarity."""
@@ -167,7 +169,8 @@ class UniversalTransformer(nn.Module):
         """Load a checkpoint from a directory or a repo id.
 
         `dtype` "auto" keeps the checkpoint's own. `hub` takes `revision`, `token`, `cache_dir`, `local_files_only`.
-        Tensors are memory-mapped and assigned without a copy wherever the file's layout is the model's.
+        Tensors are memory-mapped and assigned without a copy wherever the file's layout is the model's; quantised ones
+        are dequantised.
 
         Raises:
             CheckpointError: missing, truncated, unexpected or misshapen tensors; checked before any is read.
@@ -179,22 +182,23 @@ class UniversalTransformer(nn.Module):
         raw = load_json(directory / CONFIG_NAME) if (directory / CONFIG_NAME).is_file() else None
         if raw is None:
             raise CheckpointError(f"{directory}: holds no {CONFIG_NAME}")
-        quantised = raw.get("quantization_config")
-        if quantised:
-            method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
-            raise CheckpointError(f"{directory}: quantised by {method!r}; no rule dequantises that yet (known: none)")
+        ignore_keys = tuple(ignore_keys)
+        quantisation = quantisation_of(raw, ignore_keys=ignore_keys)
         n = ArchitectureParameter.from_huggingface(raw, ignore_keys=ignore_keys)
         with torch.device("meta"):
             model = cls(n)
         store = TensorStore.open(directory)
+        dtype = _resolve_dtype(dtype, n, store)
+        if quantisation is not None:
+            store = DequantisedStore(store, quantisation, dtype=dtype)
         shapes = {name: info.shape for name, info in store.infos.items()}
         plan = plan_load(model, registry.family_of(raw).weights, shapes)
-        model.passed_over = plan.passed_over
+        model.passed_over = plan.passed_over | store.passed_over
         fill(
             model,
             plan,
             store,
-            dtype=_resolve_dtype(dtype, n, store),
+            dtype=dtype,
             device=torch.device(device),
             progress=with_progress(lambda name: sum(store.infos[part].nbytes for part in plan.sources[name][1])),
         )
@@ -217,7 +221,7 @@ class UniversalTransformer(nn.Module):
         asked = None if dtype == "auto" else _resolve_dtype(dtype, n, store)
         for name, slot in wanted.items():
             tensor = store.read(name)
-            tensor = tensor.t() if name in transposed else tensor
+            tensor = tensor.mT if name in transposed else tensor
             if tensor.shape != slot.shape:
                 raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, but n asks for {tuple(slot.shape)}")
             kept = asked if asked is not None and isinstance(slot, nn.Parameter) else tensor.dtype
@@ -250,7 +254,7 @@ class UniversalTransformer(nn.Module):
             raw = self.n.to_huggingface()
             family = registry.family_of(raw)
             tensors = published_tensors(self, family.weights)
-            raw = {key: value for key, value in raw.items() if key != "torch_dtype"}
+            raw = {key: value for key, value in raw.items() if key not in ("torch_dtype", *CONFIG_KEYS)}
             documents[CONFIG_NAME] = raw | {"dtype": str(self.dtype).removeprefix("torch.")}
         write_directory(Path(directory), tensors, documents=documents, metadata=metadata, shard_bytes=shard_bytes)
 
@@ -286,11 +290,11 @@ def copy_weights(reference_model: nn.Module, universal_model: UniversalTransform
 
 
 def _resolve_dtype(dtype: str | torch.dtype, n: ArchitectureParameter, store: TensorStore) -> torch.dtype:
-    """The dtype to load in: asked for, the config's, or the file's first floating one."""
+    """The dtype to load in: asked for, the config's, or that of the file's first tensor that is in one."""
     if isinstance(dtype, torch.dtype):
         return dtype
     name = n.text.dtype if dtype == "auto" else dtype
     if name is None:
         in_order = sorted(store.infos.items(), key=lambda item: (item[1].file, item[0]))
-        return next((info.dtype for _, info in in_order if info.dtype.is_floating_point), torch.float32)
+        return next((info.dtype for _, info in in_order if info.dtype in WORKING_DTYPES.values()), torch.float32)
     return dtype_named(name)

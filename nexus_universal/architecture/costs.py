@@ -114,9 +114,9 @@ def projection_rows(part: Any) -> dict[str, int]:
         if not part.reuse:
             rows["key"] = part.kv_heads * part.head_dim
         if not part.reuse and not part.value_is_key:
-            rows["value"] = part.kv_heads * part.head_dim
+            rows["value"] = part.kv_heads * part.value_width
         if part.gate:
-            rows["gate"] = part.heads * (part.head_dim if part.gate.per == "channel" else 1)
+            rows["gate"] = part.heads * (part.value_width if part.gate.per == "channel" else 1)
     elif isinstance(part, FeedForward):
         rows = dict.fromkeys(part.projections if part.gated else ("up",), part.width)
     elif isinstance(part, LightningAttention):
@@ -150,15 +150,16 @@ def _(part: Attention, place: Place) -> Cost:
     width, kv_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
     costs = [
         _projections(part, place),
-        attention_products(part.heads, place.seen(part.window), part.head_dim, part.head_dim),
-        linear(width, place.model, "output" in part.biases),
+        attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
+        linear(part.heads * part.value_width, place.model, "output" in part.biases),
         weights(part.heads * part.sinks),
     ]
     if part.qk_norm:
         widths = (width, kv_width) if part.qk_norm.over == "width" else (part.head_dim, part.head_dim)
         costs += [norm_cost(part.qk_norm.norm, each) for each in (widths[:1] if part.reuse else widths)]
     if not part.reuse:
-        costs += [norm_cost(part.value_norm, part.head_dim), place.remembered(2 * kv_width, part.window)]
+        remembered = kv_width + part.kv_heads * part.value_width
+        costs += [norm_cost(part.value_norm, part.value_width), place.remembered(remembered, part.window)]
     return total(*costs)
 
 
@@ -295,7 +296,7 @@ def _(part: RoutedAttention, place: Place) -> Cost:
     return total(
         _projections(part, place),
         _chosen(expert, part.experts, part.per_token),
-        linear(place.width, part.experts),
+        linear(place.width, part.experts, part.router.bias),
         attention_products(part.heads, keys, part.head_dim, part.head_dim),
         weights(place.model),
         place.remembered(2 * width, None),
@@ -325,7 +326,7 @@ def _(part: MixtureOfExperts, place: Place) -> Cost:
             part.experts,
             part.per_token,
         ),
-        linear(place.width, part.experts + part.identity_experts),
+        linear(place.width, part.experts + part.identity_experts, router.bias),
         weights(place.width * router.input_scale + part.experts * router.expert_scale + place.model * part.bias),
         norm_cost(router.input_norm, place.width),
     ]

@@ -17,10 +17,11 @@ from nexus_universal.architecture.costs import (
     weights,
 )
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.position import LearnedPositions
 from nexus_universal.architecture.program import Branch, Program, Step
 
 if TYPE_CHECKING:
-    from nexus_universal.architecture.ends import Embedding, Streams
+    from nexus_universal.architecture.ends import Embedding, Head, Streams
     from nexus_universal.architecture.parameter import ArchitectureParameter
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
@@ -81,14 +82,13 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         raise InputError(f"dtype = {dtype!r} (known: {', '.join(BYTES)})")
     width = n.embedding.width
     place = Place(width=width, model=width, context=context, bytes=BYTES[dtype])
-    head = linear(width, n.embedding.vocab, n.head.bias)
     whole = total(
         _embedding_cost(n.embedding, len(n.layers)),
         _streams_cost(n.streams, width),
         weights(width * len(n.registers)),
         _layers_cost(n, place),
         norm_cost(n.final_norm, width),
-        replace(head, parameters=head.parameters - width * n.embedding.vocab * n.head.tied),
+        _head_cost(n.head, vocab=n.embedding.vocab, width=width),
     )
     growing = whole.growing
     return Count(
@@ -103,8 +103,13 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
 
 
 def _embedding_cost(part: Embedding, layers: int) -> Cost:
-    costs = [weights(part.vocab * part.width), norm_cost(part.norm, part.width)]
-    if part.positions:
+    costs = [norm_cost(part.norm, part.width)]
+    if part.bands is None:
+        costs.append(weights(part.vocab * part.width))
+    else:
+        for start, end, inner in part.bands.spans(vocab=part.vocab, width=part.width):
+            costs += [weights((end - start) * inner), linear(inner, part.width)]
+    if isinstance(part.positions, LearnedPositions):
         costs.append(weights(part.positions.count * part.width))
     if part.per_layer:
         all_layers = layers * part.per_layer.width
@@ -114,6 +119,15 @@ def _embedding_cost(part: Embedding, layers: int) -> Cost:
             norm_cost(part.per_layer.norm, part.per_layer.width),
         ]
     return total(*costs)
+
+
+def _head_cost(part: Head, *, vocab: int, width: int) -> Cost:
+    if part.bands is None:
+        whole = linear(width, vocab, part.bias)
+        return replace(whole, parameters=whole.parameters - width * vocab * part.tied)
+    (_, first, _), *further = part.bands.spans(vocab=vocab, width=width)
+    within_bands = (linear(width, rank) + linear(rank, end - start) for start, end, rank in further)
+    return total(linear(width, first + len(further)), *within_bands)
 
 
 def _streams_cost(part: Streams | None, width: int) -> Cost:

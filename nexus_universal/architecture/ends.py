@@ -3,10 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 from nexus_universal.architecture.part import Part, part
-from nexus_universal.architecture.position import LearnedPositions, Norm
+from nexus_universal.architecture.position import LearnedPositions, Norm, SinusoidPositions
+
+
+@part
+class Bands(Part):
+    """The vocabulary cut at `cutoffs` into bands of falling frequency: the rarer a token, the narrower its vector.
+
+    A vector of band i holds ⌊width / divisor^i⌋ numbers; `width` None is the model's.
+    """
+
+    cutoffs: tuple[int, ...]
+    divisor: float = 4.0
+    width: int | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.cutoffs or self.cutoffs[0] < 1 or any(a >= b for a, b in pairwise(self.cutoffs)):
+            yield "cutoffs", "must name tokens in rising order, the first at least 1"
+        if self.divisor < 1:
+            yield "divisor", "must be at least 1"
+
+    def spans(self, *, vocab: int, width: int) -> tuple[tuple[int, int, int], ...]:
+        """(first token, token behind the last, width of a vector) of each band, in a model of this width."""
+        first, edges = self.width or width, pairwise((0, *self.cutoffs, vocab))
+        return tuple((start, end, int(first // self.divisor**i)) for i, (start, end) in enumerate(edges))
+
+    def problems_in(self, *, vocab: int, width: int) -> Iterator[tuple[str, str]]:
+        """What contradicts a model of this vocabulary and width."""
+        if max(self.cutoffs, default=0) >= vocab:
+            yield "bands.cutoffs", f"must lie below vocab = {vocab}"
+        elif self.divisor >= 1 and self.spans(vocab=vocab, width=width)[-1][2] < 1:
+            yield "bands.divisor", f"leaves the last of {len(self.cutoffs) + 1} bands no width"
 
 
 @part
@@ -27,8 +58,12 @@ class PerLayerEmbedding(Part):
 class Embedding(Part):
     """Token table [vocab, width], times `scale`, plus positions.
 
-    `scale_rounding` "model" rounds the scale to the table's dtype first (Gemma). `padding_row` never receives a
-    gradient.
+    `scale_rounding` "model" rounds the scale to the table's dtype first (Gemma). `scale_inputs` scales embeddings that
+    a caller gives instead of ids, too. `padding_row` never receives a gradient. `bands` make it the adaptive input of
+    arXiv 1809.10853: every band, the first too, has a table and a projection to `width` of its own.
+
+    `dtype` "float32" keeps the residual in float32, whatever the model's dtype: sums are widened by it, and every step
+    but the final norm rounds what it reads to the model's dtype (Mamba).
     """
 
     vocab: int
@@ -36,16 +71,22 @@ class Embedding(Part):
     scale: float | None = None
     scale_rounding: Literal["model", "none"] = "none"
     scale_inputs: bool = False
-    positions: LearnedPositions | None = None
+    positions: LearnedPositions | SinusoidPositions | None = None
     norm: Norm | None = None
     padding_row: int | None = None
     per_layer: PerLayerEmbedding | None = None
+    bands: Bands | None = None
+    dtype: Literal["model", "float32"] = "model"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.padding_row is not None and not 0 <= self.padding_row < self.vocab:
             yield "padding_row", f"must lie in [0, {self.vocab})"
         if self.scale is None and (self.scale_inputs or self.scale_rounding != "none"):
             yield "scale", "is None, but scale_inputs or scale_rounding is set"
+        if self.bands:
+            yield from self.bands.problems_in(vocab=self.vocab, width=self.width)
+            if self.padding_row is not None and self.padding_row >= min(self.bands.cutoffs, default=self.vocab):
+                yield "padding_row", f"must lie in the first band, [0, {self.bands.cutoffs[0]})"
 
 
 @part
@@ -84,20 +125,42 @@ class Register(Part):
 
 @part
 class Head(Part):
-    """logits = softcap(scale · W h): `tied` shares W with the token table. `dtype` "float32" casts the logits."""
+    """logits = softcap(scale · W h / divisor): `tied` shares W with the token table.
+
+    `dtype` "float32" casts the logits. A `divisor` is no scale: x / 3 and x · (1/3) differ in bits.
+
+    `bands` make it the adaptive softmax of arXiv 1609.04309, and the "logits" log-probabilities of the whole
+    vocabulary: one softmax over the tokens of band 0 and an entry for each further band, times another within the
+    token's band, whose matrix goes through the band's width.
+    """
 
     tied: bool
     bias: bool = False
     scale: float | None = None
+    divisor: float | None = None
     softcap: float | None = None
     dtype: Literal["model", "float32"] = "model"
+    bands: Bands | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.divisor == 0:
+            yield "divisor", "must not be zero"
+        if self.bands:
+            plain = Head(tied=False)
+            for name in ("tied", "bias", "scale", "divisor", "softcap", "dtype"):
+                if getattr(self, name) != getattr(plain, name):
+                    yield name, f"must be {getattr(plain, name)!r} where the head has bands"
+            if self.bands.width is not None:
+                yield "bands.width", "must be None: the first band of a head has no projection"
 
 
 @part
 class Text(Part):
     """What rides along with n and changes no bit of a forward pass: context, special tokens, dtype, initialisation.
 
-    `scaled_residual`: projections back to the residual start smaller by √(2 · layers) (GPT-2).
+    `scaled_residual`: projections back to the residual start smaller by √(2 · layers) (GPT-2). `step_range`: a state
+    space's Δ starts log-uniform between the first two numbers, none below the third; None starts its bias at 1.
+    `uniform_output`: its convolution and output start uniform in ±1/√fan-in.
     """
 
     context: int | None = None
@@ -108,6 +171,8 @@ class Text(Part):
     dtype: str | None = None
     initializer_range: float = 0.02
     scaled_residual: bool = False
+    step_range: tuple[float, float, float] | None = None
+    uniform_output: bool = False
 
 
 @part

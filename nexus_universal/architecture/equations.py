@@ -57,17 +57,27 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     else:
         value = names.optional(part.value_norm, linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
-        pair = within(f"v = {value}", part.kv_heads, part.head_dim)
-        lines.append(listed(f"k = {turned('key', part.key_scale)}", pair, kept))
+        key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
+        lines.append(listed(key if part.value_dim is None else within(key, part.kv_heads, part.head_dim), pair, kept))
     scale: float | str = part.softmax_scale(0)
     if isinstance(part.scale, ByLayer):
         scale = number(part.scale.value) + (r" / (\ell + 1)" if part.scale.rule == "divide" else r" (\ell + 1)")
-    mixed = "o = " + softmax(scale, "q", softcap=part.softcap, sinks=part.sinks) + r"\, v"
+    mixed = "o = " + softmax(scale, "q", softcap=part.softcap, sinks=part.sinks, alibi=part.alibi) + r"\, v"
     return [
         *lines,
-        listed(mixed, seen(part.window, part.causal)),
+        listed(mixed, seen(part.window, part.causal), _slopes(part)),
         output(name, gated("o", part.gate, "gate" in part.biases), "output" in part.biases),
     ]
+
+
+def _slopes(part: Attention) -> str:
+    """What ALiBi adds per key."""
+    if part.alibi is None:
+        return ""
+    whole = 2 ** (part.heads.bit_length() - 1)
+    beyond = says(f", every second one of {2 * whole} heads for h > {whole}") if whole < part.heads else ""
+    rounded = says(" in bfloat16") if part.alibi.rounding == "bfloat16" else ""
+    return rf"m_{{h}} = 2^{{-8h/{whole}}}" + beyond + rounded
 
 
 @equations.register
@@ -239,6 +249,8 @@ def _feed_forward(part: FeedForward, argument: str) -> str:
                 rf"\mathrm{{min}}({gate}, {number(part.gate_limit)})",
                 rf"\mathrm{{clip}}_{{{number(part.gate_limit)}}}({up})",
             )
+        if part.up_shift is not None:
+            up += f" + {number(part.up_shift)}"
         inner = product(call(part.activation, gate), bracketed(up))
     return times(part.output_scale, linear("d", f"({inner})", "down" in part.biases))
 
@@ -252,7 +264,7 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
     reads = names.optional(part.input_norm, "x" if part.input_norm else "z")
     if part.input_scale:
         reads = product("d^{-1/2} a", reads)
-    logits = linear("r", reads)
+    logits = linear("r", reads, part.bias)
     if part.score == "softmax_chosen":
         chosen = rf"T = \mathrm{{top}}_{{{per_token}}}(s)"
         return [listed(within(f"s = {logits}", choices), chosen, r"w = \mathrm{softmax}(s_{T})")]

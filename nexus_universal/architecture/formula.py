@@ -22,10 +22,12 @@ from nexus_universal.architecture.notation import (
     within,
 )
 from nexus_universal.architecture.paths import ranges
+from nexus_universal.architecture.position import SinusoidPositions
 from nexus_universal.architecture.program import AltUp, Branch, HyperConnection, Program, Step, StreamSlice, Write
 from nexus_universal.architecture.symbols import Names, linear
 
 if TYPE_CHECKING:
+    from nexus_universal.architecture.ends import Bands
     from nexus_universal.architecture.parameter import ArchitectureParameter
 
 INDENT = r"\quad "
@@ -212,8 +214,15 @@ def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
     rows = times(part.scale, r"E_{token}")
     if part.positions:
         rows += " + P_{t" + (f" + {part.positions.offset}" if part.positions.offset else "") + "}"
-    lines = [listed(f"x = e = {names.optional(part.norm, rows)}", within("E", part.vocab, part.width))]
-    if part.positions:
+    lines = [listed(f"x = e = {names.optional(part.norm, rows)}", says("in float32") if part.dtype == "float32" else "")]
+    if part.bands is None:
+        lines[0] = listed(lines[0], within("E", part.vocab, part.width))
+    else:
+        lines += _banded_rows(part.bands, vocab=part.vocab, width=part.width)
+    if isinstance(part.positions, SinusoidPositions):
+        waves = (rf"P_{{t, 2i{odd}}} = {call(wave, 'a_{i}')}" for wave, odd in (("sin", ""), ("cos", "+1")))
+        lines.append(listed(*waves, r"a_{i} = t \cdot 10000^{-2i/d}", rf"t \in [0, {part.positions.count})"))
+    elif part.positions:
         lines.append(within("P", part.positions.count, part.width))
     if part.per_layer:
         table, width = part.per_layer, part.per_layer.width
@@ -229,6 +238,33 @@ def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
     return lines
 
 
+def _banded_rows(bands: Bands, *, vocab: int, width: int) -> list[str]:
+    return [
+        listed(
+            rf"E_{{token}} = W_{{e{i}}} T^{{({i})}}_{{token}}",
+            rf"token \in [{start}, {end})",
+            within(f"T^{{({i})}}", end - start, inner),
+        )
+        for i, (start, end, inner) in enumerate(bands.spans(vocab=vocab, width=width))
+    ]
+
+
+def _banded_logits(bands: Bands, hidden: str, *, vocab: int, width: int) -> list[str]:
+    (_, first, _), *further = bands.spans(vocab=vocab, width=width)
+    return [
+        listed(f"a = {call('logsoftmax', linear('h', hidden))}", within("W_{h}", f"({first} + {len(further)})", width)),
+        rf"\mathrm{{logits}} = a_{{token}},\quad token \in [0, {first})",
+        *(
+            listed(
+                rf"\mathrm{{logits}} = a_{{{first + i - 1}}} + {call('logsoftmax', f'W_{{u{i}}} W_{{d{i}}} {hidden}')}",
+                rf"token \in [{start}, {end})",
+                within(f"W_{{d{i}}}", rank, width),
+            )
+            for i, (start, end, rank) in enumerate(further, start=1)
+        ),
+    ]
+
+
 def _head(n: ArchitectureParameter, names: Names) -> list[str]:
     lines = []
     if n.streams and n.streams.merge == "weigh":
@@ -237,8 +273,13 @@ def _head(n: ArchitectureParameter, names: Names) -> list[str]:
         lines.append(listed(r"x = \sum_{j} a_{j} x_{j}", f"a = {weights}"))
     elif n.streams:
         lines.append(r"x = \mathrm{mean}(x_{0}, \mathrm{rescaled}_{x_{0}}(W'_{j} x_{j}))")
+    if n.head.bands:
+        hidden = names.optional(n.final_norm, "x")
+        return lines + _banded_logits(n.head.bands, hidden, vocab=n.embedding.vocab, width=n.embedding.width)
     logits = linear("h", names.optional(n.final_norm, "x"), n.head.bias)
     logits = times(n.head.scale, f"({logits})" if n.head.bias and n.head.scale is not None else logits)
+    if n.head.divisor is not None:
+        logits = f"{bracketed(logits)} / {number(n.head.divisor)}"
     if n.head.softcap is not None:
         logits = rf"{number(n.head.softcap)} \cdot \mathrm{{tanh}}({logits} / {number(n.head.softcap)})"
     weight = "W_{h} = E" if n.head.tied else within("W_{h}", n.embedding.vocab, n.embedding.width)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from nexus_universal.architecture.part import ByLayer, Part, part
-from nexus_universal.architecture.position import Norm, Rope, YarnScaling, yarn_mscale
+from nexus_universal.architecture.position import Alibi, Norm, Rope, YarnScaling, yarn_mscale
 
 Activation = Literal[
     "silu", "gelu", "gelu_tanh", "gelu_new", "gelu_fast", "gelu_quick", "relu", "relu_squared", "sigmoid", "tanh"
@@ -92,7 +92,14 @@ class Attention(Part):
     """Softmax attention with any number of key/value heads (arXiv 2305.13245).
 
     `window` counts the query itself: key > query - window. `scale` None means head_dim^-0.5. `reuse` takes keys and
-    values that an earlier layer `emit`s and has no projections for them.
+    values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
+    is not head_dim. `sinks` give every head a learned score that takes part in the softmax and has no value (arXiv
+    2309.17453).
+
+    `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
+    its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
+    "eager" is written out, its softmax in float32 (with sinks in the model's dtype). `repeat_first` repeats key/value
+    heads before the rotation, `late_bias` adds biases to the finished, rounded product.
     """
 
     role: ClassVar[str] = "mixer"
@@ -114,9 +121,13 @@ class Attention(Part):
     sinks: bool = False
     key_scale: float | None = None
     value_is_key: bool = False
-    kernel: Literal["sdpa", "eager"] = "sdpa"
+    kernel: Literal["sdpa", "sdpa_masked", "eager"] = "sdpa"
+    alibi: Alibi | None = None
+    repeat_first: bool = False
+    late_bias: bool = False
     emit: str | None = None
     reuse: str | None = None
+    value_dim: int | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.heads % self.kv_heads:
@@ -127,8 +138,14 @@ class Attention(Part):
             yield "packing", "names 'gate', but gate = None"
         if self.gate is None and "gate" in self.biases:
             yield "biases", "names 'gate', but gate = None"
-        if (self.softcap is not None or self.sinks) and self.kernel == "sdpa":
+        if (self.softcap is not None or self.sinks) and self.kernel != "eager":
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
+        if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
+            yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
+        if self.late_bias and not self.biases:
+            yield "late_bias", "needs biases"
+        if self.value_dim is not None and self.value_is_key:
+            yield "value_dim", "must be None where the value is the key"
         for role in self._absent_roles():
             if role in self.biases or any(role in packed.roles for packed in self.packing):
                 yield "biases" if role in self.biases else "packing", f"names {role!r}, which has no projection here"
@@ -143,6 +160,11 @@ class Attention(Part):
         if self.reuse:
             return ("key", "value")
         return ("value",) if self.value_is_key else ()
+
+    @property
+    def value_width(self) -> int:
+        """Width of a value head."""
+        return self.value_dim or self.head_dim
 
     def softmax_scale(self, layer_index: int) -> float:
         """What query · key is multiplied by."""

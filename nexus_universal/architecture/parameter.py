@@ -17,7 +17,7 @@ from nexus_universal.architecture.formula import Formula, formula
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.paths import leaves, ranges, replaced
-from nexus_universal.architecture.position import LearnedPositions, Norm, Rope
+from nexus_universal.architecture.position import LearnedPositions, Norm, Rope, SinusoidPositions
 from nexus_universal.architecture.program import Branch, Program
 from nexus_universal.architecture.serial import canonical_hash, from_data, to_data
 from nexus_universal.architecture.source import read_config
@@ -83,20 +83,19 @@ class ArchitectureParameter(Part):
         raw = read_config(source, **hub)
         return registry.family_of(raw).parameter(raw, ignore_keys=tuple(ignore_keys))
 
-    def to_huggingface(self) -> dict[str, Any]:
-        """The config.json this n was read from.
+    def to_huggingface(self, *, family: str | None = None) -> dict[str, Any]:
+        """A config.json that reads back as this n: its own, with what was changed since; or `family`'s.
 
         Raises:
-            UnsupportedConfig: n was not read from a config, or was changed since in a way its config does not say.
+            UnsupportedConfig: n has no family and none is named, or the family's config cannot say what n is.
+            UnknownModelType: no such family.
         """
-        if self.origin.config is None:
-            raise UnsupportedConfig("this n was not read from a HuggingFace config: save it with format='nexus'")
-        raw: dict[str, Any] = json.loads(self.origin.config)
-        same = type(self).from_huggingface(raw, ignore_keys=self.origin.ignored_keys)
-        if same != self:
-            changes = "; ".join(str(change) for change in same.diff(self)[:3])
-            raise UnsupportedConfig(f"{self.origin.family}: its config does not express {changes}")
-        return raw
+        name = family or self.origin.family
+        if name is None:
+            raise UnsupportedConfig(
+                "this n was not read from a HuggingFace config: name a family, or save it as 'nexus'"
+            )
+        return registry.family(name).config(self)
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Exact JSON: `from_json` gives back an equal n, floats and all."""
@@ -214,10 +213,12 @@ class ArchitectureParameter(Part):
 
     @property
     def pos_embedding_type(self) -> str:
-        """One of "rope", "learned" and "none"; "rope" if any layer rotates."""
-        if self._commonest("rope") is not None:
-            return "rope"
-        return "learned" if isinstance(self.embedding.positions, LearnedPositions) else "none"
+        """One of "rope", "alibi", "learned", "sinusoid" and "none"; "rope" if any layer rotates."""
+        for kind in ("rope", "alibi"):
+            if self._commonest(kind) is not None:
+                return kind
+        kinds = {LearnedPositions: "learned", SinusoidPositions: "sinusoid"}
+        return kinds.get(type(self.embedding.positions), "none")
 
     @property
     def rope_base(self) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nexus_universal.architecture.part import Part, part
 
@@ -149,8 +149,32 @@ class Rope(Part):
 
 
 @part
+class Alibi(Part):
+    """Attention with linear biases (arXiv 2108.12409): slope_h · j is added to the score of every key j.
+
+    slope_h = 2^(-8h/heads), h from 1, where heads is a power of two; heads beyond one take every second slope of twice
+    as many. `scaled` adds the bias to q·k before both are scaled. `rounding` "bfloat16" rounds slopes and biases to it
+    in a model of any dtype (Falcon).
+    """
+
+    scaled: bool = False
+    rounding: Literal["model", "bfloat16"] = "model"
+
+
+@part
 class LearnedPositions(Part):
     """A table of `count` learned position vectors, added to the token embedding; row = position + `offset`."""
 
     count: int
     offset: int = 0
+
+
+@part
+class SinusoidPositions(Part):
+    """Fixed position vectors (arXiv 1706.03762, 3.5), added to the token embedding: `count` rows, row = position.
+
+    Dimension 2i holds sin(t · 10000^(-2i/d)), dimension 2i + 1 the cosine of the same angle.
+    """
+
+    count: int
+    offset: ClassVar[int] = 0

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
+from nexus_universal.architecture.ends import Embedding, Head
 from nexus_universal.architecture.feed_forward import PerLayerInput
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.part import Part
@@ -33,12 +34,22 @@ def problems(root: Part) -> Iterator[Problem]:
             yield from _wiring(layer, widths, f"layers.{index}", embedding.width)
         if widths["x"] != embedding.width:
             yield "layers", widths["x"], f"leave an x of this width: it must be embedding.width = {embedding.width}"
+        yield from _ends(embedding, root.head)  # type: ignore[attr-defined]
         yield from _shares(layers)
         yield from _emitted(layers)
         streams = root.streams  # type: ignore[attr-defined]
         for index, layer in enumerate(layers):
             yield from _streams(layer, streams.count if streams else 1, f"layers.{index}")
         yield from _per_layer(layers, embedding.per_layer)
+
+
+def _ends(embedding: Embedding, head: Head) -> Iterator[Problem]:
+    """Bands fit the vocabulary, and a head that shares the token table needs one table."""
+    if head.bands:
+        for name, message in head.bands.problems_in(vocab=embedding.vocab, width=embedding.width):
+            yield f"head.{name}", getattr(head.bands, name.removeprefix("bands.")), message
+    if head.tied and embedding.bands:
+        yield "head.tied", True, "must be False where the embedding has bands: there is no single table to share"
 
 
 def _part_problems(value: Part, path: str, program: str = "", *, sound: set[int]) -> Iterator[Problem]:
@@ -196,7 +207,7 @@ def _fits_emitter(where: str, holder: Any, emitter: Any) -> Iterator[Problem]:
     if isinstance(emitter, Attention) != isinstance(holder, Attention):
         yield f"{where}.reuse", holder.reuse, f"is emitted by a {type(emitter).__name__}"
     elif isinstance(emitter, Attention):
-        for name in ("kv_heads", "head_dim", "window"):
+        for name in ("kv_heads", "head_dim", "value_dim", "window"):
             found, wanted = getattr(holder, name), getattr(emitter, name)
             if found != wanted:
                 yield f"{where}.{name}", found, f"must be {wanted}, as where {holder.reuse!r} is emitted"

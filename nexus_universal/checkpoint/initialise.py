@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from nexus_universal.architecture.ends import Text
-from nexus_universal.layers.ends import Table
+from nexus_universal.layers.adaptive import Band
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.state_space import UniversalStateSpace
+from nexus_universal.layers.tables import Table
 
 
 @torch.no_grad()
@@ -22,7 +24,7 @@ def initialise(model: nn.Module, text: Text) -> None:
     """
     std = text.initializer_range
     for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
+        if parameter.dim() > 1 and not name.endswith("bias"):
             is_residual = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
             depth = len(model.layers) if text.scaled_residual and is_residual else 0  # type: ignore[arg-type]
             nn.init.normal_(parameter, std=std / math.sqrt(2 * depth) if depth else std)
@@ -33,8 +35,28 @@ def initialise(model: nn.Module, text: Text) -> None:
             nn.init.constant_(module.weight, 0.0 if module.part.scale == "one_plus_weight" else 1.0)
         elif isinstance(module, Table) and module.padding_row is not None:
             nn.init.zeros_(module.weight[module.padding_row])
+        elif isinstance(module, Band):  # as fairseq's adaptive_input.py: each band's output alike, however narrow
+            nn.init.normal_(module.rows.weight, std=module.rows.weight.shape[1] ** -0.5)
+            nn.init.xavier_uniform_(module.projection.weight)
         elif isinstance(module, UniversalGatedDelta):
             module.decay_log.uniform_(0.01, 16).log_()
             nn.init.ones_(module.decay_bias)
+        elif isinstance(module, UniversalStateSpace):
+            _initialise_state_space(module, text)
     for buffer in model.buffers():
         nn.init.zeros_(buffer)
+
+
+def _initialise_state_space(module: UniversalStateSpace, text: Text) -> None:
+    """A is -1, -2, … head by head (S4D-real, arXiv 2206.11893), D 1, Δ as `text` says."""
+    nn.init.ones_(module.skip)
+    nn.init.ones_(module.step_bias)
+    module.decay_log.copy_(torch.arange(1, module.part.heads + 1).log())
+    if text.step_range:
+        low, high, floor = text.step_range
+        step = torch.empty_like(module.step_bias, dtype=torch.float32).uniform_(math.log(low), math.log(high))
+        step = step.exp().clamp_min(floor)
+        module.step_bias.copy_(step + torch.log(-torch.expm1(-step)))
+    if text.uniform_output:
+        for weight in (module.convolution.weight, module.output.weight):
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))

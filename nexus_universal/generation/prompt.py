@@ -106,6 +106,6 @@ def _check_lengths(n: ArchitectureParameter, longest: int, *, new: int) -> None:
     # The last new token is never fed back, so it needs no position.
     if learned is not None and longest + new - 1 > (count := learned.count - learned.offset):
         raise InputError(
-            f"the prompt has {longest} tokens and {new} new ones are asked for, but the context is {count}, by learned "
-            f"positions: there is room for {count - longest + 1}"
+            f"the prompt has {longest} tokens and {new} new ones are asked for, but the context is {count}, by "
+            f"{n.pos_embedding_type} positions: there is room for {count - longest + 1}"
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
-from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention
+from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention, StateSpace
 from nexus_universal.architecture.program import Branch, Program, Read, Step
 from nexus_universal.cache import State
 from nexus_universal.layers.attention import UniversalAttention
@@ -22,6 +22,7 @@ from nexus_universal.layers.feed_forward import UniversalFeedForward
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.latent_attention import UniversalLatentAttention
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.state_space import UniversalStateSpace
 
 Registers = dict[str, Float[Tensor, "batch seq width"]]
 
@@ -42,6 +43,7 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     ),
     LatentAttention: lambda part, at: UniversalLatentAttention(part, d_model=at.d_model, plan=at.plan, key=at.path),
     GatedDeltaRule: lambda part, at: UniversalGatedDelta(part, d_model=at.d_model, plan=at.plan, key=at.path),
+    StateSpace: lambda part, at: UniversalStateSpace(part, d_model=at.d_model, plan=at.plan),
     FeedForward: lambda part, at: UniversalFeedForward(part, d_model=at.d_model),
     MixtureOfExperts: lambda part, at: UniversalExperts(part, d_model=at.d_model),
     Program: lambda part, at: UniversalTransformerBlock(
@@ -99,10 +101,12 @@ class _Step:
     norm: nn.Module | None
     branches: list[_Branch]
     writes: list[_Write]
+    narrows: bool
 
     def __call__(self, registers: Registers, call: Call) -> None:
         u = self._read(registers)
-        v = u if self.norm is None else self.norm(u)
+        v = u.to(call.dtype) if self.narrows else u
+        v = v if self.norm is None else self.norm(v)
         values = {**registers, "u": u, "v": v}
         for branch in self.branches:
             values[branch.name] = branch(v, call, registers)
@@ -124,7 +128,7 @@ class UniversalTransformerBlock(nn.Module):
     """One layer: reads, norms, branches and ordered sums as its program says.
 
     Children are named by role: a branch by its name, the norm before a step `<first branch>_norm`, norms of a branch
-    `<branch>_input_norm` and `<branch>_output_norm`, the norm of a write `<register>_write_norm`.
+    `<branch>_input_norm` and `<branch>_output_norm`, the norm of a write `<first branch>_<register>_write_norm`.
 
     Example:
         >>> UniversalTransformerBlock(n, layer_index=0)(torch.randn(1, 5, n.d_hidden)).shape
@@ -142,6 +146,7 @@ class UniversalTransformerBlock(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(program, Program):
+            plan = plan or CallPlan(wide=program.embedding.dtype == "float32")
             program, d_model = program.layers[layer_index], program.d_hidden
         assert d_model is not None
         if program.share is not None:
@@ -166,10 +171,10 @@ class UniversalTransformerBlock(nn.Module):
         for write in step.writes:
             if write.layer_scale:
                 raise UnsupportedPart("no module computes Write.layer_scale = True yet (computed: False)")
-            write_norm = self._norm(f"{write.register}_write_norm", write.norm, self.d_model)
+            write_norm = self._norm(f"{anchor}_{write.register}_write_norm", write.norm, self.d_model)
             terms = tuple((term.source, term.scale) for term in write.terms)
             writes.append(_Write(write.register, terms, write.divisor, write.scale, write_norm))
-        return _Step(step.read, norm, branches, writes)
+        return _Step(step.read, norm, branches, writes, narrows=self.plan.wide)
 
     def _build_branch(self, branch: Branch, width: int) -> _Branch:
         if branch.share is not None:

@@ -8,24 +8,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Embedding, Head
+from nexus_universal.architecture.position import SinusoidPositions
+from nexus_universal.layers.adaptive import AdaptiveSoftmax, BandedTable
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.support import refuse_unless
-
-
-class Table(nn.Module):
-    """Rows looked up by index; `padding_row` never receives a gradient."""
-
-    def __init__(self, rows: int, width: int, *, padding_row: int | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, width))
-        self.padding_row = padding_row
-
-    def forward(self, index: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq width"]:
-        return F.embedding(index, self.weight, self.padding_row)
+from nexus_universal.layers.tables import SinusoidTable, Table
 
 
 class TokenTable(Table):
-    """Token rows times the embedding's scale, which Gemma rounds to the table's dtype first."""
+    """Token rows, times the embedding's scale unless it scales given embeddings, too."""
 
     def __init__(self, part: Embedding) -> None:
         super().__init__(part.vocab, part.width, padding_row=part.padding_row)
@@ -33,11 +24,16 @@ class TokenTable(Table):
 
     def forward(self, index: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq width"]:
         x = super().forward(index)
-        if self.part.scale is None:
-            return x
-        if self.part.scale_rounding == "model":
-            return x * torch.tensor(self.part.scale, device=x.device).to(x.dtype)
-        return x * self.part.scale
+        return x if self.part.scale_inputs else scaled(self.part, x)
+
+
+def scaled(part: Embedding, x: Float[Tensor, "batch seq width"]) -> Float[Tensor, "batch seq width"]:
+    """Times the embedding's scale, which Gemma rounds to the table's dtype first."""
+    if part.scale is None:
+        return x
+    if part.scale_rounding == "model":
+        return x * torch.tensor(part.scale, device=x.device).to(x.dtype)
+    return x * part.scale
 
 
 class UniversalEmbedding(nn.Module):
@@ -45,28 +41,40 @@ class UniversalEmbedding(nn.Module):
 
     def __init__(self, part: Embedding) -> None:
         super().__init__()
-        refuse_unless(part, scale_inputs=False, per_layer=None)
+        refuse_unless(part, per_layer=None)
         self.part = part
-        self.tokens = TokenTable(part)
+        self.tokens = TokenTable(part) if part.bands is None else BandedTable(part, part.bands)
         if part.positions:
-            self.positions = Table(part.positions.count, part.width)
+            fixed = isinstance(part.positions, SinusoidPositions)
+            self.positions = (SinusoidTable if fixed else Table)(part.positions.count, part.width)
         self.norm = UniversalNorm.of(part.norm, part.width) if part.norm else None
 
+    @property
+    def table(self) -> Float[Tensor, "d_vocab d_hidden"] | None:
+        """The one token table that a tied head shares; None where tokens lie in bands."""
+        return self.tokens.weight if isinstance(self.tokens, TokenTable) else None
+
     def look_up(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_hidden"]:
-        """Scaled token rows; `inputs_embeds` stand in for these."""
+        """Token rows; `inputs_embeds` stand in for these."""
         return self.tokens(input_ids)
 
     def forward(
         self, x: Float[Tensor, "batch seq d_hidden"], positions: Int[Tensor, "rows seq"]
     ) -> Float[Tensor, "batch seq d_hidden"]:
         """What the first layer reads, from looked-up rows."""
+        if self.part.scale_inputs:
+            x = scaled(self.part, x)
         if self.part.positions:
-            x = x + self.positions(positions + self.part.positions.offset if self.part.positions.offset else positions)
-        return x if self.norm is None else self.norm(x)
+            index = positions + self.part.positions.offset if self.part.positions.offset else positions
+            rows = self.positions(index)
+            x = x + (rows.to(x.dtype) if isinstance(self.positions, SinusoidTable) else rows)
+        x = x if self.norm is None else self.norm(x)
+        return x.float() if self.part.dtype == "float32" else x
+
 
 
 class UniversalHead(nn.Module):
-    """logits = softcap(scale · W h); a tied head has no weight of its own and is given the token table."""
+    """logits = softcap(scale · W h / divisor); a tied head has no weight of its own and is given the token table."""
 
     def __init__(self, part: Head, *, d_model: int, vocab: int) -> None:
         super().__init__()
@@ -74,12 +82,23 @@ class UniversalHead(nn.Module):
         self.weight = None if part.tied else nn.Parameter(torch.empty(vocab, d_model))
         self.bias = nn.Parameter(torch.empty(vocab)) if part.bias else None
 
+    @staticmethod
+    def of(part: Head, *, d_model: int, vocab: int) -> UniversalHead | AdaptiveSoftmax:
+        """The module that computes `part`."""
+        if part.bands:
+            return AdaptiveSoftmax(part.bands, d_model=d_model, vocab=vocab)
+        return UniversalHead(part, d_model=d_model, vocab=vocab)
+
     def forward(
-        self, x: Float[Tensor, "batch seq d_hidden"], table: Float[Tensor, "d_vocab d_hidden"]
+        self, x: Float[Tensor, "batch seq d_hidden"], table: Float[Tensor, "d_vocab d_hidden"] | None
     ) -> Float[Tensor, "batch seq d_vocab"]:
-        logits = F.linear(x, table if self.weight is None else self.weight, self.bias)
+        weight = table if self.weight is None else self.weight
+        assert weight is not None
+        logits = F.linear(x, weight, self.bias)
         if self.part.scale is not None:
             logits = logits * self.part.scale
+        if self.part.divisor is not None:
+            logits = logits / self.part.divisor
         if self.part.softcap is not None:
             logits = torch.tanh(logits / self.part.softcap) * self.part.softcap
         return logits.float() if self.part.dtype == "float32" else logits

@@ -61,7 +61,7 @@ def carried_out(block: nn.Module, program: Program, registers: dict[str, Tensor]
             for term in terms[1:]:
                 total = total + term
             total = total if write.divisor is None else total / write.divisor
-            total = total if write.norm is None else child(f"{write.register}_write_norm", total)
+            total = total if write.norm is None else child(f"{anchor}_{write.register}_write_norm", total)
             values[write.register] = registers[write.register] = total if write.scale is None else total * write.scale
     return registers
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
-from nexus_universal.architecture.ends import LearnedPositions, PerLayerEmbedding, Register, Streams
+from nexus_universal.architecture.ends import Bands, LearnedPositions, PerLayerEmbedding, Register, Streams
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
 from nexus_universal.architecture.mixers import OutputGate, Packed, QueryKeyNorm, ReusedIndices, SparseIndexer
@@ -31,6 +31,7 @@ from nexus_universal.architecture.position import (
     Norm,
     ProportionalScaling,
     Rope,
+    SinusoidPositions,
     YarnScaling,
 )
 from nexus_universal.architecture.program import AltUp, HyperConnection, StreamSlice
@@ -55,6 +56,8 @@ SAMPLES: dict[type, Any] = {
     ExpertGroups: ExpertGroups(count=2, keep=1),
     FeedForward: FeedForward(width=12, activation="gelu"),
     LearnedPositions: LearnedPositions(count=64),
+    SinusoidPositions: SinusoidPositions(count=64),
+    Bands: Bands(cutoffs=(11, 40)),
     PerLayerEmbedding: PerLayerEmbedding(vocab=97, width=8, norm=NORM),
     Streams: Streams(count=2, fill="copy", merge="mean", eps=1e-6),
     SparseIndexer: SparseIndexer(heads=2, head_dim=8, keep=4, key_norm=NORM),
