@@ -19,6 +19,8 @@ class Readable(Protocol):
 
     def parameter(self, raw: dict[str, Any], *, ignore_keys: tuple[str, ...] = ()) -> ArchitectureParameter: ...
 
+    def config(self, n: ArchitectureParameter) -> dict[str, Any]: ...
+
 
 _find: Callable[[str], Any] | None = None
 _names: Callable[[], tuple[str, ...]] = tuple

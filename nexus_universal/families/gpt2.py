@@ -22,8 +22,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     embedding = common.embedding(reader, vocab=50257, width=768, pad=None, positions=positions)
     norm = Norm(kind="layer", eps=reader.take("layer_norm_epsilon", 1e-5), bias=True, rounding="native")
     heads = reader.count("num_attention_heads", 12)
-    if embedding.width % heads:
-        raise reader.refuse("num_attention_heads", heads, f"must divide hidden_size = {embedding.width}")
+    reader.require(not embedding.width % heads, "num_attention_heads", heads, f"must divide {embedding.width}")
     scale = None if reader.take("scale_attn_weights", True) else 1.0
     by_layer = reader.take("scale_attn_by_inverse_layer_idx", False)
     head_dim = embedding.width // heads

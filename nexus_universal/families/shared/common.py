@@ -34,30 +34,37 @@ ACTIVATIONS = {
 
 
 ALL_BIASES = ("query", "key", "value", "output")
+INPUT_BIASES = ("query", "key", "value")
 
 
 def text(
     reader: ConfigReader,
     *,
-    context: int,
+    context: int | None,
     bos: int | None,
-    eos: int | None,
+    eos: int | list[int] | None,
     pad: int | None,
-    scaled_residual: bool = False,
+    std: float = 0.02,
+    **start: Any,
 ) -> Text:
-    """Special tokens, context and dtype; the arguments are the reference class's defaults."""
+    """Special tokens, context and dtype; the arguments are the reference class's defaults.
+
+    A `context` of None is none at all; `start` says how weights are initialised.
+    """
     ends = reader.take("eos_token_id", eos, kinds=(int, list, type(None)))
+    if ends is None and isinstance(eos, list):
+        ends = eos  # a class that has several puts them in the place of null, too (GLM)
     if isinstance(ends, list) and any(type(end) is not int for end in ends):
         raise reader.refuse("eos_token_id", ends, "must be a whole number or a list of them")
     return Text(
-        context=reader.count("max_position_embeddings", context),
+        context=reader.count("max_position_embeddings", context, optional=context is None),
         bos=reader.take("bos_token_id", bos, kinds=(int, type(None))),
         eos=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
         pad=reader.take("pad_token_id", pad, kinds=(int, type(None))),
         use_cache=reader.take("use_cache", True),
         dtype=reader.take("dtype", None, known=(None, "float32", "float16", "bfloat16", "float64")),
-        initializer_range=reader.take("initializer_range", 0.02),
-        scaled_residual=scaled_residual,
+        initializer_range=reader.take("initializer_range", std),
+        **start,
     )
 
 
@@ -65,8 +72,8 @@ def embedding(reader: ConfigReader, *, vocab: int, width: int, pad: int | None, 
     """The token table; the pad row gets no gradient (a negative pad counts from the end, as in torch)."""
     vocab, width = reader.count("vocab_size", vocab), reader.count("hidden_size", width)
     padding_row = vocab + pad if pad is not None and pad < 0 else pad
-    if padding_row is not None and not 0 <= padding_row < vocab:
-        raise reader.refuse("pad_token_id", pad, f"must lie in the vocabulary of {vocab}")
+    inside = padding_row is None or 0 <= padding_row < vocab
+    reader.require(inside, "pad_token_id", pad, f"must lie in the vocabulary of {vocab}")
     return Embedding(vocab=vocab, width=width, padding_row=padding_row, **scale)
 
 
@@ -87,7 +94,7 @@ def ends(
     vocab: int,
     width: int,
     bos: int | None = None,
-    eos: int | None = None,
+    eos: int | list[int] | None = None,
     pad: int | None = None,
     **table: Any,
 ) -> tuple[Text, Embedding]:
@@ -114,6 +121,9 @@ def attention(
     `kv_heads` None (or null in the config) means as many as heads, `head_dim` None width / heads. `biases` None asks
     `attention_bias` whether the roles `biased` have one. `rope` None reads a plain rotation.
     """
+    if fields.get("kernel") == "eager":
+        reader.inert("attn_implementation", None, "eager")
+        reader.inert("_attn_implementation", None, "eager")
     heads = reader.count("num_attention_heads", heads)
     shared = reader.count("num_key_value_heads", kv_heads, optional=True)
     if biases is None:
@@ -141,17 +151,23 @@ def sequential(
     mixers: Iterable[Part],
     feed_forwards: Iterable[Part] | Part,
     *,
-    norm: Norm,
+    norm: Norm | None,
     output_norm: Norm | None = None,
+    scale: float | None = None,
 ) -> tuple[Program, ...]:
-    """Layer by layer one mixer, then one feed-forward (or the same in all); equal layers are one program."""
+    """Layer by layer one mixer, then one feed-forward (or the same in all); equal layers are one program.
+
+    `scale` multiplies what each adds to the residual.
+    """
     made: dict[tuple[Part, Part], Program] = {}
     pairs = zip(mixers, repeat(feed_forwards) if isinstance(feed_forwards, Part) else feed_forwards, strict=False)
     return tuple(
         made.get(pair)
         or made.setdefault(
             pair,
-            sequential_layer(("attention", pair[0]), ("feed_forward", pair[1]), norm=norm, output_norm=output_norm),
+            sequential_layer(
+                ("attention", pair[0]), ("feed_forward", pair[1]), norm=norm, output_norm=output_norm, scale=scale
+            ),
         )
         for pair in pairs
     )

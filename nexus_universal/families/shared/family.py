@@ -5,13 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from nexus_universal.architecture.ends import Origin
+from nexus_universal.architecture.errors import UnsupportedConfig
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.checkpoint.rules import WeightMap
+from nexus_universal.families.shared.inverse import RecordingReader, solve
 from nexus_universal.families.shared.reader import ConfigReader
-from nexus_universal.families.shared.spelling import normalised
+from nexus_universal.families.shared.spelling import normalised, respelled
+
+R = TypeVar("R", bound=ConfigReader)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Another type, whose class computes the same, for a type that transformers has no class for.
+
+    `config` says a config in that type's keys; the family's weights name that class's tensors beside the published
+    ones. What the class does not compute (beyond a trained length, say) the family's own tests have to prove.
+    """
+
+    model_type: str
+    config: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +35,8 @@ class Family:
     """One model type.
 
     `tiny` is a small config for proofs, `draws` the values that a proof may give to its keys, the plain one first.
-    `aliases` are other spellings of keys; `irrelevant` are keys that change no logit, with the reason.
+    `aliases` are other spellings of keys; `irrelevant` are keys that change no logit, with the reason. `rope_default`
+    is what a config without rotary settings means.
     """
 
     model_type: str
@@ -33,6 +50,8 @@ class Family:
     rope: Literal["flat", "by_layer_type", "none"] = "flat"
     rope_theta: float | Mapping[str, float] = 10000.0
     partial_rotary_factor: float | None = None
+    rope_default: Mapping[str, Any] | None = None
+    reference: Reference | None = None
 
     def parameter(self, raw: Mapping[str, Any], *, ignore_keys: tuple[str, ...] = ()) -> ArchitectureParameter:
         """n of a raw config; every key is accounted for.
@@ -41,18 +60,51 @@ class Family:
             UnsupportedConfig: a key or value that this family cannot express.
             InvalidArchitecture: values that contradict each other.
         """
-        values = normalised(
+        reader = self._reader(ConfigReader, self._normalised(raw), spelled_as=raw, ignore_keys=ignore_keys)
+        n = self.read(reader)
+        ignored = reader.finish()
+        origin = Origin(family=self.model_type, config=json.dumps(raw), ignored_keys=ignored)
+        return replace(n, origin=origin).validate()
+
+    def config(self, n: ArchitectureParameter) -> dict[str, Any]:
+        """A config of this family that `parameter` reads as n: the one it was read from, with what has changed since.
+
+        Raises:
+            UnsupportedConfig: naming what of n no config of this family says.
+        """
+        origin = n.origin if n.origin.family == self.model_type and n.origin.config else None
+        raw = json.loads(origin.config or "{}") if origin else {"model_type": self.model_type}
+        ignored = origin.ignored_keys if origin else ()
+
+        def read(values: dict[str, Any]) -> tuple[ArchitectureParameter, RecordingReader]:
+            reader = self._reader(RecordingReader, values, spelled_as=raw, ignore_keys=ignored)
+            return self.read(reader), reader
+
+        start = self._normalised(raw)
+        found = solve(n, start, read=read)
+        if found == start:
+            config = raw
+        else:
+            config = respelled(raw, start, found, aliases=self.aliases, like={**self.tiny, **raw})
+        nearest = read(self._normalised(config))[0]
+        if nearest != n:
+            changes = "; ".join(str(change) for change in nearest.diff(n)[:3])
+            raise UnsupportedConfig(f"{self.model_type}: no config of this family expresses {changes}")
+        self.parameter(config, ignore_keys=ignored)
+        return config
+
+    def _normalised(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        return normalised(
             raw,
             aliases=self.aliases,
             rope=self.rope,
             rope_theta=self.rope_theta,
             partial_rotary_factor=self.partial_rotary_factor,
+            rope_default=self.rope_default,
         )
-        spelled = {new: old for old, new in self.aliases.items() if old in raw and raw.get(new) is None}
-        reader = ConfigReader(
-            self.model_type, values, irrelevant=self.irrelevant, ignore_keys=ignore_keys, spelled=spelled
-        )
-        n = self.read(reader)
-        ignored = reader.finish()
-        origin = Origin(family=self.model_type, config=json.dumps(raw), ignored_keys=ignored)
-        return replace(n, origin=origin).validate()
+
+    def _reader(
+        self, make: type[R], values: Mapping[str, Any], *, spelled_as: Mapping[str, Any], ignore_keys: tuple[str, ...]
+    ) -> R:
+        spelled = {new: old for old, new in self.aliases.items() if old in spelled_as and spelled_as.get(new) is None}
+        return make(self.model_type, values, irrelevant=self.irrelevant, ignore_keys=ignore_keys, spelled=spelled)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nexus_universal.checkpoint.rules import Direct, Rule, Squeezed, Stacked, WeightMap
+from nexus_universal.checkpoint.rules import Direct, Joined, Rule, Squeezed, Stacked, WeightMap
 
 Names = dict[str, str | Rule | tuple[Rule, ...]]
 
 LAYER = "model.layers.{i}"
+
+MULTI_TOKEN_PREDICTION = {r"^model\.layers\.{layers}\.": "a layer after the last: multi-token prediction"}
 
 PASSED_OVER = {r"rotary_emb\.inv_freq$": "rotary buffers are computed from n"}
 
@@ -19,6 +21,11 @@ def weights(*tables: Names, passed_over: Mapping[str, str] | None = None) -> Wei
     for table in tables:
         tensors |= table
     return WeightMap(tensors=tensors, passed_over={**PASSED_OVER, **(passed_over or {})})
+
+
+def either(published: Names, held: Names) -> Names:
+    """Each tensor under its published name, or else as a class of transformers holds it."""
+    return {key: (first, held[key]) if isinstance(first, str) else first for key, first in published.items()}  # type: ignore[dict-item]
 
 
 def ends(model: str = "model") -> Names:
@@ -42,6 +49,12 @@ def attention(layer: str = LAYER, module: str = "self_attn") -> Names:
     }
 
 
+def joined_attention(layer: str = LAYER, module: str = "self_attn") -> Names:
+    """Query, key and value, held apart where they are one matrix here."""
+    roles = tuple(f"{layer}.{module}.{role}_proj" for role in ("q", "k", "v"))
+    return {"layers.{i}.attention.query_key_value": Joined(roles)}
+
+
 def gated(ours: str = "layers.{i}.feed_forward", theirs: str = f"{LAYER}.mlp") -> Names:
     """A gated feed-forward in three matrices."""
     return {f"{ours}.{role}": f"{theirs}.{role}_proj" for role in ("gate", "up", "down")}
@@ -63,6 +76,19 @@ def sandwich_norms(layer: str = LAYER) -> Names:
         "layers.{i}.feed_forward_norm": f"{layer}.pre_feedforward_layernorm",
         "layers.{i}.feed_forward_output_norm": f"{layer}.post_feedforward_layernorm",
     }
+
+
+def post_norms(layer: str = LAYER) -> Names:
+    """The two norms of a layer that norms what its sublayers give and not what they read (OLMo 2)."""
+    return {
+        "layers.{i}.attention_output_norm": f"{layer}.post_attention_layernorm",
+        "layers.{i}.feed_forward_output_norm": f"{layer}.post_feedforward_layernorm",
+    }
+
+
+def packed_gated(layer: str = LAYER, module: str = "mlp") -> Names:
+    """A gated feed-forward whose gate and up are one matrix."""
+    return {"layers.{i}.feed_forward.gate_up": f"{layer}.{module}.gate_up_proj"}
 
 
 def experts(
@@ -117,4 +143,20 @@ def gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
         "layers.{i}.linear_attention.decay_bias": f"{layer}.{module}.dt_bias",
         "layers.{i}.linear_attention.norm": f"{layer}.{module}.norm",
         "layers.{i}.linear_attention.output": f"{layer}.{module}.out_proj",
+    }
+
+
+def state_space(layer: str = LAYER, module: str = "mamba", norm: str = "input_layernorm") -> Names:
+    """A state space with Mamba-2's names, and the norm before it."""
+    ours, theirs = "layers.{i}.state_space", f"{layer}.{module}"
+    return {
+        f"{ours}_norm": f"{layer}.{norm}",
+        f"{ours}.input": f"{theirs}.in_proj",
+        f"{ours}.convolution.weight": Squeezed(f"{theirs}.conv1d.weight", axis=1),
+        f"{ours}.convolution.bias": f"{theirs}.conv1d.bias",
+        f"{ours}.decay_log": f"{theirs}.A_log",
+        f"{ours}.skip": f"{theirs}.D",
+        f"{ours}.step_bias": f"{theirs}.dt_bias",
+        f"{ours}.norm": f"{theirs}.norm",
+        f"{ours}.output": f"{theirs}.out_proj",
     }

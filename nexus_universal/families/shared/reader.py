@@ -107,6 +107,15 @@ class ConfigReader:
         """The error for a value this family cannot express, its key as the config spells it; the caller raises it."""
         return UnsupportedConfig(f"{self.family}: {self.path}{self.spelled.get(key, key)} = {value!r} ({expected})")
 
+    def require(self, holds: bool, key: str, value: Any, expected: str) -> None:
+        """Insist on what several keys together must fulfil.
+
+        Raises:
+            UnsupportedConfig: it does not hold.
+        """
+        if not holds:
+            raise self.refuse(key, value, expected)
+
     def take(
         self,
         key: str,
@@ -154,23 +163,23 @@ class ConfigReader:
             raise self.refuse(key, value, "must be a whole number of at least 1")
         return value
 
-    def number(self, key: str, default: Any = REQUIRED) -> Any:
-        """A number as a float; null is None where the default is.
+    def number(self, key: str, default: Any = REQUIRED, *, optional: bool = False) -> Any:
+        """A number as a float; null is None where the default is, or with `optional`.
 
         Raises:
             UnsupportedConfig: anything else.
         """
-        value = self.take(key, default, kinds=(int, float) if default is not None else (int, float, type(None)))
+        value = self.take(key, default, kinds=(int, float, type(None)) if optional or default is None else (int, float))
         return None if value is None else float(value)
 
-    def numbers(self, key: str) -> tuple[float, ...]:
-        """A list of numbers.
+    def numbers(self, key: str, default: Any = REQUIRED) -> tuple[float, ...]:
+        """A list of numbers; infinite ones are allowed.
 
         Raises:
             UnsupportedConfig: missing, or anything else.
         """
-        value = self.take(key)
-        if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
+        value = self.take(key, default, kinds=(list, tuple))
+        if not all(type(item) in (int, float) and item == item for item in value):
             raise self.refuse(key, value, "must be a list of numbers")
         return tuple(map(float, value))
 
@@ -209,7 +218,7 @@ class ConfigReader:
         value = self.take(key)
         if not isinstance(value, dict):
             raise self.refuse(key, value, "must be a JSON object")
-        inner = ConfigReader(self.family, value, path=f"{self.path}{key}.", ignore_keys=self.ignore_keys)
+        inner = type(self)(self.family, value, path=f"{self.path}{key}.", ignore_keys=self.ignore_keys)
         self.sections.append(inner)
         return inner
 

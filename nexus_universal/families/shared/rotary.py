@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nexus_universal.architecture.position import (
@@ -19,14 +19,25 @@ from nexus_universal.families.shared.reader import ConfigReader
 
 
 def rope(
-    reader: ConfigReader, *, context: int | None, takes_fraction: bool = False, nested: bool = False, **form: Any
+    reader: ConfigReader,
+    *,
+    context: int | None,
+    takes_fraction: bool = False,
+    nested: bool = False,
+    kinds: Mapping[str, str] | None = None,
+    original_context: int | None = None,
+    **form: Any,
 ) -> Rope:
     """The rotation under a `rope_parameters` section.
 
     `takes_fraction`: whether this family honours a partial factor. `nested`: one section per layer type; the reference
-    then looks for yarn's `truncate` in the wrong place, so only its default can be expressed.
+    then looks for yarn's `truncate` in the wrong place, so only its default can be expressed. `kinds`: the types of
+    rotation that this family knows, and what it takes them for. `original_context`: given where the config keeps it
+    outside the section; it wins over one inside.
     """
-    kind = reader.take("rope_type", "default", known=("default", *SCALINGS))
+    kind = reader.take("rope_type", "default", known=kinds or ("default", *SCALINGS))
+    if original_context is not None and kind != "default":
+        reader.values["original_max_position_embeddings"] = original_context
     if nested:
         reader.inert("truncate", True)
     scaling = SCALINGS[kind](reader, context) if kind != "default" else None

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 LAYER_TYPES = ("sliding_attention", "full_attention")
 NEEDS_ORIGINAL_CONTEXT = ("llama3", "yarn", "longrope")
+OUTER_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
 OLD_LAYER_TYPES = {"attention": "full_attention", "mamba": "linear_attention"}
+TAGGED_FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 
 
 def normalised(
@@ -18,13 +20,15 @@ def normalised(
     rope: Literal["flat", "by_layer_type", "none"],
     rope_theta: float | Mapping[str, float],
     partial_rotary_factor: float | None = None,
+    rope_default: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A copy of `raw` in v5's spelling.
 
     `torch_dtype` becomes `dtype`; `rope_theta`, `rope_scaling` and `partial_rotary_factor` move into `rope_parameters`
     (what is inside wins over what is outside, `rope_scaling` over `rope_parameters`); aliases become the family's keys.
+    `{"__float__": "Infinity"}` is how v5 writes what JSON has no number for.
     """
-    values = copy.deepcopy(dict(raw))
+    values = {key: _untagged(value) for key, value in raw.items()}
     for old, new in {"torch_dtype": "dtype", **aliases}.items():
         if old in values:
             value = values.pop(old)
@@ -37,10 +41,44 @@ def normalised(
     if any(not isinstance(values.get(key), dict | None) for key in ("rope_parameters", "rope_scaling")):
         return {"rope_parameters": {}, **values}  # what is no JSON object is left for the reader to refuse
     if rope == "flat" and not isinstance(rope_theta, Mapping):
+        if rope_default is not None and values.get("rope_parameters") is None:
+            values["rope_parameters"] = dict(rope_default)
         _flat_rope(values, theta=rope_theta, fraction=partial_rotary_factor)
     elif rope == "by_layer_type" and isinstance(rope_theta, Mapping):
         _rope_by_layer_type(values, theta=rope_theta)
     return values
+
+
+def respelled(
+    raw: Mapping[str, Any],
+    start: Mapping[str, Any],
+    changed: Mapping[str, Any],
+    *,
+    aliases: Mapping[str, str],
+    like: Mapping[str, Any],
+) -> dict[str, Any]:
+    """`raw`, of which `start` is the v5 form, with what `changed` says otherwise, under the names that `like` uses."""
+    config = dict(raw)
+    spelled = {new: old for old, new in {"torch_dtype": "dtype", **aliases}.items() if old in like and new not in like}
+    for key in {**start, **changed}:
+        if (key in start) == (key in changed) and start.get(key) == changed.get(key):
+            continue
+        if key == "rope_parameters":
+            config = {name: value for name, value in config.items() if name not in OUTER_ROPE}
+        if key in changed:
+            config[spelled.get(key, key)] = changed[key]
+        else:
+            config.pop(spelled.get(key, key), None)
+    return config
+
+
+def _untagged(value: Any) -> Any:
+    """A copy with tagged floats as floats."""
+    if isinstance(value, Mapping):
+        if set(value) == {"__float__"}:
+            return TAGGED_FLOATS.get(str(value["__float__"]), value)
+        return {key: _untagged(item) for key, item in value.items()}
+    return [_untagged(item) for item in value] if isinstance(value, list) else copy.deepcopy(value)
 
 
 def _flat_rope(values: dict[str, Any], *, theta: float, fraction: float | None) -> None:

@@ -1,0 +1,263 @@
+"""From n back to a config, by asking the family's own reader: no family has an inverse of its own.
+
+The reader is run on trial configs and notes which keys it asks for and what they may be. Starting from a config, one
+key after the other takes the value that brings what is read nearer to n, until nothing is left to differ. What is found
+is read back and compared, so a wrong config cannot come out; at worst none does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nexus_universal.architecture.errors import NexusError
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.part import Part
+from nexus_universal.architecture.paths import leaves
+from nexus_universal.families.shared.reader import REQUIRED, ConfigReader
+
+Values = dict[str, Any]
+KeyPath = tuple[str, ...]
+LARGEST_COUNT = 10_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """A key that a reader asked for: what it found, and what would have been allowed."""
+
+    value: Any
+    types: tuple[type, ...]
+    known: tuple[Any, ...] = ()
+    length: int | None = None
+    """Set where the value is a list of one name per layer."""
+
+
+class RecordingReader(ConfigReader):
+    """Notes every key that a family asks for, and stands in for a required one that is missing."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.asked: dict[KeyPath, Question] = {}
+        self.invented: dict[KeyPath, Any] = {}
+        self.broken: set[KeyPath] = set()
+
+    def require(self, holds: bool, key: str, value: Any, expected: str) -> None:
+        """Note what does not hold (yet): several keys may have to change before it does."""
+        if not holds:
+            self.broken.add(self._path(key))
+
+    def take(self, key: str, default: Any = REQUIRED, *, known: Any = None, kinds: Any = None) -> Any:
+        if default is REQUIRED and key not in self.values:
+            stand_in: Any = 2 if kinds and kinds[0] in (int, float) else [1.0]
+            self.values[key] = self.invented[self._path(key)] = stand_in
+        types = kinds or (() if default is REQUIRED or default is None else (type(default),))
+        self.asked[self._path(key)] = Question(self.values.get(key, default), types, tuple(known or ()))
+        return super().take(key, default, known=known, kinds=kinds)
+
+    def names(self, key: str, *, length: int, known: Any) -> tuple[str, ...] | None:
+        found = super().names(key, length=length, known=known)
+        self.asked[self._path(key)] = Question(found, (list, type(None)), tuple(known), length)
+        return found
+
+    def section(self, key: str) -> ConfigReader:
+        inner = super().section(key)
+        assert isinstance(inner, RecordingReader)
+        inner.asked, inner.invented, inner.broken = self.asked, self.invented, self.broken
+        return inner
+
+    def _path(self, key: str) -> KeyPath:
+        return (*self.path.split(".")[:-1], key)
+
+
+Read = Callable[[Values], tuple[ArchitectureParameter, RecordingReader]]
+
+
+def solve(n: ArchitectureParameter, values: Values, *, read: Read) -> Values:
+    """The values nearest to n that a search from `values` (in one spelling, not changed) arrives at."""
+    search = _Search(n, read)
+    found = search.at_depth(values)
+    distance = search.distance(found)
+    while distance:
+        before = distance
+        for improve in (search.improved, search.counted, search.escaped):
+            found, distance = improve(found, distance)
+            if distance < before:
+                break
+        if distance == before:
+            break
+    return found if found is values else search.without_leftovers(found)
+
+
+class _Search:
+    def __init__(self, n: ArchitectureParameter, read: Read) -> None:
+        self.n = n
+        self.read = read
+        self.layers: dict[tuple[int, int], int] = {}
+        self.kept: list[Any] = []
+
+    def at_depth(self, values: Values) -> Values:
+        """The same with n's number of layers, which everything else depends on; lists of another depth are left out."""
+        n, reader = self.read(values)
+        depth = len(n.layers)
+        if depth == len(self.n.layers):
+            return values
+        kept = {key: value for key, value in values.items() if not (isinstance(value, list) and len(value) == depth)}
+        counts = [path for path, question in reader.asked.items() if question.value == depth]
+        trials = [_with(kept, path, len(self.n.layers)) for path in counts]
+        return min([kept, *trials], key=self.distance)
+
+    def distance(self, values: Values) -> float:
+        """How many leaves of what is read differ from n's; infinite where the reader refuses."""
+        try:
+            found, reader = self.read(values)
+            return self._distance(found) + 0.5 * len(reader.broken)
+        except (NexusError, ArithmeticError):
+            return math.inf
+
+    def _distance(self, found: ArchitectureParameter) -> float:
+        names = ("embedding", "final_norm", "head", "registers", "streams", "text")
+        total = sum(_differing(getattr(found, name), getattr(self.n, name)) for name in names)
+        for mine, wanted in zip(found.layers, self.n.layers, strict=False):
+            pair = (id(mine), id(wanted))
+            if pair not in self.layers:
+                self.layers[pair] = _differing(mine, wanted)
+                self.kept.append(mine)  # an id names an object only while it lives
+            total += self.layers[pair]
+        return total + 1000 * abs(len(found.layers) - len(self.n.layers))
+
+    def improved(self, values: Values, distance: float) -> tuple[Values, float]:
+        """Give every key once the values that n has and this config has not."""
+        n, reader = self.read(values)
+        wanted = _wanted(n, self.n)
+        for path, question in sorted(reader.asked.items(), key=lambda item: item[1].length is None):
+            layered = question.length is not None
+            tried = self._layer_lists(values, path, question) if layered else _candidates(question, wanted)
+            values, distance = self._best(values, distance, path, tried)
+        return values, distance
+
+    def counted(self, values: Values, distance: float) -> tuple[Values, float]:
+        """Try small whole numbers: n shows some counts only by their effect."""
+        for path, question in self.read(values)[1].asked.items():
+            values, distance = self._best(values, distance, path, _small_numbers(question, len(self.n.layers)))
+        return values, distance
+
+    def escaped(self, values: Values, distance: float) -> tuple[Values, float]:
+        """Two keys may only help together: change one that does no harm, then try all others."""
+        n, reader = self.read(values)
+        wanted = _wanted(n, self.n)
+        for path, question in reader.asked.items():
+            for candidate in () if question.length is not None else _candidates(question, wanted):
+                trial = _with(values, path, candidate)
+                if self.distance(trial) > distance + 1:
+                    continue
+                found, reached = self.counted(*self.improved(self._completed(trial), self.distance(trial)))
+                if reached < distance:
+                    return found, reached
+        return values, distance
+
+    def _best(self, values: Values, distance: float, path: KeyPath, tried: Iterable[Any]) -> tuple[Values, float]:
+        for candidate in tried:
+            trial = _with(values, path, candidate)
+            reached = self.distance(trial)
+            if reached < distance:
+                values, distance = self._completed(trial), reached
+        return values, distance
+
+    def without_leftovers(self, values: Values) -> Values:
+        """Without keys of sections that nobody asks for any more, such as the factor of a scaling that is gone."""
+        asked = self.read(values)[1].asked
+        for key, section in values.items():
+            if any(path[0] == key and len(path) > 1 for path in asked):
+                values = {**values, key: _only(asked, section, (key,))}
+        return values
+
+    def _completed(self, values: Values) -> Values:
+        """With the stand-ins for required keys that the reader had to invent."""
+        for path, value in self.read(values)[1].invented.items():
+            values = _with(values, path, value)
+        return values
+
+    def _layer_lists(self, values: Values, path: KeyPath, question: Question) -> Iterator[Any]:
+        """For each layer the name that brings it nearest, found by giving every layer the same name."""
+        length = len(self.n.layers)
+        scores: dict[str, list[float]] = {}
+        for name in question.known:
+            try:
+                layers = self.read(_with(values, path, [name] * length))[0].layers
+            except NexusError:
+                continue
+            scores[name] = [_differing(mine, wanted) for mine, wanted in zip(layers, self.n.layers, strict=False)]
+        yield None
+        if scores and all(len(score) == length for score in scores.values()):
+            yield [min(scores, key=lambda name: scores[name][index]) for index in range(length)]
+
+
+def _differing(left: Part | tuple[Any, ...] | None, right: Part | tuple[Any, ...] | None) -> int:
+    """Leaves that differ; one that is None on a single side counts double, so that a wrong number beats none."""
+    if left == right:
+        return 0
+    a, b = dict(leaves(left, "_")), dict(leaves(right, "_"))
+    missing = object()
+    pairs = [(a.get(path, missing), b.get(path, missing)) for path in a.keys() | b.keys()]
+    return sum(1 + (None in pair or missing in pair) for pair in pairs if pair[0] != pair[1])
+
+
+def _wanted(found: ArchitectureParameter, n: ArchitectureParameter) -> list[Any]:
+    """Values of n that what was found lacks, each once, and the depth."""
+    values: list[Any] = [len(n.layers)]
+    parts = [(getattr(found, name), getattr(n, name)) for name in ("embedding", "final_norm", "head", "text")]
+    pairs = dict.fromkeys(zip(found.layers, n.layers, strict=False))
+    for mine, theirs in [*parts, *pairs]:
+        if mine != theirs:
+            a = dict(leaves(mine, "_"))
+            values += [value for path, value in leaves(theirs, "_") if path not in a or a[path] != value]
+    return list({repr(value): value for value in values}.values())
+
+
+def _candidates(question: Question, wanted: Iterable[Any]) -> Iterator[Any]:
+    """What a key might be, given the values that n has and the trial has not."""
+    if isinstance(question.value, bool) or question.types == (bool,):
+        yield not question.value
+        return
+    yield from (name for name in question.known if name != question.value)
+    if question.known:
+        return
+    if type(None) in question.types or not question.types:
+        yield None
+    takes = {kind: kind in question.types or not question.types for kind in (int, float, list)}
+    for value in wanted:
+        if isinstance(value, bool):
+            continue
+        if takes[float] and isinstance(value, int | float):
+            yield from (float(value), *((1.0 / value,) if value else ()))
+        if takes[int] and isinstance(value, int):
+            yield value
+        if takes[int] and isinstance(value, float) and 1e-2 < value < LARGEST_COUNT:
+            yield from (round(value), round(value**-2))
+        if takes[int] and isinstance(value, tuple) and len(value) == 1:
+            yield value[0]
+        if takes[list] and isinstance(value, tuple):
+            yield list(value)
+
+
+def _small_numbers(question: Question, depth: int) -> Iterator[Any]:
+    """Counts that n shows only by their effect: how many layers are dense, how many experts are shared."""
+    if int in question.types and not question.known:
+        yield from range(max(depth, 8) + 1)
+    if list in question.types:
+        yield from ([index] for index in range(depth))
+        yield []
+
+
+def _only(asked: Iterable[KeyPath], section: Values, path: KeyPath) -> Values:
+    """The keys of a section that were asked for, its own sections likewise."""
+    kept = {key: value for key, value in section.items() if (*path, key) in asked}
+    return {key: _only(asked, v, (*path, key)) if isinstance(v, dict) else v for key, v in kept.items()}
+
+
+def _with(values: Values, path: KeyPath, value: Any) -> Values:
+    key, *rest = path
+    inner = values.get(key)
+    return {**values, key: _with(dict(inner or {}), tuple(rest), value) if rest else value}
