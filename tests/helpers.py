@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 import nexus_universal
 from nexus_universal import ArchitectureParameter, UniversalTransformer, copy_weights, families
 from nexus_universal.families.shared.draws import PER_PAIR
+from nexus_universal.families.shared.reader import INERT
 
 transformers.logging.set_verbosity_error()
 hypothesis.settings.register_profile(
@@ -72,6 +73,12 @@ def raw(model_type: str, **changes: Any) -> dict[str, Any]:
 def config(model_type: str, **changes: Any) -> PreTrainedConfig:
     """The same as the reference's config object."""
     return CONFIG_MAPPING[model_type](**explicit(model_type, **changes))
+
+
+def inert_values(model_type: str, key: str) -> tuple[Any, ...]:
+    """The values at which a key changes nothing; a reference without fused attention has "eager" for "sdpa"."""
+    fused = MODEL_FOR_CAUSAL_LM_MAPPING[type(config(model_type))]._supports_sdpa
+    return tuple("eager" if value == "sdpa" and not fused else value for value in INERT[key])
 
 
 def single_changes(model_type: str) -> list[tuple[str, Any]]:

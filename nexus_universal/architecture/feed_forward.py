@@ -15,7 +15,8 @@ class FeedForward(Part):
     """down(act(gate x) · up x) where `gated` (GLU, arXiv 2002.05202), else down(act(up x)).
 
     `sparsity` keeps the gate's entries above the Gaussian quantile of that probability (Gemma 3n). `gate_scale` and
-    `output_scale` are muP multipliers.
+    `output_scale` are muP multipliers. `gate_limit` bounds the gate from above and `up` on both sides; `up_shift` is
+    added to `up` after that. `late_bias` adds biases to the finished, rounded product.
     """
 
     role: ClassVar[str] = "feed_forward"
@@ -29,15 +30,19 @@ class FeedForward(Part):
     gate_scale: float | None = None
     output_scale: float | None = None
     gate_limit: float | None = None
+    up_shift: float | None = None
     sparsity: float | None = None
+    late_bias: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.gated:
-            for name in ("gate_scale", "gate_limit", "sparsity"):
+            for name in ("gate_scale", "gate_limit", "up_shift", "sparsity"):
                 if getattr(self, name) is not None:
                     yield name, "needs gated = True"
             if "gate" in self.biases:
                 yield "biases", "names 'gate', but gated = False"
+        if self.late_bias and not self.biases:
+            yield "late_bias", "needs biases"
         yield from packing_problems(self.packing, self.projections if self.gated else ("up",), self.biases)
 
 
@@ -57,8 +62,8 @@ class ExpertGroups(Part):
 class Router(Part):
     """Which experts a token visits, and with what weight.
 
-    score = `score`(W x); the top k of score (+ a bias that affects selection only) are chosen; their weights are the
-    unbiased scores, divided by their sum + `sum_epsilon` where `normalise`, times `scale`. `score` "softmax_chosen"
+    score = `score`(W x + b), b where `bias`; the top k of score (+ a bias that affects selection only) are chosen;
+    their weights are the scores without that bias, divided by their sum + `sum_epsilon` where `normalise`, times `scale`. `score` "softmax_chosen"
     takes the top k of the raw logits and a softmax over those. `order` is whether the k come sorted: a sum's bits
     depend on it. `by_token` looks the k up in a fixed table by the token's id; only their weights depend on x
     (DeepSeek-V4). `input_norm` makes the router read what the branch read before the branch's own norm, through this
@@ -68,6 +73,7 @@ class Router(Part):
 
     score: Literal["softmax", "sigmoid", "softmax_chosen", "sqrt_softplus"]
     normalise: bool
+    bias: bool = False
     selection_bias: bool = False
     groups: ExpertGroups | None = None
     sum_epsilon: float = 0.0
@@ -127,8 +133,12 @@ class MixtureOfExperts(Part):
             yield "router.groups.count", f"must divide experts = {self.experts}"
         if self.shared_gate and self.shared is None:
             yield "shared_gate", "needs a shared expert"
-        if self.expert.packing:
-            yield "expert.packing", "must be empty: gate and up of all experts are always one stacked tensor"
+        if any(set(packed.roles) != {"gate", "up"} for packed in self.expert.packing):
+            yield "expert.packing", "must join gate and up: those of all experts are always one stacked tensor"
+        if self.expert.late_bias:
+            yield "expert.late_bias", "must be False: experts' biases are always added to finished products"
+        if 0 < len({"gate", "up"} & set(self.expert.biases)) < 1 + self.expert.gated:
+            yield "expert.biases", "must name both or none of gate and up, which are one stacked tensor"
 
 
 @part

@@ -259,12 +259,18 @@ def projection_names(value: Part, prefix: str = "") -> tuple[str, ...]:
     return tuple(prefix + name for name in [each.name for each in packing] + single)
 
 
-def sequential_layer(*parts: tuple[str, Part], norm: Norm, output_norm: Norm | None = None) -> Program:
+def sequential_layer(
+    *parts: tuple[str, Part], norm: Norm | None, output_norm: Norm | None = None, scale: float | None = None
+) -> Program:
     """One residual step after the other, all with the same norm: the layer of most decoders."""
-    return Program(steps=tuple(residual_step(name, part, norm=norm, output_norm=output_norm) for name, part in parts))
+    steps = (residual_step(name, part, norm=norm, output_norm=output_norm, scale=scale) for name, part in parts)
+    return Program(steps=tuple(steps))
 
 
-def residual_step(name: str, part: Part, *, norm: Norm | None, output_norm: Norm | None = None) -> Step:
-    """x = x + output_norm(part(norm(x))): the step of nearly every layer."""
+def residual_step(
+    name: str, part: Part, *, norm: Norm | None, output_norm: Norm | None = None, scale: float | None = None
+) -> Step:
+    """x = x + scale · output_norm(part(norm(x))): the step of nearly every layer."""
     branch = Branch(name=name, part=part, output_norm=output_norm)  # type: ignore[arg-type]
-    return Step(branches=(branch,), writes=(Write(terms=(Term(source="x"), Term(source=name))),), norm=norm)
+    terms = (Term(source="x"), Term(source=name, scale=scale))
+    return Step(branches=(branch,), writes=(Write(terms=terms),), norm=norm)

@@ -47,7 +47,7 @@ def part_line(part: Any) -> str:
 @part_line.register
 def _(part: Attention) -> str:
     marks = [f" w{part.window}"] if part.window else []
-    marks += [" nope"] if part.rope is None else []
+    marks += [" alibi"] if part.alibi else [" nope"] if part.rope is None else []
     marks += [f" kv of {part.reuse!r}"] if part.reuse else []
     return f"attention {part.heads}/{part.kv_heads}×{part.head_dim}{''.join(marks)}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nexus_universal.architecture.mixers import OutputGate
 from nexus_universal.architecture.notation import call, listed, number, product, says, word
-from nexus_universal.architecture.position import Norm, Rope
+from nexus_universal.architecture.position import Alibi, Norm, Rope
 
 PAIRS = {
     "half": "(i, i + d/2)",
@@ -93,13 +93,19 @@ def output(name: str, expression: str, bias: bool = False, role: str = "o") -> s
     return f"{call(name, 'z')} = {linear(role, argument, bias)}"
 
 
-def softmax(scale: float | str, query: str, *, softcap: float | None = None, sinks: bool = False) -> str:
+def softmax(
+    scale: float | str, query: str, *, softcap: float | None = None, sinks: bool = False, alibi: Alibi | None = None
+) -> str:
     """Attention weights of one query over the keys k."""
-    score = query + r" k^{\top}"
+    score, bias = query + r" k^{\top}", r" + m_{h} j"
+    if alibi and alibi.scaled:
+        score = f"({score}{bias})"
     if scale != 1:
         score = (scale if isinstance(scale, str) else number(scale)) + r" \cdot " + score
     if softcap is not None:
         score = rf"{number(softcap)} \cdot \mathrm{{tanh}}({score} / {number(softcap)})"
+    if alibi and not alibi.scaled:
+        score += bias
     return call("softmax", score + (r" \mid b_{sink}" if sinks else ""))
 
 

@@ -36,9 +36,9 @@ def canonical_tensors(model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     transposed: list[str] = []
     for name, slot in slots(model).items():
         tensor = slot.detach()
-        if not tensor.is_contiguous() and tensor.dim() == 2 and tensor.t().is_contiguous():
+        if not tensor.is_contiguous() and tensor.dim() > 1 and tensor.mT.is_contiguous():
             transposed.append(name)
-            tensor = tensor.t()
+            tensor = tensor.mT
         tensors[name] = tensor.contiguous()
     return tensors, transposed
 

@@ -7,15 +7,17 @@ those once per call, and the layers only look them up.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.architecture.position import Rope
+from nexus_universal.architecture.position import Alibi, Rope
 from nexus_universal.cache import Cache, KeyValueState
-from nexus_universal.layers.masks import Extent, Mask, attention_mask
+from nexus_universal.layers.alibi import UniversalAlibi
+from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask
 from nexus_universal.layers.rope import Tables, UniversalRoPE
 
 
@@ -31,16 +33,36 @@ class Call:
     trailing: Bool[Tensor, "batch seq"] | None = None
     """Pads behind the last real token of a row: a recurrent state must not move on them."""
     shared: dict[str, Tensor] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+    """The model's, in which steps work where the residual is wider."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskKind:
+    """What a kind of layer needs of its mask: a window, one that is always there, numbers to add, biases per head."""
+
+    window: int | None = None
+    form: Literal["omissible", "always", "additive"] = "omissible"
+    alibi: Alibi | None = None
+    heads: int = 0
+    scale: float = 1.0
 
 
 class CallPlan:
-    """What every call needs, found out when the model is built."""
+    """What every call needs, found out when the model is built; `wide` where the residual is float32 in any model."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wide: bool = False) -> None:
+        self.wide = wide
         self.ropes: list[UniversalRoPE] = []
-        self.windows: list[int | None] = []
-        self.window_keys: list[str | None] = []
+        self.mask_kinds: list[MaskKind] = []
+        self.mask_keys: list[str | None] = []
+        self.biases: dict[MaskKind, UniversalAlibi] = {}
         self.recurrent = False
+
+    @property
+    def windows(self) -> list[int | None]:
+        """The window of every kind of mask."""
+        return [kind.window for kind in self.mask_kinds]
 
     def rope(self, part: Rope, head_dim: int) -> int:
         """The index of this rotation's tables; equal rotations share them."""
@@ -50,12 +72,15 @@ class CallPlan:
         self.ropes.append(UniversalRoPE(part, head_dim=head_dim))
         return len(self.ropes) - 1
 
-    def mask(self, window: int | None, key: str | None) -> int:
-        """The index of the causal mask with this window; `key` names a state that tells how many keys it spans."""
-        if window not in self.windows:
-            self.windows.append(window)
-            self.window_keys.append(key)
-        return self.windows.index(window)
+    def mask(self, window: int | MaskKind | None, key: str | None) -> int:
+        """The index of the causal mask of this kind; `key` names a state that tells how many keys it spans."""
+        kind = window if isinstance(window, MaskKind) else MaskKind(window=window)
+        if kind not in self.mask_kinds:
+            self.mask_kinds.append(kind)
+            self.mask_keys.append(key)
+            if kind.alibi:
+                self.biases[kind] = UniversalAlibi(kind.alibi, heads=kind.heads, scale=kind.scale)
+        return self.mask_kinds.index(kind)
 
     def begin(
         self,
@@ -86,31 +111,51 @@ class CallPlan:
             )
         tables = [rope(positions, x.dtype) for rope in self.ropes]
         if mask is not None and mask.dim() == 4:
-            masks: list[Mask | None] = [mask] * len(self.windows)
-            return Call(positions=positions, cache=cache, tables=tables, masks=masks)
+            masks = [self._finished(index, mask, x, seen=seen, cache=cache) for index in range(len(self.mask_kinds))]
+            return Call(positions=positions, cache=cache, tables=tables, masks=masks, dtype=x.dtype)
 
         real = mask.to(device=x.device, dtype=torch.bool) if mask is not None else None
         if cache is not None and real is not None:
             self._refuse_inner_pads(real)
         may_be_packed = given if mask is None and cache is None else None
-        masks = [
-            attention_mask(
+        masks = []
+        for index, kind in enumerate(self.mask_kinds):
+            seeing = attention_mask(
                 self._extent(index, seen=seen, new=new, cache=cache),
                 batch=batch,
                 device=x.device,
-                window=window,
+                window=kind.window,
                 padding=real,
                 positions=may_be_packed,
+                always=kind.form != "omissible" or kind.alibi is not None,
             )
-            for index, window in enumerate(self.windows)
-        ]
-        call = Call(positions=positions, cache=cache, tables=tables, masks=masks)
+            masks.append(self._finished(index, seeing, x, seen=seen, cache=cache, padding=real))
+        call = Call(positions=positions, cache=cache, tables=tables, masks=masks, dtype=x.dtype)
         if self.recurrent and mask is not None and new > 1:
             self._mark_pads(call, mask[:, -new:])
         return call
 
+    def _finished(
+        self,
+        index: int,
+        mask: Mask | None,
+        x: Tensor,
+        *,
+        seen: int,
+        cache: Cache | None,
+        padding: Bool[Tensor, "batch total"] | None = None,
+    ) -> Mask | None:
+        """The mask in the form that its layers add to their scores."""
+        kind = self.mask_kinds[index]
+        if mask is None or (kind.form == "omissible" and kind.alibi is None):
+            return mask
+        if kind.alibi:
+            extent = self._extent(index, seen=seen, new=x.shape[1], cache=cache)
+            return self.biases[kind].masked(mask, extent, padding, x.dtype)
+        return additive(mask, x.dtype) if kind.form == "additive" else mask
+
     def _extent(self, index: int, *, seen: int, new: int, cache: Cache | None) -> Extent:
-        key = self.window_keys[index]
+        key = self.mask_keys[index]
         if cache is None or key is None:
             return Extent(queries=new, keys=new, query_offset=0, key_offset=0)
         state = cache[key]

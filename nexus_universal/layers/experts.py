@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
-from nexus_universal.layers.activations import ACTIVATIONS
-from nexus_universal.layers.feed_forward import UniversalFeedForward
+from nexus_universal.architecture.mixers import Packed
+from nexus_universal.layers.feed_forward import UniversalFeedForward, gated_product
 from nexus_universal.layers.grouped import grouped_linear
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.support import refuse_unless
@@ -23,12 +23,13 @@ class UniversalRouter(nn.Module):
     def __init__(self, part: Router, *, d_model: int, experts: int, per_token: int) -> None:
         super().__init__()
         refuse_unless(part, by_token=False, input_norm=None, expert_scale=False)
-        if part.score not in ("softmax", "sigmoid"):
+        if part.score == "sqrt_softplus":
             refuse_unless(part, score="softmax")
         self.part, self.per_token = part, per_token
         self.weight = nn.Parameter(torch.empty(experts, d_model))
         if part.selection_bias:
             self.register_buffer("selection_bias", torch.empty(experts, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.empty(experts)) if part.bias else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UniversalRouter:
         """A cast of the model leaves the selection bias in float32, where the references load it."""
@@ -41,15 +42,20 @@ class UniversalRouter(nn.Module):
     def forward(self, x: Float[Tensor, "tokens d_hidden"]) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
         part = self.part
         if part.logits == "float32":
-            logits = F.linear(x.type(torch.float32), self.weight.type(torch.float32))
+            bias = None if self.bias is None else self.bias.type(torch.float32)
+            logits = F.linear(x.type(torch.float32), self.weight.type(torch.float32), bias)
         else:
-            logits = F.linear(x, self.weight)
-        scores = torch.softmax(logits, dim=-1, dtype=torch.float32) if part.score == "softmax" else logits.sigmoid()
+            logits = F.linear(x, self.weight, self.bias)
+        scores = logits
+        if part.score != "softmax_chosen":
+            scores = torch.softmax(logits, dim=-1, dtype=torch.float32) if part.score == "softmax" else logits.sigmoid()
         choice = scores + self.selection_bias if part.selection_bias else scores
         if part.groups:
             choice = self._best_groups(choice)
         best, chosen = torch.topk(choice, self.per_token, dim=-1, sorted=part.order == "sorted")
         weights = scores.gather(1, chosen) if part.selection_bias else best
+        if part.score == "softmax_chosen":
+            weights = torch.softmax(weights, dim=-1, dtype=torch.float32 if part.weights == "float32" else None)
         if part.normalise:
             total = weights.sum(dim=-1, keepdim=True)
             weights = weights / (total + part.sum_epsilon if part.sum_epsilon else total)
@@ -72,11 +78,13 @@ class Experts(nn.Module):
 
     def __init__(self, part: FeedForward, *, d_model: int, experts: int) -> None:
         super().__init__()
-        refuse_unless(part, gated=True, biases=(), gate_scale=None, output_scale=None, gate_limit=None, sparsity=None)
-        self.count = experts
+        refuse_unless(part, gated=True, gate_scale=None, output_scale=None, sparsity=None)
+        self.part, self.count = part, experts
+        self.packed = part.packing[0] if part.packing else Packed(roles=("gate", "up"))
         self.gate_up = nn.Parameter(torch.empty(experts, 2 * part.width, d_model))
+        self.gate_up_bias = nn.Parameter(torch.empty(experts, 2 * part.width)) if "up" in part.biases else None
         self.down = nn.Parameter(torch.empty(experts, d_model, part.width))
-        self.activation = ACTIVATIONS[part.activation]
+        self.down_bias = nn.Parameter(torch.empty(experts, d_model)) if "down" in part.biases else None
 
     def forward(
         self,
@@ -91,12 +99,26 @@ class Experts(nn.Module):
         per_expert = torch.histc(counted, bins=self.count, min=0, max=self.count - 1)
         ends = torch.cumsum(per_expert, dim=0, dtype=torch.int32)
 
-        gate, up = grouped_linear(x[order // per_token], self.gate_up, ends).chunk(2, dim=-1)
-        out = grouped_linear(self.activation(gate) * up, self.down, ends)
+        joint = grouped_linear(x[order // per_token], self.gate_up, ends, _rows(self.gate_up_bias, expert))
+        inner = gated_product(self.part, *self._gate_and_up(joint))
+        out = grouped_linear(inner, self.down, ends, _rows(self.down_bias, expert))
         out = out * weights.reshape(-1)[order].unsqueeze(-1)
         back = torch.empty_like(order)
         back[order] = torch.arange(order.shape[0], device=x.device)
         return out[back].view(tokens, per_token, -1).sum(dim=1).to(x.dtype)
+
+    def _gate_and_up(
+        self, joint: Float[Tensor, "pairs both"]
+    ) -> tuple[Float[Tensor, "pairs width"], Float[Tensor, "pairs width"]]:
+        """Views of the two roles, whose rows lie in the packing's groups."""
+        halves = joint.unflatten(-1, (self.packed.groups, -1)).chunk(2, dim=-1)
+        roles = dict(zip(self.packed.roles, (half.flatten(-2) for half in halves), strict=True))
+        return roles["gate"], roles["up"]
+
+
+def _rows(bias: Float[Tensor, "experts d_out"] | None, expert: Int[Tensor, " pairs"]) -> Tensor | None:
+    """The bias of each pair's expert."""
+    return None if bias is None else bias[expert]
 
 
 class UniversalExperts(nn.Module):

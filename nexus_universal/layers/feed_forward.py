@@ -21,11 +21,13 @@ class UniversalFeedForward(nn.Module):
         if not isinstance(part, FeedForward):
             part, d_model = _feed_forward_of(part, layer_index)
         assert d_model is not None
-        refuse_unless(part, gate_scale=None, output_scale=None, gate_limit=None, sparsity=None)
+        refuse_unless(part, gate_scale=None, output_scale=None, sparsity=None)
         self.part: FeedForward = part
         rows = {"gate": part.width, "up": part.width} if part.gated else {"up": part.width}
-        self.project = InputProjections(self, rows, d_in=d_model, packing=part.packing, biases=part.biases)
-        self.down = Linear(part.width, d_model, bias="down" in part.biases)
+        self.project = InputProjections(
+            self, rows, d_in=d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
+        )
+        self.down = Linear(part.width, d_model, bias="down" in part.biases, late_bias=part.late_bias)
         self.activation = ACTIVATIONS[part.activation]
 
     def forward(self, x: Float[Tensor, "*lead d_hidden"]) -> Float[Tensor, "*lead d_hidden"]:
@@ -34,7 +36,18 @@ class UniversalFeedForward(nn.Module):
         if not self.part.gated:
             return self.down(self.activation(up))
         gate = roles["gate"].flatten(-2) if self.part.packing else roles["gate"]
-        return self.down(self.activation(gate) * up)
+        return self.down(gated_product(self.part, gate, up))
+
+
+def gated_product(
+    part: FeedForward, gate: Float[Tensor, "*lead width"], up: Float[Tensor, "*lead width"]
+) -> Float[Tensor, "*lead width"]:
+    """act(gate) · up, both bounded and `up` shifted where the part says so."""
+    if part.gate_limit is not None:
+        gate, up = gate.clamp(max=part.gate_limit), up.clamp(min=-part.gate_limit, max=part.gate_limit)
+    if part.up_shift is not None:
+        up = up + part.up_shift
+    return ACTIVATIONS[part.activation](gate) * up
 
 
 def _feed_forward_of(n: Any, layer_index: int) -> tuple[FeedForward, int]:

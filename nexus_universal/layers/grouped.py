@@ -11,13 +11,18 @@ from torch import Tensor
 
 
 def grouped_linear(
-    x: Float[Tensor, "pairs d_in"], weight: Float[Tensor, "experts d_out d_in"], ends: Int[Tensor, " experts"]
+    x: Float[Tensor, "pairs d_in"],
+    weight: Float[Tensor, "experts d_out d_in"],
+    ends: Int[Tensor, " experts"],
+    bias: Float[Tensor, "pairs d_out"] | None = None,
 ) -> Float[Tensor, "pairs d_out"]:
-    """x[start:end] @ weight[e]ᵀ for each expert's run of rows; `ends` are the runs' ends."""
+    """x[start:end] @ weight[e]ᵀ for each expert's run of rows, `ends` being the runs' ends, plus each row's bias."""
     x, matrices = x.to(weight.dtype), weight.transpose(-2, -1)
     if torch.compiler.is_compiling() and weight.dtype != torch.bfloat16:
-        return torch.ops.nexus_universal.grouped_product(x, matrices, ends)  # dynamo knows the kernel in bfloat16 only
-    return _product(x, matrices, ends)
+        out = torch.ops.nexus_universal.grouped_product(x, matrices, ends)  # dynamo knows the kernel in bfloat16 only
+    else:
+        out = _product(x, matrices, ends)
+    return out if bias is None else out + bias
 
 
 def _product(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:

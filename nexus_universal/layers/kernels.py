@@ -1,4 +1,4 @@
-"""Softmax attention through torch's fused kernel, called as the reference calls it."""
+"""Softmax attention through torch's fused kernel, called as the reference calls it, and written out."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ def fused_attention(
     mask: Mask | None,
     scale: float,
     causal: bool = True,
+    broadcast: bool = False,
 ) -> Float[Tensor, "batch seq heads dv"]:
     """softmax(scale · q kᵀ + mask) v, heads behind the sequence in the result.
 
     Which of three equal forms serves grouped heads (the kernel's own, queries packed by group for a single token,
-    repeated heads) follows the reference's sdpa_attention.py: they differ in bits.
+    repeated heads) follows the reference's sdpa_attention.py: they differ in bits, as does a fourth, a single key/value
+    head left to `broadcast`.
     """
     batch, heads, seq, _ = query.shape
     times = heads // key.shape[1]
     grouped = False
-    if times > 1:
+    if times > 1 and not broadcast:
         if mask is None and key.shape[-1] == value.shape[-1] <= 256:
             grouped = True
         elif seq == 1 and not torch.compiler.is_compiling():
@@ -54,3 +56,34 @@ def fused_attention(
         enable_gqa=grouped,
     )
     return out.reshape(out.shape[0], -1, seq, value.shape[-1]).transpose(1, 2).contiguous()
+
+
+def eager_attention(
+    query: Float[Tensor, "batch heads seq d"],
+    key: Float[Tensor, "batch kv_heads keys d"],
+    value: Float[Tensor, "batch kv_heads keys dv"],
+    *,
+    mask: Float[Tensor, "batch _ seq keys"],
+    scale: float,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " heads"] | None = None,
+) -> Float[Tensor, "batch seq heads dv"]:
+    """softmax(softcap(scale · q kᵀ) + mask) v, step by step; `sinks` are one more score per head, without a value.
+
+    The softmax is float32, with sinks the scores' own dtype after their maximum is taken off.
+    """
+    times = query.shape[1] // key.shape[1]
+    if sinks is not None:  # the reference's rotation joins halves, which leaves no strides: gradients' bits show it
+        query, key = query.contiguous(), key.contiguous()
+    scores = torch.matmul(query, repeat_heads(key, times).transpose(2, 3)) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores + mask
+    if sinks is None:
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    else:
+        sink = sinks.reshape(1, -1, 1, 1).expand(query.shape[0], -1, query.shape[2], -1)
+        scores = torch.cat([scores, sink], dim=-1)
+        scores = scores - scores.max(dim=-1, keepdim=True).values
+        weights = torch.softmax(scores, dim=-1)[..., :-1]
+    return torch.matmul(weights, repeat_heads(value, times)).transpose(1, 2).contiguous()

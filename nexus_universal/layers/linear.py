@@ -12,7 +12,17 @@ from nexus_universal.architecture.mixers import Packed
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that leaves its weights uninitialised: they are loaded, or initialised from n as a whole."""
+    """`nn.Linear` that leaves its weights uninitialised: they are loaded, or initialised from n as a whole.
+
+    `late_bias` adds the bias to the finished product, a rounding more than torch's own kernel does.
+    """
+
+    def __init__(self, d_in: int, d_out: int, *, bias: bool, late_bias: bool = False) -> None:
+        super().__init__(d_in, d_out, bias=bias)
+        self.late_bias = late_bias and bias
+
+    def forward(self, input: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead d_out"]:
+        return input @ self.weight.T + self.bias if self.late_bias else super().forward(input)
 
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
@@ -21,13 +31,15 @@ class Linear(nn.Linear):
 class PackedLinear(Linear):
     """Several roles in one weight of shape [rows, d_in]; the rows' order is `Packed`'s."""
 
-    def __init__(self, packed: Packed, rows: Mapping[str, int], *, d_in: int, bias: bool) -> None:
+    def __init__(
+        self, packed: Packed, rows: Mapping[str, int], *, d_in: int, bias: bool, late_bias: bool = False
+    ) -> None:
         for role in packed.roles:
             if rows[role] % packed.groups:
                 raise InvalidArchitecture(
                     f"Packed.groups = {packed.groups} must divide the {rows[role]} rows of {role!r}"
                 )
-        super().__init__(d_in, sum(rows[role] for role in packed.roles), bias=bias)
+        super().__init__(d_in, sum(rows[role] for role in packed.roles), bias=bias, late_bias=late_bias)
         self.roles = packed.roles
         self.groups = packed.groups
         self.shares = [rows[role] // packed.groups for role in packed.roles]
@@ -59,15 +71,17 @@ class InputProjections:
         d_in: int,
         packing: Sequence[Packed] = (),
         biases: Sequence[str] = (),
+        late_bias: bool = False,
     ) -> None:
         self.layers: list[tuple[str, Linear]] = []
         by_role = {role: packed for packed in packing for role in packed.roles}
         for role, count in rows.items():
             packed = by_role.get(role)
+            bias: dict[str, bool] = {"bias": role in biases, "late_bias": late_bias}
             if packed is None:
-                self._add(owner, role, Linear(d_in, count, bias=role in biases))
+                self._add(owner, role, Linear(d_in, count, **bias))
             elif role == packed.roles[0]:
-                self._add(owner, packed.name, PackedLinear(packed, rows, d_in=d_in, bias=role in biases))
+                self._add(owner, packed.name, PackedLinear(packed, rows, d_in=d_in, **bias))
 
     def _add(self, owner: nn.Module, name: str, layer: Linear) -> None:
         owner.add_module(name, layer)

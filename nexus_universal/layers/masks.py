@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Mask = Bool[Tensor, "batch one queries _"]
+Mask = Bool[Tensor, "batch one queries _"] | Float[Tensor, "batch heads queries _"]
+"""True where a query may see a key, or a number to add to their score."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ def attention_mask(
     window: int | None,
     padding: Bool[Tensor, "batch total"] | None,
     positions: Int[Tensor, "rows seq"] | None,
-) -> Mask | None:
-    """True where a query may see a key; None where `is_causal` (or a single query) needs no mask.
+    always: bool = False,
+) -> Bool[Tensor, "batch one queries keys"] | None:
+    """True where a query may see a key; None where `is_causal` (or a single query) needs no mask, unless `always`.
 
     `positions` are given only where several sequences may be packed into one row: they are then kept apart. The rules
     for leaving the mask out are the reference's (masking_utils.py): another choice would take a kernel of other bits.
@@ -40,7 +42,7 @@ def attention_mask(
         missing = extent.keys + extent.key_offset - padding.shape[-1]
         if missing > 0:
             padding = torch.nn.functional.pad(padding, (0, missing))
-    if sequence is None and _can_be_left_out(extent, window=window, padding=padding):
+    if not always and sequence is None and _can_be_left_out(extent, window=window, padding=padding):
         return None
 
     query = (torch.arange(extent.queries, device=device) + extent.query_offset)[None, None, :, None]
@@ -59,6 +61,18 @@ def attention_mask(
     if padding is not None:
         seen = seen & padding[rows, key]
     return seen.expand(batch, -1, extent.queries, extent.keys)
+
+
+def additive(mask: Mask, dtype: torch.dtype) -> Float[Tensor, "batch heads queries keys"]:
+    """0 where a query may see a key, the lowest number of the model's dtype elsewhere."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.where(mask, torch.zeros((), device=mask.device, dtype=dtype), torch.finfo(dtype).min)
+
+
+def refused(mask: Mask) -> Bool[Tensor, "batch heads queries keys"]:
+    """True where a query may not see a key, in either form of mask."""
+    return ~mask if mask.dtype == torch.bool else mask < -1
 
 
 def _can_be_left_out(extent: Extent, *, window: int | None, padding: Tensor | None) -> bool:

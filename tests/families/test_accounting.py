@@ -11,7 +11,7 @@ import pytest
 from nexus_universal import ArchitectureParameter, NexusError, families
 from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
 from nexus_universal.families.shared.reader import INERT, IRRELEVANT, ConfigReader
-from tests.helpers import MODEL_TYPES, config, raw
+from tests.helpers import MODEL_TYPES, config, inert_values, raw
 
 SETTLED = {model_type: config(model_type).to_dict() for model_type in MODEL_TYPES}
 """Every key that the reference's class writes, with the tiny config's values."""
@@ -98,7 +98,7 @@ def test_an_unknown_key_is_refused_by_name_whatever_it_holds(model_type: str, va
 
 @pytest.mark.parametrize(("model_type", "key"), [(t, key) for t in MODEL_TYPES for key in INERT])
 def test_inert_keys_have_their_values(model_type: str, key: str) -> None:
-    for value in INERT[key]:
+    for value in inert_values(model_type, key):
         ArchitectureParameter.from_huggingface(SETTLED[model_type] | {key: value})
     assert named(refusal(model_type, **{key: "another"}), key)
 

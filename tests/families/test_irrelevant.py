@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from nexus_universal import ArchitectureParameter, families
 from nexus_universal.architecture.ends import Text
 from nexus_universal.families.shared.reader import INERT, IRRELEVANT
-from tests.helpers import MODEL_TYPES, config, ids, reference, same
+from tests.helpers import MODEL_TYPES, config, ids, inert_values, reference, same
 
 VARIED: dict[str, Any] = {
     "_name_or_path": "somewhere/else",
@@ -93,6 +93,9 @@ VARIED: dict[str, Any] = {
     "n_ctx": 8,
     "reorder_and_upcast_attn": True,
     "max_window_layers": 1,
+    "sliding_window_size": 3,
+    "experts_per_token": 1,
+    "initial_context_length": 8,
 }
 """A value far from the default for every key that is declared irrelevant."""
 
@@ -166,7 +169,8 @@ def test_inert_keys(model_type: str, column: int) -> None:
     keys = [
         key for key in INERT if has_experts or key != "experts_implementation"
     ]  # elsewhere the reference refuses it
-    assert_unmoved(model_type, {key: INERT[key][min(column, len(INERT[key]) - 1)] for key in keys})
+    changes = {key: inert_values(model_type, key)[min(column, len(INERT[key]) - 1)] for key in keys}
+    assert_unmoved(model_type, changes)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

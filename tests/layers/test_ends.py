@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nexus_universal import UniversalTransformer
-from nexus_universal.architecture.ends import Embedding, Head, LearnedPositions
+from nexus_universal.architecture.ends import Embedding, Head, LearnedPositions, PerLayerEmbedding
 from nexus_universal.architecture.errors import InputError, UnsupportedPart
 from nexus_universal.architecture.position import Norm
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
@@ -93,8 +93,9 @@ def test_a_tied_head_follows_the_table() -> None:
 
 
 def test_what_is_not_computed_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedPart, match=r"Embedding\.scale_inputs"):
-        UniversalEmbedding(Embedding(vocab=9, width=6, scale=2.0, scale_inputs=True))
+    per_layer = PerLayerEmbedding(vocab=9, width=2, norm=Norm(kind="rms", eps=1e-3))
+    with pytest.raises(UnsupportedPart, match=r"Embedding\.per_layer"):
+        UniversalEmbedding(Embedding(vocab=9, width=6, per_layer=per_layer))
 
 
 # The call

@@ -1,0 +1,53 @@
+"""Attention with linear biases (arXiv 2108.12409): slopes per head, and the masks that carry them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nexus_universal.architecture.position import Alibi
+from nexus_universal.layers.masks import Extent, Mask, refused
+
+
+class UniversalAlibi:
+    """The biases of one kind of layer; like rotary frequencies, its slopes are no buffers that a cast would round."""
+
+    def __init__(self, part: Alibi, *, heads: int, scale: float) -> None:
+        self.part, self.heads, self.scale = part, heads, scale
+        with torch.device("cpu"):  # whatever device the model is built on
+            self._slopes = slopes(heads)
+
+    def masked(
+        self, mask: Mask, extent: Extent, padding: Bool[Tensor, "batch total"] | None, dtype: torch.dtype
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """The biases of every key, and the lowest number where `mask` hides it; pads do not count as positions."""
+        if padding is None:
+            positions = torch.arange(extent.keys + extent.key_offset, device=mask.device)[None]
+        else:
+            positions = (padding.long().cumsum(-1) - 1) * padding
+        bias = self._biases(positions[:, extent.key_offset :], dtype)
+        return torch.masked_fill(bias, refused(mask), torch.finfo(dtype).min)
+
+    def _biases(self, positions: Int[Tensor, "rows keys"], dtype: torch.dtype) -> Float[Tensor, "rows heads one keys"]:
+        by_head = self._slopes.to(positions.device)[:, None]
+        if self.part.rounding == "bfloat16":
+            by_head = by_head.bfloat16()
+        bias = (by_head * positions[:, None]).to(dtype)[:, :, None]
+        return bias / (1 / self.scale) if self.part.scaled else bias  # divided by √d: a product has other bits
+
+
+def slopes(heads: int) -> Float[Tensor, " heads"]:
+    """2^(-8h/whole) for the largest power of two, then every second slope of twice as many."""
+    whole = 2 ** math.floor(math.log2(heads))
+    found = torch.pow(_base(whole), torch.arange(1, whole + 1, dtype=torch.int32))
+    if whole == heads:
+        return found
+    between = torch.arange(1, 1 + 2 * (heads - whole), 2, dtype=torch.int32)
+    return torch.cat([found, torch.pow(_base(2 * whole), between)])
+
+
+def _base(heads: int) -> Float[Tensor, ""]:
+    return torch.tensor(2 ** (-(2 ** -(math.log2(heads) - 3))), dtype=torch.float32)
