@@ -102,3 +102,29 @@ class GatedNorm(UniversalNorm):
         self, x: Float[Tensor, "*lead width"], gate: Float[Tensor, "*lead width"]
     ) -> Float[Tensor, "*lead width"]:
         return (_rms_then_weight(self, x) * self.activation(gate.to(torch.float32))).to(x.dtype)
+
+
+class SlicedGatedNorm(UniversalNorm):
+    """norm(x · silu(gate)) over `slices` equal slices of the width, or norm(x) · silu(gate), in float32 (Mamba-2)."""
+
+    def __init__(self, part: Norm, width: int, *, slices: int = 1, norm_first: bool = False) -> None:
+        refuse_unless(part, kind="rms", scale="weight", bias=False)
+        if norm_first:
+            refuse_unless(part, rounding="after_scale")
+        super().__init__(part, width)
+        self.slices = slices
+        self.norm_first = norm_first
+
+    def forward(
+        self, x: Float[Tensor, "*lead width"], gate: Float[Tensor, "*lead width"]
+    ) -> Float[Tensor, "*lead width"]:
+        wide, opened = x.to(torch.float32), F.silu(gate.to(torch.float32))
+        if not self.norm_first:
+            wide = wide * opened
+        wide = wide.unflatten(-1, (self.slices, -1))
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        assert self.weight is not None
+        if self.part.rounding == "before_scale":
+            return self.weight * normed.flatten(-2).to(x.dtype)
+        out = (self.weight.unflatten(0, (self.slices, -1)) * normed).flatten(-2)
+        return (out * opened if self.norm_first else out).to(x.dtype)
