@@ -34,6 +34,7 @@ DTYPES = {
     "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
 }
 
 
@@ -120,10 +121,14 @@ def _end_of_tensors(infos: dict[str, TensorInfo], at: int) -> int:
 
 @dataclass
 class TensorStore:
-    """All tensors of a checkpoint by name. Nothing is read before it is asked for."""
+    """All tensors of a checkpoint by name. Nothing is read before it is asked for.
+
+    `passed_over` are tensors of the files that are not among them, with the reason.
+    """
 
     infos: dict[str, TensorInfo]
     metadata: dict[str, str] = field(default_factory=dict)
+    passed_over: dict[str, str] = field(default_factory=dict)
     _open: dict[Path, Any] = field(default_factory=dict)
 
     @classmethod

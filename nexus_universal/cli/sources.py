@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from nexus_universal.architecture import registry
-from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.errors import InputError, NexusError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.serial import TAG
 from nexus_universal.architecture.source import find_file, load_json, read_config
+from nexus_universal.checkpoint.quantisation import CONFIG_KEYS, quantisation_of
 
 NEXUS_CONFIG = "nexus.json"
 
 
 @dataclass(frozen=True)
 class Read:
-    """An n with the name it was asked for by; `quantised` is the method of a quantised checkpoint."""
+    """An n with the name it was asked for by; `quantised` says how a quantised checkpoint is."""
 
     name: str
     n: ArchitectureParameter
@@ -84,9 +85,13 @@ def local_directory(source: str) -> Path | None:
 
 
 def _quantisation(raw: dict[str, Any]) -> str | None:
-    config = raw.get("quantization_config") or raw.get("compression_config")
-    if not config:
-        return None
+    """How the weights are quantised; of a method that does not load, what the config says of it."""
+    try:
+        found = quantisation_of(raw)
+    except NexusError:
+        config = next(raw[key] for key in CONFIG_KEYS if raw.get(key))
+    else:
+        return str(found) if found is not None else None
     method = config.get("quant_method") if isinstance(config, dict) else None
     bits = config.get("bits") if isinstance(config, dict) else None
     return f"{method or 'unknown method'}{f', {bits} bits' if bits else ''}"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,22 @@ def test_a_quantised_config_is_read_and_named(copy: Path, nexus: Run) -> None:
     change_config(copy, quantization_config={"quant_method": "gptq", "bits": 4})
     assert "quantised: gptq, 4 bits" in nexus("inspect", copy).out
     assert nexus("inspect", copy, "--json").json == plain | {"quantised": "gptq, 4 bits"}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [64, 128]}, "fp8, blocks of 64 × 128"),
+        ({"quant_method": "fp8", "weight_block_size": None}, "fp8, a scale per matrix"),
+        ({"quant_method": "mxfp4"}, "mxfp4, blocks of 32"),
+        ({"quant_method": "fp8", "new_key": 1}, "fp8"),
+        ({"new_key": 1}, "unknown method"),
+    ],
+)
+def test_a_method_that_loads_is_said_with_its_blocks(said: dict[str, Any], words: str, copy: Path, nexus: Run) -> None:
+    change_config(copy, quantization_config=said)
+    assert nexus("inspect", copy, "--json").json["quantised"] == words
+    assert f"quantised: {words} (n and" in nexus("inspect", copy).out
 
 
 def test_ignored_keys_are_named(copy: Path, nexus: Run) -> None:
