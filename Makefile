@@ -19,6 +19,7 @@ help:
 
 setup: $(READY)
 
+# The published configs lie in a package of many dependencies, none of which is needed: it stays out of the way.
 # torch comes first, alone and pinned, so that nothing else decides which build of it is taken.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python3.11 ...)" >&2; exit 1; }
@@ -30,6 +31,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) torch
 	@echo "  nexus-universal and its tools"
 	@$(PIP) --editable '.[dev]'
+	@echo "  published configs for the tests"
+	@$(PIP) --no-deps --upgrade --target .venv/published aiconfigurator-core
 	@touch $@
 
 demo: $(READY)

@@ -9,12 +9,17 @@ from nexus_universal.families.shared import common, draws, names
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 
+UNREAD = {"qkv_bias": False, "use_qk_norm": True, "shared_expert_intermediate_size": 0}
+"""Keys of published configs that transformers does not read, and the value that says what its class does anyway."""
+
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     text, embedding = common.ends(reader, context=32768, vocab=151936, width=2048)
     norm = common.rms_norm(reader, 1e-6)
     window = common.window_if_used(reader)
+    for key, value in UNREAD.items():
+        reader.inert(key, value)
     attention = common.attention(
         reader, text, embedding.width, heads=32, kv_heads=4, qk_norm=QueryKeyNorm(norm=norm), window=window
     )

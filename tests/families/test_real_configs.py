@@ -1,0 +1,113 @@
+"""Published config.json files, as they are: each becomes an n, proven at a shrunken width, or is refused by name.
+
+They come from the PyPI package aiconfigurator-core, which `make setup` unpacks beside the environment.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nexus_universal import ArchitectureParameter, families
+from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
+from nexus_universal.architecture.paths import leaves
+from nexus_universal.families.shared.reader import IRRELEVANT
+from nexus_universal.parity.draws import completed, longest_sample
+from nexus_universal.parity.modes import MODES, Ours, compare, sample
+from nexus_universal.parity.prove import Pair
+from nexus_universal.parity.references import reference_config
+
+PACKAGE = Path(__file__).resolve().parents[2] / ".venv" / "published" / "aiconfigurator_core" / "model_configs"
+CONFIGS = {
+    path.name.removesuffix("_config.json"): json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.glob("*_config.json"))
+    if not path.name.endswith("_quant_config.json")
+}
+KNOWN = {name: raw for name, raw in CONFIGS.items() if raw["model_type"] in families.model_types()}
+UNKNOWN = {name: raw for name, raw in CONFIGS.items() if name not in KNOWN}
+
+REFUSED: dict[str, str] = {}
+"""Published configs of known types that are refused, and the key that the refusal names."""
+
+
+def test_the_configs_are_there() -> None:
+    assert len(CONFIGS) == 89, f"{PACKAGE} holds {len(CONFIGS)} configs: run `make setup`"
+    assert len(KNOWN) >= 23
+
+
+def without_quantisation(raw: dict[str, Any]) -> dict[str, Any]:
+    """What decides n: quantisation is the checkpoint's business."""
+    return {key: value for key, value in raw.items() if key not in ("quantization_config", "compression_config")}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_published_config_becomes_n(name: str) -> None:
+    """With nothing left over, and written back as it was."""
+    raw = KNOWN[name]
+    if name in REFUSED:
+        with pytest.raises(UnsupportedConfig, match=REFUSED[name]):
+            ArchitectureParameter.from_huggingface(raw)
+        return
+    n = ArchitectureParameter.from_huggingface(raw)
+    assert n.num_layers == raw["num_hidden_layers"]
+    assert n.d_hidden == raw["hidden_size"]
+    assert n.to_huggingface() == raw
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_config_of_an_unknown_type_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UnknownModelType, match=f"model_type '{UNKNOWN[name]['model_type']}' is not known"):
+        ArchitectureParameter.from_huggingface(UNKNOWN[name])
+
+
+def shrunken(raw: dict[str, Any]) -> dict[str, Any]:
+    """The same model with a tiny config's sizes: every flag, factor, epsilon and activation stays as published."""
+    family = families.find(raw["model_type"])
+    config = {key: value for key, value in without_quantisation(raw).items() if key not in IRRELEVANT}
+    pad = None if raw.get("pad_token_id") is None else 0
+    config |= {key: value for key, value in family.tiny.items() if type(value) is int or key not in raw}
+    config |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": pad}
+    config["num_hidden_layers"] = max(family.tiny["num_hidden_layers"], 1 + config.get("first_k_dense_replace", 0))
+    for key in ("layer_types", "mlp_layer_types"):
+        if isinstance(raw.get(key), list):
+            config[key] = [*raw[key][: config["num_hidden_layers"] - 1], raw[key][-1]]
+    for key in ("rope_scaling", "rope_parameters"):
+        if isinstance(raw.get(key), dict) and "original_max_position_embeddings" in raw[key]:
+            config[key] = {**raw[key], "original_max_position_embeddings": 16}
+    if config.get("sliding_window"):
+        config["sliding_window"] = 16
+    return completed(family, config)
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in REFUSED])
+def test_it_is_proven_at_a_shrunken_width(name: str) -> None:
+    raw = KNOWN[name]
+    theirs = reference_config(raw["model_type"], shrunken(raw))
+    n = ArchitectureParameter.from_huggingface(theirs)
+    pair = Pair.built(theirs, n, dtype=torch.float32, seed=3)
+    drawn = sample(n.d_vocab, length=longest_sample(n, wanted=80), batch=2, seed=3, pad=n.text.pad)
+    with torch.no_grad():
+        for mode, run in MODES.items():
+            found = compare(run(pair.reference, drawn), run(Ours(pair.model), drawn))
+            assert found.equal, f"{mode} differs by {found.max_difference}"
+
+
+def fingerprint(part: Any) -> frozenset[tuple[str, Any]]:
+    """What a part is but for its sizes: whole numbers and tuples are left out."""
+    return frozenset((path, None if type(v) in (int, tuple) else (v,)) for path, v in leaves(part, "_"))
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in REFUSED])
+def test_shrinking_keeps_what_is_no_size(name: str) -> None:
+    """The proof above is of the published model: every kind of layer, flag, factor and epsilon is in it."""
+    raw = KNOWN[name]
+    published = ArchitectureParameter.from_huggingface(raw)
+    small = ArchitectureParameter.from_huggingface({**shrunken(raw), "model_type": raw["model_type"]})
+    assert {*map(fingerprint, small.layers)} == {*map(fingerprint, published.layers)}
+    assert small.head == published.head
+    assert small.final_norm == published.final_norm
+    assert fingerprint(small.embedding) == fingerprint(published.embedding)
