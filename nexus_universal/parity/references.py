@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nexus_universal.architecture.errors import UnknownModelType
+from nexus_universal.architecture.errors import CheckpointError, UnknownModelType
 
 
 @contextlib.contextmanager
@@ -56,13 +56,28 @@ def build_reference(config: Any, *, dtype: torch.dtype, seed: int, attention: st
 
 
 def load_reference(directory: str | PathLike[str], *, dtype: torch.dtype, attention: str | None = None) -> Any:
-    """A reference model with a checkpoint's weights."""
-    from transformers import AutoModelForCausalLM
+    """A reference model with a checkpoint's weights, dequantised by the reference where they are quantised.
+
+    Raises:
+        CheckpointError: the reference cannot dequantise them.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, local_files_only=True, attn_implementation=attention
-        )
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        quantised = getattr(config, "quantization_config", None)
+        settings = {"dtype": dtype, "local_files_only": True, "attn_implementation": attention}
+        if not quantised:
+            return AutoModelForCausalLM.from_pretrained(directory, **settings).eval()
+        config.quantization_config = {**quantised, "dequantize": True}
+        try:
+            model = AutoModelForCausalLM.from_pretrained(directory, config=config, **settings)
+        except (ImportError, RuntimeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{directory}: the reference cannot dequantise it ({reason})") from None
+    # Tensors that are not quantised it leaves in the file's dtype (core_model_loading.py, `get_new_dtype`).
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     return model.eval()
 
 

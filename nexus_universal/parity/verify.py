@@ -13,6 +13,7 @@ from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.checkpoint.files import TensorStore, dtype_named, find_checkpoint
+from nexus_universal.checkpoint.quantisation import CONFIG_KEYS
 from nexus_universal.parity.certificate import Certificate
 from nexus_universal.parity.coverage import LineCoverage, forward_lines, recorded
 from nexus_universal.parity.draws import draw_configs, longest_sample
@@ -81,17 +82,18 @@ def verify_checkpoint(
         CheckpointError: it does not load, or does not fit in memory twice (the error says how much that takes).
         UnsupportedConfig: its config holds a key that the family cannot express.
     """
-    directory = find_checkpoint(source, **hub)
+    directory, ignore_keys = find_checkpoint(source, **hub), tuple(ignore_keys)
     say(progress, "loading ours")
     model = UniversalTransformer.from_pretrained(directory, dtype=dtype, ignore_keys=ignore_keys)
     store = TensorStore.open(directory)
-    double = _must_fit(store.nbytes, str(source))
+    double = _must_fit(sum(tensor.nbytes for _, tensor in model.named_slots()), str(source))
     say(progress, "loading the reference")
     pair = Pair.loaded(directory, model)
     certificate = Certificate(
         str(source), model.n.origin.family or "", model.n.signature, str(model.dtype).removeprefix("torch.")
     )
-    certificate.ignored_keys = list(model.n.origin.ignored_keys)
+    of_quantisation = [key for key in ignore_keys if key.startswith(CONFIG_KEYS)]
+    certificate.ignored_keys = [*model.n.origin.ignored_keys, *of_quantisation]
     certificate.passed_over = model.passed_over
     certificate.hashes = {"n": model.n.hash, "weights": _hash_weights(store)}
     length = min(longest_sample(model.n, wanted=CHECKPOINT_LENGTH), model.n.text.context or CHECKPOINT_LENGTH)
