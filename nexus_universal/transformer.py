@@ -38,6 +38,7 @@ from nexus_universal.layers.call import CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
 
+from nexus_universal.layers.support import refuse_unless
 
 @dataclass(frozen=True, slots=True)
 class CausalOutput:
@@ -79,6 +80,8 @@ class UniversalTransformer(nn.Module):
             for index, program in enumerate(n.layers)
         )
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
+        if n.final_norm and n.final_norm.rounding == "native":
+            refuse_unless(n.embedding, dtype="model")  # torch's kernel takes no wider input than its weights
         self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab)
         if self.device.type != "meta":
             initialise(self, n.text)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 
+from nexus_universal.parity.modes import Reference
 from tests.checkpoint.on_disk import published
 from tests.helpers import MODEL_TYPES, ROOT, ids, same
 
@@ -86,9 +87,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch
 def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, torch.Tensor]]) -> None:
     theirs, x = loaded(model_type), ids(2, 20)
     assert same(found[model_type]["whole"], theirs(x, use_cache=False).logits)
-    cache = DynamicCache(config=theirs.config)
+    side = Reference(theirs)
+    cache = side.new_cache()
     for index, piece in enumerate(x.split([14, 1, 5], dim=1)):
-        expected = theirs(piece, past_key_values=cache, use_cache=True).logits
+        expected = side(piece, cache=cache)
         assert same(found[model_type][f"piece {index}"], expected)
     mask = torch.ones(2, 20, dtype=torch.long)
     mask[0, :6] = 0

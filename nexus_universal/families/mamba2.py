@@ -30,6 +30,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     groups = reader.count("n_groups", 8)
     reader.inert("intermediate_size", heads * head_dim)
     reader.inert("rms_norm", True)
+    for key in ("attn_implementation", "_attn_implementation"):
+        reader.inert(key, None, "eager")
     mixer = StateSpace(
         heads=heads,
         head_dim=head_dim,
@@ -39,7 +41,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         norm=norm,
         norm_groups=groups,
         activation=common.activation(reader),
-        time_step=reader.numbers("time_step_limit", [0.0, inf]),  # type: ignore[arg-type]
+        time_step=reader.numbers("time_step_limit", [0.0, inf], length=2),  # type: ignore[arg-type]
         convolution_bias=reader.take("use_conv_bias", True),
         biases=("input", "output") if reader.take("use_bias", False) else (),
         chunk=reader.count("chunk_size", 256),

@@ -6,9 +6,11 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from nexus_universal.architecture.mixers import StateSpace
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
+from nexus_universal.parity.modes import LEFT_PADDED, Sample
 
 
 def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:
@@ -77,3 +79,23 @@ def longest_sample(n: Any, *, wanted: int) -> int:
     """A length past every window and the original context, but inside a learned position table."""
     table = n.embedding.positions
     return min(wanted, table.count) if table is not None else wanted
+def asked(n: Any, mode: str, sample: Sample) -> Sample:
+    """What the reference is asked in a mode: without pads on the left where it lets them into the tokens after them."""
+    return sample.unpadded() if mode in LEFT_PADDED and pads_leak(n) else sample
+
+
+def pads_leak(n: Any) -> bool:
+    """Whether a reference's convolution reads the bias that a projection gives to a pad, instead of zeros."""
+    return any("input" in part.biases for part in _state_spaces(n))
+
+
+def steps_differ(n: Any) -> bool:
+    """Whether a step is no scan of one position: Δ is bounded in the scan only."""
+    return any(part.time_step != (0.0, float("inf")) for part in _state_spaces(n))
+
+
+def _state_spaces(n: Any) -> list[StateSpace]:
+    branches = (branch for layer in n.layers for _, branch in layer.all_branches())
+    return [branch.part for branch in branches if isinstance(branch.part, StateSpace)]
+
+

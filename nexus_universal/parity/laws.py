@@ -29,11 +29,12 @@ class Law:
 
 
 @torch.no_grad()
-def check_laws(model: UniversalTransformer, sample: Sample, *, floor: float) -> list[Law]:
+def check_laws(model: UniversalTransformer, sample: Sample, *, floor: float, cuttable: bool = True) -> list[Law]:
     """Every law on one sample.
 
     Where a law compares equal computations, it must hold bit by bit: its floor is 0. Experts are the exception: what a
-    pad or a later token holds decides how many rows an expert multiplies at once, and so which kernel it takes.
+    pad or a later token holds decides how many rows an expert multiplies at once, and so which kernel it takes. Laws of
+    cutting are left out where n is not `cuttable`.
     """
     has_experts = any(
         isinstance(branch.part, MixtureOfExperts) for layer in model.n.layers for branch in layer.branches()
@@ -49,8 +50,9 @@ def check_laws(model: UniversalTransformer, sample: Sample, *, floor: float) -> 
         cache = model.new_cache() if cache is None else cache
         return torch.cat([model(piece, cache=cache).logits for piece in rows.split(pieces, dim=1)], dim=1)
 
-    add("chunks = full", read(list(sample.chunks)), full)
-    add("steps = full", read([sample.prompt, *(1,) * (ids.shape[1] - sample.prompt)]), full)
+    if cuttable:
+        add("chunks = full", read(list(sample.chunks)), full)
+        add("steps = full", read([sample.prompt, *(1,) * (ids.shape[1] - sample.prompt)]), full)
     for side in ("left", "right"):
         mask = sample.mask(side)
         out = model(ids, mask, positions_of(mask)).logits
@@ -61,7 +63,8 @@ def check_laws(model: UniversalTransformer, sample: Sample, *, floor: float) -> 
         changed = model(noise, mask, positions_of(mask)).logits
         add(f"{side} pads say nothing", out[mask.bool()], changed[mask.bool()], bitwise)
     shortest = min((window for window in model.plan.windows if window is not None), default=ids.shape[1])
-    add("right-padded prompt continued = alone", *_ragged_continuation(model, sample.cut(shortest)))
+    if cuttable:
+        add("right-padded prompt continued = alone", *_ragged_continuation(model, sample.cut(shortest)))
     order = torch.arange(ids.shape[0] - 1, -1, -1)
     add("permuted batch = permuted logits", model(ids[order]).logits, full[order])
     later = ids.clone()

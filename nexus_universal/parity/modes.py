@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from nexus_universal.parity.references import Rotary
 from nexus_universal.transformer import UniversalTransformer
@@ -33,6 +35,10 @@ class Sample:
             return self
         lengths = tuple(max(1, min(row, length) - index) for index, row in enumerate(self.lengths))
         return replace(self, ids=self.ids[:, :length], lengths=lengths, chunks=(length,), prompt=max(1, length // 2))
+
+    def unpadded(self) -> Sample:
+        """The same rows, all of full length."""
+        return replace(self, lengths=(self.ids.shape[1],) * len(self.lengths))
 
     def mask(self, side: str) -> Int[Tensor, "batch seq"]:
         """1 for real tokens, the rows padded on `side`."""
@@ -65,6 +71,9 @@ class Reference:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.rotary = Rotary(model)
+        # A model that only has recurrent states calls its cache by another name, and swallows the usual one unread.
+        recurrent = "cache_params" in inspect.signature(model.forward).parameters
+        self.cache_name = "cache_params" if recurrent else "past_key_values"
 
     def begin(self) -> None:
         """Before a call or a series of calls."""
@@ -88,11 +97,16 @@ class Reference:
             ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=keep,
+            **{self.cache_name: cache},
         )
         return out.logits
+
+    def of_rows(self, ids: Tensor) -> Tensor:
+        """Logits of the token table's rows, given as they lie there."""
+        table = self.model.get_input_embeddings().weight
+        return self.model(inputs_embeds=embedding(ids, table), use_cache=False).logits
 
 
 class Ours:
@@ -118,6 +132,10 @@ class Ours:
     ) -> Tensor:
         return self.model(ids, mask, positions, cache=cache, logits_to_keep=keep).logits
 
+    def of_rows(self, ids: Tensor) -> Tensor:
+        """Logits of the token table's rows, given as they lie there."""
+        return self.model(inputs_embeds=embedding(ids, self.model.embedding.tokens.weight)).logits
+
 
 Side = Reference | Ours
 
@@ -126,6 +144,18 @@ def prefill(side: Side, s: Sample) -> Logits:
     """One row, all positions at once."""
     side.begin()
     return side(s.ids[:1])
+
+
+def short_prefill(side: Side, s: Sample) -> Logits:
+    """The first tokens of a row: below the length at which a rotation changes, and inside most windows."""
+    side.begin()
+    return side(s.ids[:1, : s.ids.shape[1] // 8])
+
+
+def given_embeddings(side: Side, s: Sample) -> Logits:
+    """One row of embeddings instead of ids: a model may scale what it is given, or only what it looks up."""
+    side.begin()
+    return side.of_rows(s.ids[:1])
 
 
 def last_position(side: Side, s: Sample) -> Logits:
@@ -168,8 +198,11 @@ def cached_decode(side: Side, s: Sample) -> Logits:
     return torch.cat(pieces)
 
 
+LEFT_PADDED = ("left-padded batch", "cached decode")
 MODES: dict[str, Callable[[Side, Sample], Logits]] = {
     "prefill": prefill,
+    "short prefill": short_prefill,
+    "given embeddings": given_embeddings,
     "last position": last_position,
     "left-padded batch": padded("left"),
     "right-padded batch": padded("right"),

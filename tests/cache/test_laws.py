@@ -29,6 +29,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral, window 7": ("mixtral", {"sliding_window": 7}),
     "qwen3_next, kernel 2": ("qwen3_next", {"linear_conv_kernel_dim": 2, "num_hidden_layers": 2}),
     "qwen3_next, recurrent only": ("qwen3_next", {"layer_types": ["linear_attention"] * 2, "num_hidden_layers": 2}),
+    "mamba2, biases": ("mamba2", {"use_bias": True, "conv_kernel": 2, "chunk_size": 7}),
     "llama, yarn": (
         "llama",
         {

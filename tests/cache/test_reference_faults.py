@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 
+from nexus_universal.parity.modes import Reference
 from tests.helpers import furthest, ids, pair, reference, universal
 
 NEAR, FAR = 1e-4, 1e-2
@@ -21,12 +22,12 @@ NEAR, FAR = 1e-4, 1e-2
 
 def theirs_continued(model: Any, prompt: Tensor, mask: Tensor, more: Tensor) -> Tensor:
     """The reference's logits of `more` after a padded prompt, positions derived from the mask."""
-    cache = DynamicCache(config=model.config)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    model(prompt, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+    side = Reference(model)
+    cache = side.new_cache()
+    side(prompt, mask=mask, positions=(mask.cumsum(-1) - 1).clamp(min=0), cache=cache)
     whole = torch.cat([mask, torch.ones_like(more)], dim=1)
     after = mask.sum(-1, keepdim=True) + torch.arange(more.shape[1])
-    return model(more, attention_mask=whole, position_ids=after, past_key_values=cache, use_cache=True).logits
+    return side(more, mask=whole, positions=after, cache=cache)
 
 
 def ours_continued(model: Any, prompt: Tensor, mask: Tensor, more: Tensor) -> Tensor:
@@ -52,6 +53,52 @@ def test_recurrent_states_move_on_pads_behind_the_last_token(new: int) -> None:
     assert furthest(ours(alone).logits[:, length:], expected) == 0
     assert furthest(theirs_continued(theirs, prompt, mask, more), expected) > FAR
     assert furthest(ours_continued(ours, prompt, mask, more), expected) < NEAR
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("new", [1, 4])
+def test_a_state_space_decays_on_pads_behind_the_last_token(new: int) -> None:
+    """Mamba-2, a right-padded prompt: the reference zeroes x, B and C on pads, but not the time step."""
+    theirs, ours = pair("mamba2")
+    length, pads = 9, 5
+    prompt, more = ids(1, length + pads), ids(1, new, seed=2)
+    mask = torch.ones(1, length + pads, dtype=torch.long)
+    mask[:, length:] = 0
+    alone = torch.cat([prompt[:, :length], more], dim=1)
+    expected = theirs(alone, use_cache=False).logits[:, length:]
+    assert furthest(ours(alone).logits[:, length:], expected) == 0
+    assert furthest(theirs_continued(theirs, prompt, mask, more), expected) > FAR
+    assert furthest(ours_continued(ours, prompt, mask, more), expected) < NEAR
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_bias_leaks_from_pads_into_the_tokens_after_them(biased: bool) -> None:
+    """Mamba-2, a left-padded row: with `use_bias` the reference's convolution reads the bias of the pads before it."""
+    theirs = reference("mamba2", use_bias=biased)
+    ours = universal(theirs)
+    rows, mask = ids(1, 14), torch.ones(1, 14, dtype=torch.long)
+    mask[:, :5] = 0
+    expected = theirs(rows[:, 5:], use_cache=False).logits
+    found = theirs(rows, attention_mask=mask, use_cache=False).logits[:, 5:]
+    assert furthest(found, expected) > FAR if biased else furthest(found, expected) < NEAR
+    assert furthest(ours(rows[:, 5:]).logits, expected) == 0
+    assert furthest(ours(rows, attention_mask=mask).logits[:, 5:], expected) < NEAR
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_bounded_time_step_is_unbounded_step_by_step(bounded: bool) -> None:
+    """Mamba-2 with `time_step_limit`: steps are no scan of one position. Ours does the same, bit for bit."""
+    theirs = reference("mamba2", time_step_limit=[0.3, 0.9] if bounded else [0.0, float("inf")])
+    ours = universal(theirs)
+    side, cache, kept = Reference(theirs), Reference(theirs).new_cache(), ours.new_cache()
+    pieces = ids(1, 20).split([10, *[1] * 10], dim=1)
+    stepped = torch.cat([side(piece, cache=cache) for piece in pieces], dim=1)
+    found = torch.cat([ours(piece, cache=kept).logits for piece in pieces], dim=1)
+    expected = theirs(ids(1, 20), use_cache=False).logits
+    assert furthest(stepped, expected) > FAR if bounded else furthest(stepped, expected) < NEAR
+    assert torch.equal(found, stepped) and torch.equal(ours(ids(1, 20)).logits, expected)
 
 
 @torch.no_grad()

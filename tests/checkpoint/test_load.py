@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 
 from nexus_universal import UniversalTransformer, copy_weights
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.load import slots
+from nexus_universal.parity.modes import Reference
 from tests.checkpoint.on_disk import SINGLE, changed, logits_of, published, same_logits, tensors_of
 from tests.helpers import MODEL_TYPES, ids, pair, reference, same, universal
 
@@ -37,10 +38,11 @@ def test_both_loaders_of_one_file_give_the_same_bits(model_type: str) -> None:
     """As they are loaded: mapped, however the file happens to align them."""
     theirs = AutoModelForCausalLM.from_pretrained(published(model_type)).eval()
     ours = UniversalTransformer.from_pretrained(published(model_type))
-    kept, cache = DynamicCache(config=theirs.config), ours.new_cache()
+    side, cache = Reference(theirs), ours.new_cache()
+    kept = side.new_cache()
     assert same(ours(ids(2, 20)).logits, theirs(ids(2, 20), use_cache=False).logits)
     for piece in ids(2, 20).split([14, 1, 5], dim=1):
-        expected = theirs(piece, past_key_values=kept, use_cache=True).logits
+        expected = side(piece, cache=kept)
         assert same(ours(piece, cache=cache).logits, expected)
 
 

@@ -92,6 +92,11 @@ VARIED: dict[str, Any] = {
     "summary_first_dropout": 0.7,
     "n_ctx": 8,
     "reorder_and_upcast_attn": True,
+    "time_step_rank": 7,
+    "norm_before_gate": True,
+    "rescale_prenorm_residual": True,
+    "time_step_init_scheme": "constant",
+    "time_step_scale": 3.0,
     "max_window_layers": 1,
     "sliding_window_size": 3,
     "experts_per_token": 1,
@@ -115,6 +120,9 @@ TEXT_KEYS: dict[str, Any] = {
     "max_position_embeddings": 80,
 }
 """Keys that are read but kept outside n: they must not move a logit either."""
+
+TEXT_KEYS_OF = {"mamba2": {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05}}
+"""Those of one family alone."""
 
 
 def logits(model: Any) -> Tensor:
@@ -176,6 +184,7 @@ def test_inert_keys(model_type: str, column: int) -> None:
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_text_keys(model_type: str) -> None:
     changes = {key: value for key, value in TEXT_KEYS.items() if not (model_type == "gpt2" and "position" in key)}
+    changes |= TEXT_KEYS_OF.get(model_type, {})
     assert_unmoved(model_type, changes)
     plain, varied = (ArchitectureParameter.from_huggingface(config(model_type, **c)) for c in ({}, changes))
     assert plain == varied
@@ -186,6 +195,7 @@ def test_every_declared_key_has_a_varied_value() -> None:
     every = {*IRRELEVANT, *(key for t in MODEL_TYPES for key in families.find(t).irrelevant)}
     assert every == {*VARIED, *NOT_IN_THE_REFERENCE}
     known = {"context", "bos", "eos", "pad", "use_cache", "dtype", "initializer_range", "scaled_residual"}
+    known |= {"step_range", "uniform_output"}
     assert set(Text.__dataclass_fields__) == known, "a field of Text was added: vary its key here"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nexus_universal import ArchitectureParameter
 from nexus_universal.architecture.feed_forward import MixtureOfExperts
-from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention
+from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention, StateSpace
 from nexus_universal.architecture.position import Llama3Scaling, Rope
 
 QWEN3: dict[str, Any] = {
@@ -341,6 +341,41 @@ COMMAND_R7B: dict[str, Any] = {
     "vocab_size": 256000,
 }
 
+CODESTRAL_MAMBA: dict[str, Any] = {
+    "architectures": ["Mamba2ForCausalLM"],
+    "chunk_size": 256,
+    "conv_kernel": 4,
+    "expand": 2,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.1,
+    "intermediate_size": 8192,
+    "layer_norm_epsilon": 1e-05,
+    "model_type": "mamba2",
+    "n_groups": 8,
+    "norm_before_gate": True,
+    "num_heads": 128,
+    "num_hidden_layers": 64,
+    "rescale_prenorm_residual": False,
+    "residual_in_fp32": True,
+    "rms_norm": True,
+    "state_size": 128,
+    "tie_word_embeddings": False,
+    "time_step_floor": 0.0001,
+    "time_step_init_scheme": "random",
+    "time_step_limit": [0.0, float("inf")],
+    "time_step_max": 0.1,
+    "time_step_min": 0.001,
+    "time_step_rank": 256,
+    "time_step_scale": 1.0,
+    "torch_dtype": "bfloat16",
+    "use_bias": False,
+    "use_cache": True,
+    "use_conv_bias": True,
+    "vocab_size": 32768,
+}
+
 FACTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (
         "Qwen3-0.6B",
@@ -487,6 +522,21 @@ FACTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         },
     ),
     (
+        "Mamba-Codestral-7B",
+        CODESTRAL_MAMBA,
+        {
+            "d_hidden": 4096,
+            "num_layers": 64,
+            "d_vocab": 32768,
+            "head.tied": False,
+            "head.dtype": "float32",
+            "embedding.dtype": "float32",
+            "embedding.padding_row": None,
+            "text.context": None,
+            "text.step_range": (0.001, 0.1, 0.0001),
+        },
+    ),
+    (
         "Mixtral-8x7B",
         MIXTRAL,
         {
@@ -591,6 +641,16 @@ def test_qwen3_next_has_three_delta_layers_to_one_of_attention() -> None:
     part = experts("Qwen3-Coder-Next")[0]
     assert part and part.shared and (part.experts, part.per_token, part.shared.width) == (512, 10, 512)
     assert part.shared_gate and part.router.normalise
+
+
+def test_codestral_mamba_is_state_spaces_alone() -> None:
+    found = mixers("Mamba-Codestral-7B")
+    assert len(set(found)) == 1 and isinstance(part := found[0], StateSpace)
+    assert (part.heads, part.head_dim, part.state_dim, part.groups, part.norm_groups) == (128, 64, 128, 8, 8)
+    assert (part.convolution, part.convolution_bias, part.biases, part.chunk) == (4, True, (), 256)
+    assert part.time_step == (0.0, float("inf")) and not part.norm_first
+    n = ArchitectureParameter.from_huggingface(CODESTRAL_MAMBA)
+    assert all([branch.part for branch in layer.branches()] == [part] for layer in n.layers)
 
 
 def test_glm_flash_has_latent_attention_and_a_dense_first_layer() -> None:

@@ -94,13 +94,16 @@ HALF: dict[str, str] = {
 ALIKE = {
     ("gpt2", "rounding=after_scale"): "torch's kernel computes in float32 and rounds at the end, too",
     ("cohere2", "rounding=native"): "the same, the other way round",
+    "embedding.dtype": "the residual's dtype",
     ("glm4_moe_lite", "router.weights=model"): "its router's logits are float32 in any model",
 }
 """Values of these that happen to round alike here."""
 
-TOGETHER = {"qk_norm.over": "Attention.packing"}
+TOGETHER = {"qk_norm.over": "Attention.packing", "part.norm_first": "Norm.rounding"}
 """Fields that are refused only beside another, which the message names instead."""
 
+    ("mamba2", "part.norm.rounding=after_scale"): "what a scan of many positions gives it is float32 in any model",
+    ("mamba2", "final_norm.rounding=after_scale"): "its residual is float32 in any model",
 BASES: dict[str, dict[str, Any]] = {
     "llama": {"num_hidden_layers": 1, "hidden_size": 32, "head_dim": 8},
     "gpt2": {

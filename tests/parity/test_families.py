@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nexus_universal import ArchitectureParameter, families
 from nexus_universal.families.shared.family import Family
-from nexus_universal.parity.draws import completed, longest_sample
+from nexus_universal.parity.certificate import Certificate
+from nexus_universal.parity.draws import asked, completed, longest_sample
 from nexus_universal.parity.modes import MODES, Ours, compare, sample
 from nexus_universal.parity.prove import Pair
 from nexus_universal.parity.references import reference_config
@@ -40,7 +41,8 @@ def test_drawn_configs_give_the_same_bits(model_type: str) -> None:
         drawn = sample(n.d_vocab, length=longest_sample(n, wanted=80), batch=2, seed=seed, pad=n.text.pad)
         with torch.no_grad():
             for mode, run in MODES.items():
-                found = compare(run(pair.reference, drawn), run(Ours(pair.model), drawn))
+                subject = asked(n, mode, drawn)
+                found = compare(run(pair.reference, subject), run(Ours(pair.model), subject))
                 assert found.equal, f"{mode} differs by {found.max_difference} (largest logit {found.max_logit})"
 
     check()

@@ -172,8 +172,8 @@ class ConfigReader:
         value = self.take(key, default, kinds=(int, float, type(None)) if optional or default is None else (int, float))
         return None if value is None else float(value)
 
-    def numbers(self, key: str, default: Any = REQUIRED) -> tuple[float, ...]:
-        """A list of numbers; infinite ones are allowed.
+    def numbers(self, key: str, default: Any = REQUIRED, *, length: int | None = None) -> tuple[float, ...]:
+        """A list of numbers, `length` of them; infinite ones are allowed.
 
         Raises:
             UnsupportedConfig: missing, or anything else.
@@ -181,6 +181,8 @@ class ConfigReader:
         value = self.take(key, default, kinds=(list, tuple))
         if not all(type(item) in (int, float) and item == item for item in value):
             raise self.refuse(key, value, "must be a list of numbers")
+        if length is not None and len(value) != length:
+            raise self.refuse(key, value, f"must hold {length} numbers")
         return tuple(map(float, value))
 
     def names(self, key: str, *, length: int, known: Collection[str]) -> tuple[str, ...] | None:
