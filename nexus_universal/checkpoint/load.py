@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import TensorStore
-from nexus_universal.checkpoint.rules import Direct, Rule, Squeezed, Stacked, Transposed, WeightMap, names_of
+from nexus_universal.checkpoint.rules import Direct, Joined, Rule, Squeezed, Stacked, Transposed, WeightMap, names_of
 
 SHOWN = 5
 
@@ -38,7 +38,11 @@ def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[i
     missing: list[str] = []
     available, given = _names(shapes, weights)
     for name, slot in slots(model).items():
-        rules, indices = weights.rules(name)
+        try:
+            rules, indices = weights.rules(name)
+        except KeyError:
+            missing.append(f"{name} (of which the family knows no tensor)")
+            continue
         experts = slot.shape[0] if slot.dim() else 1
         choices = [(rule, names_of(rule, indices=indices, experts=experts)) for rule in rules]
         complete = next((choice for choice in choices if all(part in available for part in choice[1])), None)
@@ -50,10 +54,11 @@ def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[i
         _check_shape(name, tuple(slot.shape), rule, [(part, available[part]) for part in parts])
     used = {part for _, parts in plan.sources.values() for part in parts}
     unexpected: list[str] = []
+    layers = len(list(model.get_submodule("layers").children()))
     for name in shapes:
         if name in used:
             continue
-        reason = weights.reason_to_pass_over(name) or _tied(name, weights, model)
+        reason = weights.reason_to_pass_over(name, layers=layers) or _tied(name, weights, model)
         if reason is None:
             unexpected.append(name)
         else:
@@ -77,8 +82,8 @@ def _names(
 
 def _tied(name: str, weights: WeightMap, model: nn.Module) -> str | None:
     """A head on disk although it is tied: the reference ignores it too."""
-    head = weights.tensors.get("head")
-    if name == f"{head}.weight" and "head.weight" not in slots(model):
+    heads = weights.rules("head.weight")[0] if "head" in weights.tensors else ()
+    if Direct(name) in heads and "head.weight" not in slots(model):
         return "the head is tied to the token table"
     return None
 
@@ -94,9 +99,12 @@ def _check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tupl
     Raises:
         CheckpointError: naming the tensor, its shape and the shape that n asks for.
     """
+    if isinstance(rule, Joined):
+        found = (sum(found[0] for _, found in parts), *parts[0][1][1:])
+        parts = [(" + ".join(part for part, _ in parts), found)]
     for part, found in parts:
         if isinstance(rule, Transposed):
-            expected = shape[::-1]
+            expected = (*shape[:-2], shape[-1], shape[-2])
         elif isinstance(rule, Squeezed):
             expected = (*shape[: rule.axis], 1, *shape[rule.axis :])
         elif isinstance(rule, Stacked):
@@ -124,9 +132,11 @@ def assemble(
             expert, part = divmod(index, len(rule.names))
             read_into(name, out[expert, part * rows : (part + 1) * rows])
         return out
+    if isinstance(rule, Joined):
+        return torch.cat([read(name) for name in names]).to(dtype)
     tensor = read(names[0])
     if isinstance(rule, Transposed):
-        tensor = tensor.t()
+        tensor = tensor.mT
     elif isinstance(rule, Squeezed):
         tensor = tensor.squeeze(rule.axis)
     return tensor if tensor.dtype == dtype or not tensor.is_floating_point() else tensor.to(dtype)
@@ -137,9 +147,10 @@ def disassemble(tensor: Tensor, rule: Rule, names: list[str]) -> dict[str, Tenso
     if isinstance(rule, Direct):
         return {names[0]: tensor}
     if isinstance(rule, Transposed):
-        return {names[0]: tensor.t()}
+        return {names[0]: tensor.mT}
     if isinstance(rule, Squeezed):
         return {names[0]: tensor.unsqueeze(rule.axis)}
+    assert isinstance(rule, Stacked), f"{rule} is a layout to load from, not to save in"
     pieces = [piece for expert in tensor for piece in expert.chunk(len(rule.names), dim=0)]
     return dict(zip(names, pieces, strict=True))
 

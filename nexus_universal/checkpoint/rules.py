@@ -22,7 +22,7 @@ class Direct:
 
 @dataclass(frozen=True)
 class Transposed:
-    """Stored [in, out] (Conv1D): a strided view, no copy."""
+    """Stored [in, out] (Conv1D), or a stack of such: a strided view, no copy."""
 
     name: str
 
@@ -42,12 +42,19 @@ class Stacked:
     names: tuple[str, ...]
 
 
-Rule = Direct | Transposed | Squeezed | Stacked
+@dataclass(frozen=True)
+class Joined:
+    """Several file tensors, one below the other: they hold apart what is one matrix here. Loaded, never saved."""
+
+    names: tuple[str, ...]
+
+
+Rule = Direct | Transposed | Squeezed | Stacked | Joined
 
 
 def names_of(rule: Rule, *, indices: tuple[str, ...], experts: int) -> list[str]:
     """The file names a rule reads for a parameter with these indices; expert by expert for `Stacked`."""
-    templates = rule.names if isinstance(rule, Stacked) else (rule.name,)
+    templates = rule.names if isinstance(rule, Stacked | Joined) else (rule.name,)
     filled = [_fill(template, indices) for template in templates]
     if not isinstance(rule, Stacked):
         return filled
@@ -64,12 +71,13 @@ def _fill(template: str, indices: tuple[str, ...]) -> str:
 class WeightMap:
     """The table of one family.
 
-    `tensors` maps a canonical name, or its stem before `.weight` / `.bias`, to a file name or to rules in order of
-    preference (the published layout first: it is the one that is saved). `passed_over` are patterns of tensors that are
-    rightly left unused, with the reason. `optional_prefix` may be missing from a file's names.
+    `tensors` maps a canonical name, or its stem before `.weight` / `.bias`, to a file name, a rule, or several in order
+    of preference (the published layout first: it is the one that is saved). `passed_over` are patterns of tensors that
+    are rightly left unused, with the reason; `{layers}` in them is the number of n's layers. `optional_prefix` may be
+    missing from a file's names.
     """
 
-    tensors: Mapping[str, str | Rule | tuple[Rule, ...]]
+    tensors: Mapping[str, str | Rule | tuple[str | Rule, ...]]
     passed_over: Mapping[str, str] = field(default_factory=dict)
     optional_prefix: str = ""
 
@@ -81,31 +89,38 @@ class WeightMap:
         """
         indices = tuple(INDEX.findall(canonical))
         template = INDEX.sub("{i}", canonical)
-        found = self.tensors.get(template)
-        if found is None:
-            stem, _, suffix = template.rpartition(".")
-            found = self.tensors[stem]
-            if isinstance(found, str):
-                return (Direct(f"{found}.{suffix}"),), indices
-            if suffix == "bias" and isinstance(found, Transposed):
-                return (Direct(f"{found.name}.bias"),), indices
-            if isinstance(found, Transposed):
-                return (Transposed(f"{found.name}.{suffix}"),), indices
-            raise KeyError(canonical)
-        if isinstance(found, str):
-            return (Direct(found),), indices
-        return (found if isinstance(found, tuple) else (found,)), indices
+        if template in self.tensors:
+            found = self._alternatives(template)
+            return tuple(Direct(rule) if isinstance(rule, str) else rule for rule in found), indices
+        stem, _, suffix = template.rpartition(".")
+        return tuple(_of_module(rule, suffix) for rule in self._alternatives(stem)), indices
 
-    def reason_to_pass_over(self, name: str) -> str | None:
+    def _alternatives(self, key: str) -> tuple[str | Rule, ...]:
+        found = self.tensors[key]
+        return found if isinstance(found, tuple) else (found,)
+
+    def reason_to_pass_over(self, name: str, *, layers: int) -> str | None:
         """Why a tensor of a file may stay unused; None where it may not."""
         for pattern, reason in self.passed_over.items():
-            if re.search(pattern, name):
+            if re.search(pattern.replace("{layers}", str(layers)), name):
                 return reason
         return None
 
     def modules(self) -> Iterator[tuple[str, str]]:
         """(canonical module, reference module) for every stem that is a module on both sides."""
-        for canonical, found in self.tensors.items():
-            target = found.name if isinstance(found, Transposed) else found
-            if isinstance(target, str) and not canonical.endswith((".weight", ".bias")):
-                yield canonical, target
+        for canonical in self.tensors:
+            for found in self._alternatives(canonical):
+                target = found.name if isinstance(found, Transposed) else found
+                if isinstance(target, str) and not canonical.endswith((".weight", ".bias")):
+                    yield canonical, target
+
+
+def _of_module(rule: str | Rule, suffix: str) -> Rule:
+    """The rule for a module's `weight` or `bias`."""
+    if isinstance(rule, str):
+        return Direct(f"{rule}.{suffix}")
+    if isinstance(rule, Transposed):
+        return Direct(f"{rule.name}.bias") if suffix == "bias" else Transposed(f"{rule.name}.{suffix}")
+    if isinstance(rule, Joined):
+        return Joined(tuple(f"{name}.{suffix}" for name in rule.names))
+    raise KeyError(f"{rule} says nothing about a {suffix}")

@@ -61,16 +61,16 @@ def first_divergence(
 def component_pairs(reference: nn.Module, model: nn.Module, weights: WeightMap) -> dict[str, str]:
     """Canonical module → reference module, for every module of ours that the family's table names."""
     theirs = dict(reference.named_modules())
-    table = dict(weights.modules())
+    table: dict[str, list[str]] = {}
+    for canonical, target in weights.modules():
+        table.setdefault(canonical, []).append(target)
     pairs: dict[str, str] = {}
     for name, _ in model.named_modules():
-        target = table.get(INDEX.sub("{i}", f"{name}.").removesuffix("."))
-        if target is None:
-            continue
-        for index in INDEX.findall(f"{name}."):
-            target = target.replace("{i}", index, 1)
-        if target in theirs:
-            pairs[name] = target
+        for target in table.get(INDEX.sub("{i}", f"{name}.").removesuffix("."), ()):
+            for index in INDEX.findall(f"{name}."):
+                target = target.replace("{i}", index, 1)
+            if target in theirs:
+                pairs.setdefault(name, target)
     return pairs
 
 

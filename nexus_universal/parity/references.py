@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from nexus_universal.architecture.errors import CheckpointError, UnknownModelType
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.families.shared.family import Family
 
 
 @contextlib.contextmanager
@@ -42,6 +44,19 @@ def reference_config(model_type: str, config: Mapping[str, Any]) -> Any:
         raise UnknownModelType(f"transformers has no model_type {model_type!r} to compare with")
     with quiet():
         return CONFIG_MAPPING[model_type](**copy.deepcopy(dict(config)))
+
+
+def reference_and_n(family: Family, config: Mapping[str, Any]) -> tuple[Any, ArchitectureParameter]:
+    """The reference's config object for one of this family's configs, and the n of the same.
+
+    Raises:
+        UnknownModelType: transformers does not know the type.
+    """
+    if family.reference is None:
+        theirs = reference_config(family.model_type, config)
+        return theirs, ArchitectureParameter.from_huggingface(theirs)
+    theirs = reference_config(family.reference.model_type, family.reference.config(config))
+    return theirs, family.parameter({"model_type": family.model_type, **config})
 
 
 def build_reference(config: Any, *, dtype: torch.dtype, seed: int, attention: str | None = None) -> Any:

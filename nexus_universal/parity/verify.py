@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus_universal.architecture import registry
-from nexus_universal.architecture.errors import CheckpointError
-from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.errors import CheckpointError, UnknownModelType
 from nexus_universal.checkpoint.files import TensorStore, dtype_named, find_checkpoint
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS
 from nexus_universal.parity.certificate import Certificate
@@ -19,7 +18,7 @@ from nexus_universal.parity.coverage import LineCoverage, forward_lines, recorde
 from nexus_universal.parity.draws import draw_configs, longest_sample
 from nexus_universal.parity.modes import in_chunks, prefill, sample
 from nexus_universal.parity.prove import Pair, Progress, prove, prove_gradients, say
-from nexus_universal.parity.references import quiet, reference_config
+from nexus_universal.parity.references import quiet, reference_and_n
 from nexus_universal.transformer import UniversalTransformer
 
 FAMILY_LENGTH, CHECKPOINT_LENGTH = 90, 160
@@ -46,8 +45,7 @@ def verify_family(
     torch_dtype = dtype_named(dtype)
     for index, config in enumerate(draw_configs(family, draws, seed=seed)):
         say(progress, f"{model_type}: draw {index + 1} of {draws}")
-        reference_cfg = reference_config(model_type, config)
-        n = ArchitectureParameter.from_huggingface(reference_cfg)
+        reference_cfg, n = reference_and_n(family, config)
         if certificate is None:
             certificate = Certificate(f"family {model_type}", model_type, n.signature, dtype)
         pair = Pair.built(reference_cfg, n, dtype=torch_dtype, seed=seed + index)
@@ -81,12 +79,19 @@ def verify_checkpoint(
     Raises:
         CheckpointError: it does not load, or does not fit in memory twice (the error says how much that takes).
         UnsupportedConfig: its config holds a key that the family cannot express.
+        UnknownModelType: transformers has no class of its own for this type.
     """
     directory, ignore_keys = find_checkpoint(source, **hub), tuple(ignore_keys)
     say(progress, "loading ours")
     model = UniversalTransformer.from_pretrained(directory, dtype=dtype, ignore_keys=ignore_keys)
     store = TensorStore.open(directory)
     double = _must_fit(sum(tensor.nbytes for _, tensor in model.named_slots()), str(source))
+    family = registry.family(model.n.origin.family or "")
+    if family.reference is not None:
+        raise UnknownModelType(
+            f"transformers has no class to load {source} with: `nexus verify --family {family.model_type}` holds the "
+            f"family to {family.reference.model_type!r}"
+        )
     say(progress, "loading the reference")
     pair = Pair.loaded(directory, model)
     certificate = Certificate(

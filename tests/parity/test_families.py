@@ -9,13 +9,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nexus_universal import ArchitectureParameter, families
+from nexus_universal import families
 from nexus_universal.families.shared.family import Family
 from nexus_universal.parity.certificate import Certificate
 from nexus_universal.parity.draws import asked, completed, longest_sample
 from nexus_universal.parity.modes import MODES, Ours, compare, sample
 from nexus_universal.parity.prove import Pair
-from nexus_universal.parity.references import reference_config
+from nexus_universal.parity.references import reference_and_n
 from nexus_universal.parity.verify import verify_family
 
 TYPES = families.model_types()
@@ -27,6 +27,16 @@ def configs(family: Family) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(drawn).map(lambda chosen: completed(family, {**family.tiny, **chosen}))
 
 
+def assert_bit_equal(certificate: Certificate) -> None:
+    """Every mode; and gradients, but where another type's class holds apart what is one matrix here.
+
+    The gradient of that matrix's input is one product instead of a sum of several: other bits, within the floor.
+    """
+    rest = [row.mode for row in certificate.rows if row.verdict != "bit-equal"]
+    borrowed = families.find(certificate.model_type).reference is not None
+    assert not rest or (borrowed and rest == ["gradients"] and certificate.proven), certificate.to_markdown()
+
+
 @pytest.mark.parametrize("model_type", TYPES)
 def test_drawn_configs_give_the_same_bits(model_type: str) -> None:
     """Hypothesis shrinks a failure to the config key that is guilty."""
@@ -35,8 +45,7 @@ def test_drawn_configs_give_the_same_bits(model_type: str) -> None:
     @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(config=configs(family), seed=st.integers(0, 2**16))
     def check(config: dict[str, Any], seed: int) -> None:
-        theirs = reference_config(model_type, config)
-        n = ArchitectureParameter.from_huggingface(theirs)
+        theirs, n = reference_and_n(family, config)
         pair = Pair.built(theirs, n, dtype=torch.float32, seed=seed)
         drawn = sample(n.d_vocab, length=longest_sample(n, wanted=80), batch=2, seed=seed, pad=n.text.pad)
         with torch.no_grad():
@@ -52,7 +61,7 @@ def test_drawn_configs_give_the_same_bits(model_type: str) -> None:
 def test_family_certificate(model_type: str) -> None:
     """The product's own proof: all modes, laws, gradients and greedy text on two draws."""
     certificate = verify_family(model_type, draws=2, seed=3)
-    assert certificate.verdict == "bit-equal", certificate.to_markdown()
+    assert_bit_equal(certificate)
     assert certificate.proven
     assert {row.mode for row in certificate.rows} == {*MODES, "greedy text", "gradients"}
     assert all(row.draws == 2 for row in certificate.rows)
@@ -65,8 +74,7 @@ def test_family_certificate(model_type: str) -> None:
 def test_every_value_of_every_key(model_type: str) -> None:
     """Enough draws that each key walks through all of its values."""
     longest = max(len(values) for values in families.find(model_type).draws.values())
-    certificate = verify_family(model_type, draws=longest + 2, seed=11)
-    assert certificate.verdict == "bit-equal", certificate.to_markdown()
+    assert_bit_equal(verify_family(model_type, draws=longest + 2, seed=11))
 
 
 @pytest.mark.slow

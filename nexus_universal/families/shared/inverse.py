@@ -130,10 +130,10 @@ class _Search:
     def improved(self, values: Values, distance: float) -> tuple[Values, float]:
         """Give every key once the values that n has and this config has not."""
         n, reader = self.read(values)
-        wanted = _wanted(n, self.n)
+        wanted, ratios = _wanted(n, self.n), _ratios(n, self.n)
         for path, question in sorted(reader.asked.items(), key=lambda item: item[1].length is None):
             layered = question.length is not None
-            tried = self._layer_lists(values, path, question) if layered else _candidates(question, wanted)
+            tried = self._layer_lists(values, path, question) if layered else _candidates(question, wanted, ratios)
             values, distance = self._best(values, distance, path, tried)
         return values, distance
 
@@ -216,7 +216,16 @@ def _wanted(found: ArchitectureParameter, n: ArchitectureParameter) -> list[Any]
     return list({repr(value): value for value in values}.values())
 
 
-def _candidates(question: Question, wanted: Iterable[Any]) -> Iterator[Any]:
+def _ratios(found: ArchitectureParameter, n: ArchitectureParameter) -> set[float]:
+    """How many times larger numbers of n are: a key may say a multiple of what n shows."""
+    pairs = (
+        zip(leaves(a, "_"), leaves(b, "_"), strict=False) for a, b in set(zip(found.layers, n.layers, strict=False))
+    )
+    numbers = ((a, b) for pair in pairs for (_, a), (_, b) in pair if type(a) is type(b) is float and a != b)
+    return {b / a for a, b in numbers if a and b}
+
+
+def _candidates(question: Question, wanted: Iterable[Any], ratios: Iterable[float] = ()) -> Iterator[Any]:
     """What a key might be, given the values that n has and the trial has not."""
     if isinstance(question.value, bool) or question.types == (bool,):
         yield not question.value
@@ -227,6 +236,8 @@ def _candidates(question: Question, wanted: Iterable[Any]) -> Iterator[Any]:
     if type(None) in question.types or not question.types:
         yield None
     takes = {kind: kind in question.types or not question.types for kind in (int, float, list)}
+    if takes[float] and isinstance(question.value, int | float):
+        yield from (question.value * ratio for ratio in ratios)
     for value in wanted:
         if isinstance(value, bool):
             continue

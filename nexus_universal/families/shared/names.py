@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from nexus_universal.checkpoint.rules import Direct, Joined, Rule, Squeezed, Stacked, WeightMap
 
-Names = dict[str, str | Rule | tuple[Rule, ...]]
+Names = dict[str, str | Rule | tuple[str | Rule, ...]]
 
 LAYER = "model.layers.{i}"
 
 MULTI_TOKEN_PREDICTION = {r"^model\.layers\.{layers}\.": "a layer after the last: multi-token prediction"}
 
-PASSED_OVER = {r"rotary_emb\.inv_freq$": "rotary buffers are computed from n"}
+PASSED_OVER = {r"rotary_(pos_)?emb\.inv_freq$": "rotary buffers are computed from n"}
 
 
 def weights(*tables: Names, passed_over: Mapping[str, str] | None = None) -> WeightMap:
@@ -23,9 +23,10 @@ def weights(*tables: Names, passed_over: Mapping[str, str] | None = None) -> Wei
     return WeightMap(tensors=tensors, passed_over={**PASSED_OVER, **(passed_over or {})})
 
 
-def either(published: Names, held: Names) -> Names:
+def either(published: Mapping[str, str], held: Mapping[str, str | Rule | tuple[str | Rule, ...]]) -> Names:
     """Each tensor under its published name, or else as a class of transformers holds it."""
-    return {key: (first, held[key]) if isinstance(first, str) else first for key, first in published.items()}  # type: ignore[dict-item]
+    others = {key: rule if isinstance(rule, tuple) else (rule,) for key, rule in held.items()}
+    return {key: (name, *others[key]) for key, name in published.items()}
 
 
 def ends(model: str = "model") -> Names:
@@ -116,6 +117,11 @@ def experts(
     routers = (Direct(f"{published_router}.weight"),) if published_router else ()
     table["layers.{i}.feed_forward.router.weight"] = (*routers, Direct(f"{router}.weight"))
     return table
+
+
+def shared_experts(module: str = f"{LAYER}.mlp.shared_experts") -> Names:
+    """The expert that every token visits."""
+    return gated("layers.{i}.feed_forward.shared", module)
 
 
 def latent_attention(layer: str = f"{LAYER}.self_attn") -> Names:
