@@ -29,6 +29,7 @@ from nexus_universal.checkpoint.save import (
     SHARD_BYTES,
     canonical_tensors,
     published_tensors,
+    tokenizer_files,
     write_directory,
 )
 from nexus_universal.generation.loop import generate
@@ -37,8 +38,8 @@ from nexus_universal.layers.block import UniversalTransformerBlock
 from nexus_universal.layers.call import CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
-
 from nexus_universal.layers.support import refuse_unless
+
 
 @dataclass(frozen=True, slots=True)
 class CausalOutput:
@@ -79,9 +80,9 @@ class UniversalTransformer(nn.Module):
             )
             for index, program in enumerate(n.layers)
         )
-        self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
         if n.final_norm and n.final_norm.rounding == "native":
             refuse_unless(n.embedding, dtype="model")  # torch's kernel takes no wider input than its weights
+        self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
         self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab)
         if self.device.type != "meta":
             initialise(self, n.text)
@@ -237,12 +238,17 @@ class UniversalTransformer(nn.Module):
         directory: str | PathLike[str],
         *,
         format: Literal["huggingface", "nexus"] = "huggingface",
+        family: str | None = None,
+        tokenizer_from: str | PathLike[str] | None = None,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         """Write a new directory: one that `AutoModelForCausalLM.from_pretrained` opens, or (any n) the nexus format.
 
+        `family` writes in the words of another model type, where those can say n. The tokenizer's files come along from
+        the directory `tokenizer_from`.
+
         Raises:
-            UnsupportedConfig: "huggingface", but n was changed so that its family's config cannot say it.
+            UnsupportedConfig: "huggingface", but the family's config cannot say what n is.
             CheckpointError: the directory exists and is not empty, or cannot be written.
         """
         documents: dict[str, dict[str, Any]] = {}
@@ -254,12 +260,18 @@ class UniversalTransformer(nn.Module):
             metadata["transposed"] = json.dumps(transposed)
             documents[NEXUS_CONFIG] = json.loads(self.n.to_json())
         else:
-            raw = self.n.to_huggingface()
-            family = registry.family_of(raw)
-            tensors = published_tensors(self, family.weights)
+            raw = self.n.to_huggingface(family=family)
+            tensors = published_tensors(self, registry.family_of(raw).weights)
             raw = {key: value for key, value in raw.items() if key not in ("torch_dtype", *CONFIG_KEYS)}
             documents[CONFIG_NAME] = raw | {"dtype": str(self.dtype).removeprefix("torch.")}
-        write_directory(Path(directory), tensors, documents=documents, metadata=metadata, shard_bytes=shard_bytes)
+        write_directory(
+            Path(directory),
+            tensors,
+            documents=documents,
+            companions=tokenizer_files(Path(tokenizer_from)) if tokenizer_from is not None else (),
+            metadata=metadata,
+            shard_bytes=shard_bytes,
+        )
 
     def named_slots(self) -> Iterator[tuple[str, Tensor]]:
         """Canonical names and tensors of everything that a checkpoint holds."""

@@ -45,9 +45,12 @@ def family(model_type: str) -> Any:
     """
     names = known_families()
     if _find is None or model_type not in names:
-        near = difflib.get_close_matches(model_type, names, n=1, cutoff=0.5)
+        longer = [name for name in names if model_type and name.startswith(model_type)]
+        near = longer or difflib.get_close_matches(model_type, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UnknownModelType(f"model_type {model_type!r} is not known ({hint}known: {', '.join(names)})")
+        raise UnknownModelType(
+            f"model_type {model_type!r} is not known ({hint}`nexus families` lists all {len(names)} that are)"
+        )
     return _find(model_type)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,17 @@ from nexus_universal.checkpoint.rules import WeightMap, names_of
 
 NEXUS_CONFIG = "nexus.json"
 SHARD_BYTES = 5_000_000_000
+TOKENIZER = (
+    "tokenizer*",
+    "*.model",
+    "*.tiktoken",
+    "vocab.*",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template*",
+    "tekken.json",
+)
 
 
 def published_tensors(model: nn.Module, weights: WeightMap) -> dict[str, Tensor]:
@@ -43,15 +54,21 @@ def canonical_tensors(model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, transposed
 
 
+def tokenizer_files(directory: Path) -> list[Path]:
+    """A checkpoint's files that speak of its tokenizer and chat template."""
+    return sorted({file for pattern in TOKENIZER for file in directory.glob(pattern) if file.is_file()})
+
+
 def write_directory(
     directory: Path,
     tensors: Mapping[str, Tensor],
     *,
     documents: Mapping[str, dict[str, Any]],
     metadata: Mapping[str, str],
+    companions: Iterable[Path] = (),
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write tensors (sharded above `shard_bytes`) and JSON documents as one new directory.
+    """Write tensors (sharded above `shard_bytes`), JSON documents and copies of other files as one new directory.
 
     Raises:
         CheckpointError: the directory exists and is not empty, or the disk refuses.
@@ -66,6 +83,8 @@ def write_directory(
         _write_tensors(beside, tensors, metadata=metadata, shard_bytes=shard_bytes)
         for name, document in documents.items():
             (beside / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        for file in companions:
+            shutil.copyfile(file, beside / file.name)
         if directory.exists():
             directory.rmdir()
         beside.rename(directory)

@@ -13,7 +13,7 @@ import typer
 
 from nexus_universal import __version__
 from nexus_universal.architecture.errors import NexusError
-from nexus_universal.cli import diff, families, generate, inspect, verify
+from nexus_universal.cli import chat, convert, diff, families, generate, inspect, verify
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -30,6 +30,8 @@ app.command(name="diff")(diff.diff)
 app.command(name="families")(families.families)
 app.command(name="verify")(verify.verify)
 app.command(name="generate")(generate.generate)
+app.command(name="chat")(chat.chat)
+app.command(name="convert")(convert.convert)
 
 
 def _show_version(asked: bool) -> None:

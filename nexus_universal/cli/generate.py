@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.cli import options, output, sources
+from nexus_universal.cli import options, output
+from nexus_universal.cli.model import checked_settings, load
 from nexus_universal.generation.keys import NEUTRAL
 
 if TYPE_CHECKING:
-    import torch
-
     from nexus_universal.transformer import UniversalTransformer
 
 
 def generate(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A checkpoint's directory or a repo id (owner/name).")
-    ],
+    source: options.Checkpoint,
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", "-p", metavar="TEXT", help="What to continue; several run as a batch."),
@@ -34,18 +31,14 @@ def generate(
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="A system message, with --chat.")
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="At most so many new tokens.")] = None,
-    sample: Annotated[
-        bool | None, typer.Option("--sample/--greedy", help="Draw, or take the likeliest; else as the checkpoint says.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Below 1 sharper, above 1 flatter.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the K likeliest; 0: from all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that sum up to P.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Draw from what is at least P times as likely as the best.")
-    ] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: avoid ids already in the text.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    sample: options.Sample = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: options.Seed = None,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="End behind this text; repeatable.")
     ] = None,
@@ -53,8 +46,8 @@ def generate(
         bool | None, typer.Option("--stream/--no-stream", help="Print text as it comes; by default on a terminal.")
     ] = None,
     as_json: options.AsJson = False,
-    dtype: Annotated[options.Dtype, typer.Option(help="Numbers to compute in; auto: the checkpoint's.")] = "auto",
-    device: Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")] = "cpu",
+    dtype: options.ComputeDtype = "auto",
+    device: options.Device = "cpu",
     ignore_key: options.IgnoreKeys = None,
 ) -> None:
     """Continue prompts, as the checkpoint's generation_config.json says where options do not. Prints what is new.
@@ -65,7 +58,7 @@ def generate(
     _check(prompts, ids, chat=chat, system=system, stream=stream, as_json=as_json, stop=stop)
     tokens = _parsed(ids) if ids is not None else None
     ignored = list(ignore_key or ())
-    settings = _settings(
+    settings = checked_settings(
         {
             "max_new_tokens": max_new_tokens,
             "do_sample": sample,
@@ -80,7 +73,7 @@ def generate(
         },
         greedy=sample is False,
     )
-    model, tokenizer = _load(source, dtype=dtype, device=device, ignore_keys=ignored, with_tokenizer=tokens is None)
+    model, tokenizer = load(source, dtype=dtype, device=device, ignore_keys=ignored, with_tokenizer=tokens is None)
     if tokens is not None:
         _continue_ids(model, tokens, settings, as_json=as_json)
         return
@@ -127,59 +120,6 @@ def _parsed(text: str) -> list[int]:
         return [int(piece) for piece in text.split(",")]
     except ValueError:
         raise InputError(f"--ids {text!r} must be whole numbers between commas, such as 1,2,3") from None
-
-
-def _settings(given: dict[str, Any], *, greedy: bool) -> dict[str, Any]:
-    """The settings of a call, checked before anything is loaded.
-
-    Raises:
-        InputError: a value out of range, or one that --greedy leaves without effect.
-    """
-    from nexus_universal.generation.settings import GenerationSettings
-
-    drawing = [key for key in ("temperature", "top_k", "top_p", "min_p") if given[key] is not None]
-    if greedy and drawing:
-        raise InputError(f"--{drawing[0].replace('_', '-')} has no effect with --greedy")
-    if drawing:
-        given = given | {"do_sample": True}
-    GenerationSettings().updated(given).validate()
-    return given
-
-
-def _load(
-    source: str, *, dtype: str, device: str, ignore_keys: list[str], with_tokenizer: bool
-) -> tuple[UniversalTransformer, Any]:
-    """Model and tokenizer; the tokenizer first, for it is quickly found to be missing."""
-    sources.local_directory(source)
-    with output.status() as progress:
-        progress("loading torch")
-        from nexus_universal.generation.text import load_tokenizer
-        from nexus_universal.transformer import UniversalTransformer
-
-        chosen = _device(device)
-        tokenizer = None
-        if with_tokenizer:
-            progress("loading the tokenizer")
-            tokenizer = load_tokenizer(source)
-    model = UniversalTransformer.from_pretrained(source, dtype=dtype, device=chosen, ignore_keys=ignore_keys)
-    return model, tokenizer
-
-
-def _device(name: str) -> torch.device:
-    """A device that this machine has.
-
-    Raises:
-        InputError: it has not.
-    """
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"device {name!r} cannot be used here ({reason})") from None
-    return device
 
 
 def _conversation(text: str, system: str | None) -> list[dict[str, str]]:

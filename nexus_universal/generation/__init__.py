@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nexus_universal.generation.chat import Conversation
     from nexus_universal.generation.loop import LanguageModel, Step, Streamer, generate, stream
     from nexus_universal.generation.settings import GENERATION_CONFIG, CallSettings, GenerationSettings
     from nexus_universal.generation.streaming import TextDecoder, TextStreamer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     )
 
 LAZY = {
+    "Conversation": "chat",
     **dict.fromkeys(("LanguageModel", "Step", "Streamer", "generate", "stream"), "loop"),
     **dict.fromkeys(("GENERATION_CONFIG", "CallSettings", "GenerationSettings"), "settings"),
     **dict.fromkeys(("TextDecoder", "TextStreamer"), "streaming"),
@@ -30,6 +32,7 @@ LAZY = {
 __all__ = [
     "GENERATION_CONFIG",
     "CallSettings",
+    "Conversation",
     "GenerationSettings",
     "LanguageModel",
     "Step",

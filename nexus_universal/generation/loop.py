@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.generation.prompt import Prompt, prepare
 from nexus_universal.generation.sampling import Sampler
@@ -53,12 +54,14 @@ def generate(
     *,
     tokenizer: Any = None,
     streamer: Streamer | None = None,
+    cache: Any = None,
     **settings: Unpack[CallSettings],
 ) -> Int[Tensor, "batch total"]:
     """Prompt and continuation, as transformers' `generate` returns it: rows that end early are filled with the pad.
 
     `settings` are those of `CallSettings`; what a call leaves out comes from the checkpoint. Batches are padded on the
-    left. Stop strings need the `tokenizer`. A `streamer` gets the prompt, then the ids as they come.
+    left. Stop strings need the `tokenizer`. A `streamer` gets the prompt, then the ids as they come. A `cache` that has
+    already read the beginning of these very ids is extended in place, and only the rest of the prompt is read.
 
     Raises:
         InputError: ids, mask, lengths or settings that cannot work, before anything is computed.
@@ -67,7 +70,7 @@ def generate(
     Example:
         >>> model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=12, do_sample=True, top_p=0.9, seed=0)
     """
-    steps = stream(model, input_ids, attention_mask, tokenizer=tokenizer, **settings)
+    steps = stream(model, input_ids, attention_mask, tokenizer=tokenizer, cache=cache, **settings)
     if streamer is not None:
         streamer.put(input_ids.cpu())
     pieces = [input_ids]
@@ -86,6 +89,7 @@ def stream(
     attention_mask: Int[Tensor, "batch seq"] | Bool[Tensor, "batch seq"] | None = None,
     *,
     tokenizer: Any = None,
+    cache: Any = None,
     **settings: Unpack[CallSettings],
 ) -> Iterator[Step]:
     """The same ids as `generate`, step by step as they come. Bad input is refused by this call, not by the first step.
@@ -97,11 +101,22 @@ def stream(
     asked = model.settings.updated(settings).validate()
     stop = StopStrings(asked.stop_strings, tokenizer) if asked.stop_strings else None
     prompt = prepare(model.n, input_ids, attention_mask, asked)
-    return _steps(model, prompt, asked, stop)
+    read = cache.length if cache is not None else 0
+    if not read < input_ids.shape[1]:
+        raise InputError(f"the cache has read {read} positions: input_ids must be longer, not {input_ids.shape[1]}")
+    if cache is None and asked.use_cache:
+        cache = model.new_cache(input_ids.shape[0])
+    return _steps(model, prompt, asked, stop, cache=cache, read=read)
 
 
 def _steps(
-    model: LanguageModel, prompt: Prompt, settings: GenerationSettings, stop: StopStrings | None
+    model: LanguageModel,
+    prompt: Prompt,
+    settings: GenerationSettings,
+    stop: StopStrings | None,
+    *,
+    cache: Any,
+    read: int,
 ) -> Iterator[Step]:
     """Bookkeeping stays where the prompt is; only what the model reads is moved to it."""
     ids, mask, positions = prompt.ids, prompt.mask, prompt.positions
@@ -109,8 +124,7 @@ def _steps(
     choose = Sampler(settings, device=ids.device, first=prompt.first)
     eos = torch.tensor(settings.eos, dtype=torch.long, device=ids.device)
     running = torch.ones(ids.shape[0], dtype=torch.bool, device=ids.device)
-    cache = model.new_cache(ids.shape[0]) if settings.use_cache else None
-    fresh = ids
+    fresh = ids[:, read:]
     while True:
         with torch.no_grad():
             output = model(
