@@ -135,6 +135,10 @@ class MixtureOfExperts(Part):
             yield "shared_gate", "needs a shared expert"
         if any(set(packed.roles) != {"gate", "up"} for packed in self.expert.packing):
             yield "expert.packing", "must join gate and up: those of all experts are always one stacked tensor"
+        if any(packed.groups == 1 for packed in self.expert.packing):
+            yield "expert.packing", "must be empty where all gate rows come first, or have more groups"
+        if any(self.expert.width % packed.groups for packed in self.expert.packing):
+            yield "expert.packing", f"must have groups that divide expert.width = {self.expert.width}"
         if self.expert.late_bias:
             yield "expert.late_bias", "must be False: experts' biases are always added to finished products"
         if 0 < len({"gate", "up"} & set(self.expert.biases)) < 1 + self.expert.gated:

@@ -17,7 +17,7 @@ class Linear(nn.Linear):
     `late_bias` adds the bias to the finished product, a rounding more than torch's own kernel does.
     """
 
-    def __init__(self, d_in: int, d_out: int, *, bias: bool, late_bias: bool = False) -> None:
+    def __init__(self, d_in: int, d_out: int, *, bias: bool = True, late_bias: bool = False) -> None:
         super().__init__(d_in, d_out, bias=bias)
         self.late_bias = late_bias and bias
 

@@ -24,7 +24,7 @@ from nexus_universal.architecture.mixers import (
 )
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import PARTS, ByLayer
-from nexus_universal.architecture.position import Norm, Rope
+from nexus_universal.architecture.position import Alibi, Norm, Rope
 from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Step, Term, Write, residual_step
 
 LAYER_NORM = Norm(kind="layer", eps=1e-5, bias=True)
@@ -75,6 +75,7 @@ CHANGES: dict[str, tuple[Any, Any, int, int]] = {
     "gate per head": (attention(gate=OutputGate(per="head")), None, 4 * 24, 2 * 4 * 24),
     "gate bias": (attention(gate=OutputGate(), biases=("gate",)), None, 32 * 24 + 32, 2 * 32 * 24),
     "sinks": (attention(sinks=True, kernel="eager"), None, 4, 0),
+    "alibi": (attention(alibi=Alibi()), None, 0, 0),
     "scale": (attention(scale=ByLayer(rule="divide", value=0.5)), None, 0, 0),
     "value is key": (attention(value_is_key=True), None, -16 * 24, -2 * 16 * 24),
     "no gate in the network": (None, feed_forward(gated=False), -48 * 24, -2 * 48 * 24),
@@ -118,6 +119,18 @@ def test_experts() -> None:
     assert mixed[0] - dense[0] == 6 * one + router - 3 * 48 * 24
     assert mixed[0] - mixed[1] == 4 * one
     assert mixed[2] - dense[2] == 2 * (2 * one + router - 3 * 48 * 24)
+    biased = counted(
+        small(
+            layer(
+                network=experts(
+                    expert=feed_forward(width=12, biases=("gate", "up", "down")),
+                    router=Router(score="softmax_chosen", normalise=False, bias=True),
+                )
+            )
+        )
+    )
+    assert biased[0] - mixed[0] == 6 * (2 * 12 + 24) + 6
+    assert biased[2:] == mixed[2:]
 
 
 @pytest.mark.parametrize(

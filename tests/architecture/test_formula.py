@@ -25,7 +25,7 @@ from nexus_universal.architecture.mixers import (
 from nexus_universal.architecture.notation import number, to_unicode
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import PARTS, ByLayer
-from nexus_universal.architecture.position import Norm, Rope, YarnScaling
+from nexus_universal.architecture.position import Alibi, Norm, Rope, YarnScaling
 from nexus_universal.architecture.program import Branch, Program, Read, Step, Term, Write
 
 works = pytest.mark.parametrize("name", WORKS)
@@ -120,6 +120,10 @@ def test_what_attention_can_be() -> None:
     assert "all j" in of(causal=False)
     assert "softmax(50 · tanh(0.353553 · q kᵀ / 50)) v" in of(softcap=50.0, kernel="eager")
     assert "softmax(0.353553 · q kᵀ | bₛᵢₙₖ) v" in of(sinks=True, kernel="eager")
+    assert "softmax(0.353553 · q kᵀ + mₕ j) v,  j ≤ t,  mₕ = 2^(-8h/4)" in of(alibi=Alibi())
+    scaled = of(alibi=Alibi(scaled=True, rounding="bfloat16"), heads=6, kv_heads=2)
+    assert "softmax(0.353553 · (q kᵀ + mₕ j)) v" in scaled
+    assert "mₕ = 2^(-8h/4), every second one of 8 heads for h > 4 in bfloat16" in scaled
     assert "softmax(q kᵀ) v" in of(scale=1.0)
     assert "softmax(0.5 / (ℓ + 1) · q kᵀ) v" in of(scale=ByLayer(rule="divide", value=0.5))
     assert "attention(z) = Wₒ (o ⊙ softplus(W_g z))" in of(gate=OutputGate(activation="softplus"))
@@ -218,6 +222,10 @@ def test_what_experts_can_be() -> None:
     assert "Eᵢ(y) = W_d (silu(W_g y) ⊙ Wᵤ y),  Wᵤ ∈ ℝ^(6 × 12 × 24)" in plain
     assert "experts" not in plain.replace("feed_forward", "")
     assert "wᵢ = sᵢ\n" in mixture(router=Router(score="sigmoid", normalise=False))
+    biased = mixture(router=Router(score="softmax_chosen", normalise=False, bias=True))
+    assert "s = Wᵣ z + bᵣ ∈ ℝ⁶,  T = top₂(s),  w = softmax(s_T)" in biased
+    clamped = mixture(expert=feed_forward(width=12, gate_limit=7.0, up_shift=1.0, biases=("gate", "up", "down")))
+    assert "W_d (silu(min(W_g y + b_g, 7)) ⊙ (clip₇(Wᵤ y + bᵤ) + 1)) + b_d" in clamped
     assert "+ σ(w z) · shared(z)" in mixture(shared=feed_forward(width=5), shared_gate=True)
 
 
@@ -227,6 +235,7 @@ def test_where_tokens_enter_and_logits_leave() -> None:
     assert "x = e = RMS(2.5 · Eₜₒₖₑₙ + P_(t + 2)),  E ∈ ℝ^(97 × 24)" in written
     assert "P ∈ ℝ^(34 × 24)" in written
     assert "logits = 30 · tanh(0.25 · (Wₕ RMS(x) + bₕ) / 30),  Wₕ = E" in written
+    assert "logits = Wₕ RMS(x) / 8," in text(small(head=Head(tied=False, divisor=8.0)))
 
 
 def test_what_the_symbols_mean() -> None:

@@ -130,7 +130,7 @@ def test_order_of_terms_is_part_of_n() -> None:
         ("[]", "n.part = 'tuple' (must be 'ArchitectureParameter')"),
         ("3", "n.part = 'int'"),
         (json.dumps(to_data(NORM)), "n.part = 'Norm'"),
-        ('{"is": "Nrom", "kind": "rms"}', "n.is = 'Nrom' (known: Adapter, AltUp,"),
+        ('{"is": "Nrom", "kind": "rms"}', "n.is = 'Nrom' (known: Adapter, Alibi, AltUp,"),
         ('{"is": ["Norm"]}', "n.is = ['Norm']"),
         ('{"kind": "rms"}', "n.is = None"),
         ('{"infinity": "big"}', "n.is = None"),

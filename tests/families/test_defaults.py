@@ -18,6 +18,8 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen3", "sliding_window"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen3", "max_window_layers"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen3_moe", "sliding_window"): {"use_sliding_window": True},
+    ("falcon", "num_kv_heads"): {"new_decoder_architecture": True},
+    ("falcon", "num_ln_in_parallel_attn"): {"new_decoder_architecture": True},
 }
 """Keys that mean something only beside others."""
 

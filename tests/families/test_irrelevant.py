@@ -100,6 +100,7 @@ VARIED: dict[str, Any] = {
     "max_window_layers": 1,
     "sliding_window_size": 3,
     "experts_per_token": 1,
+    "apply_residual_connection_post_layernorm": True,
     "initial_context_length": 8,
 }
 """A value far from the default for every key that is declared irrelevant."""

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
-from nexus_universal import ArchitectureParameter
+from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import UnsupportedConfig
-from tests.helpers import config, raw
+from tests.helpers import config, furthest, ids, pair, raw, reference, same, universal
 
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 
@@ -38,6 +39,52 @@ def test_a_nested_truncate_is_looked_for_in_the_wrong_place() -> None:
     assert torch.equal(frequencies(rope_parameters=rounded), frequencies(rope_parameters=nested))
     with pytest.raises(UnsupportedConfig, match=r"rope_parameters\.full_attention\.truncate = False"):
         ArchitectureParameter.from_huggingface(raw("gemma3_text", rope_parameters=rounded))
+
+
+def test_alibi_is_bfloat16_in_any_model() -> None:
+    """Falcon in float32: from key 257 on neighbours share biases; ours has the same bits, and n says why."""
+    biases = build_alibi_tensor(torch.ones(1, 600, dtype=torch.long), 8, torch.float32)[0, 0]
+    assert torch.equal(biases, biases.bfloat16().float())
+    assert bool((biases.diff()[:256] > 0).all()) and int((biases.diff()[256:] == 0).sum()) > 150
+    theirs = reference("falcon", alibi=True, max_position_embeddings=600)
+    ours = universal(theirs)
+    assert ours.n.pos_embedding_type == "alibi"
+    exact = ours.n.replace("layers.*.attention.alibi.rounding", "model")
+    finer = UniversalTransformer(exact).eval()
+    finer.load_state_dict(ours.state_dict())
+    x = ids(1, 600)
+    with torch.no_grad():
+        expected = theirs(x, use_cache=False).logits
+        assert same(ours(x).logits, expected)
+        assert furthest(finer(x).logits, expected) > 1e-3
+
+
+def test_eager_attention_adds_alibi_twice() -> None:
+    """Falcon's eager form adds the biases to the scores, and again with the mask into which they were put."""
+    theirs = reference("falcon", alibi=True, num_hidden_layers=1)
+    eager = type(theirs)._from_config(copy.deepcopy(theirs.config), attn_implementation="eager")
+    eager.load_state_dict(theirs.state_dict())
+    steeper = universal(theirs)
+    (alibi,) = steeper.plan.biases.values()
+    x = ids(1, 40)
+    with torch.no_grad():
+        found = eager.eval()(x, use_cache=False).logits
+        assert furthest(found, theirs(x, use_cache=False).logits) > 1e-2
+        alibi._slopes = 2 * alibi._slopes
+        assert furthest(found, steeper(x).logits) < 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["gpt_oss", "falcon"])
+def test_packed_sequences_are_not_kept_apart(model_type: str) -> None:
+    """Positions that start anew: the reference hands them to the rotation only, not to the mask."""
+    theirs, ours = pair(model_type)
+    first, second = ids(1, 7, seed=3), ids(1, 9, seed=4)
+    positions = torch.cat([torch.arange(7), torch.arange(9)])[None]
+    together = {"input_ids": torch.cat([first, second], dim=1), "position_ids": positions}
+    with torch.no_grad():
+        alone = torch.cat([theirs(piece, use_cache=False).logits for piece in (first, second)], dim=1)
+        assert furthest(theirs(**together, use_cache=False).logits, alone) > 1e-2
+        assert furthest(ours(**together).logits, alone) < 1e-5
 
 
 def test_a_config_class_writes_into_what_it_is_given() -> None:

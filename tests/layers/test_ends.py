@@ -63,23 +63,43 @@ def test_the_pad_row_gets_no_gradient() -> None:
 @pytest.mark.parametrize("dtype", ["model", "float32"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize(("scale", "softcap"), [(None, None), (0.25, None), (None, 2.0), (0.25, 2.0)])
+@pytest.mark.parametrize(
+    ("scale", "divisor", "softcap"),
+    [(None, None, None), (0.25, None, None), (None, 7.0, None), (None, None, 2.0), (0.25, 3.0, 2.0)],
+)
 def test_the_head_is_its_definition(
-    tied: bool, bias: bool, scale: float | None, softcap: float | None, dtype: Any
+    tied: bool, bias: bool, scale: float | None, divisor: float | None, softcap: float | None, dtype: Any
 ) -> None:
-    head = randomised(
-        UniversalHead(Head(tied=tied, bias=bias, scale=scale, softcap=softcap, dtype=dtype), d_model=6, vocab=9)
-    )
+    part = Head(tied=tied, bias=bias, scale=scale, divisor=divisor, softcap=softcap, dtype=dtype)
+    head = randomised(UniversalHead(part, d_model=6, vocab=9))
     assert (head.weight is None, head.bias is None) == (tied, not bias)
     table, x = torch.randn(9, 6), torch.randn(2, 3, 6)
     expected = x.double() @ (table if tied else head.weight).double().T + (head.bias.double() if bias else 0)
-    expected = expected * (scale or 1)
+    expected = expected * (scale or 1) / (divisor or 1)
     if softcap is not None:
         expected = softcap * torch.tanh(expected / softcap)
     assert torch.allclose(head(x, table).double(), expected, atol=1e-5)
     assert head.to(torch.bfloat16)(x.bfloat16(), table.bfloat16()).dtype == (
         torch.float32 if dtype == "float32" else torch.bfloat16
     )
+
+
+def test_a_divisor_divides() -> None:
+    """The last bits of x / 7 and of x · (1/7) differ."""
+    head = randomised(UniversalHead(Head(tied=False, divisor=7.0), d_model=6, vocab=9))
+    x = torch.randn(2, 3, 6)
+    products = x @ head.weight.T
+    assert same(head(x, None), products / 7.0)
+    assert not torch.equal(products / 7.0, products * (1 / 7.0))
+
+
+def test_given_embeddings_are_scaled_where_the_part_says_so() -> None:
+    x = ids(2, 4, vocab=9)
+    for inputs in (False, True):
+        embedding = randomised(UniversalEmbedding(Embedding(vocab=9, width=6, scale=3.0, scale_inputs=inputs)))
+        rows, positions = embedding.tokens.weight[x], torch.arange(4)[None]
+        assert same(embedding(rows, positions), rows * 3.0 if inputs else rows)
+        assert same(embedding(embedding.look_up(x), positions), rows * 3.0)
 
 
 def test_a_tied_head_follows_the_table() -> None:

@@ -24,6 +24,7 @@ from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward,
 from nexus_universal.architecture.mixers import OutputGate, Packed, QueryKeyNorm, ReusedIndices, SparseIndexer
 from nexus_universal.architecture.part import ByLayer, Part
 from nexus_universal.architecture.position import (
+    Alibi,
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,
@@ -32,6 +33,7 @@ from nexus_universal.architecture.position import (
     ProportionalScaling,
     Rope,
     SinusoidPositions,
+    SteppedScaling,
     YarnScaling,
 )
 from nexus_universal.architecture.program import AltUp, HyperConnection, StreamSlice
@@ -44,6 +46,7 @@ NORM = Norm(kind="rms", eps=1e-2)
 SAMPLES: dict[type, Any] = {
     Norm: NORM,
     Rope: Rope(theta=50.0),
+    Alibi: Alibi(),
     LinearScaling: LinearScaling(factor=3.0),
     DynamicScaling: DynamicScaling(factor=3.0, context=5),
     Llama3Scaling: Llama3Scaling(factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context=16),
@@ -57,6 +60,7 @@ SAMPLES: dict[type, Any] = {
     FeedForward: FeedForward(width=12, activation="gelu"),
     LearnedPositions: LearnedPositions(count=64),
     SinusoidPositions: SinusoidPositions(count=64),
+    SteppedScaling: SteppedScaling(context=5),
     Bands: Bands(cutoffs=(11, 40)),
     PerLayerEmbedding: PerLayerEmbedding(vocab=97, width=8, norm=NORM),
     Streams: Streams(count=2, fill="copy", merge="mean", eps=1e-6),
@@ -72,7 +76,10 @@ SAMPLES: dict[type, Any] = {
 
 EQUAL: dict[str, str] = {
     "embedding.padding_row": "only the gradient of that row depends on it",
+    "embedding.scale_inputs": "shows in embeddings that are given",
     "part.chunk": "how the exact recurrence is cut up",
+    "part.kernel": "three forms of the same attention",
+    "part.repeat_first": "heads are repeated a little earlier or later",
     "router.order": "the order of the chosen",
     "router.sum_epsilon": "too small to show against weights that sum to 1",
     "cohere2/rope.pairing": "interleaved_to_half has the same dot products",
@@ -83,27 +90,29 @@ EQUAL: dict[str, str] = {
 HALF: dict[str, str] = {
     "rounding": "where half precision is rounded",
     "scale_rounding": "whether the scale is rounded to the model's dtype",
+    "late_bias": "whether the product is rounded before its bias is added",
     "rope.table": "the tables' dtype",
     "rope.product": "the rotation's dtype",
     "router.logits": "the router's dtype",
     "router.weights": "the weights' dtype",
     "head.dtype": "the logits' dtype",
+    "embedding.dtype": "the residual's dtype",
 }
 """Fields that mean nothing in float32, and must show in bfloat16."""
 
 ALIKE = {
     ("gpt2", "rounding=after_scale"): "torch's kernel computes in float32 and rounds at the end, too",
+    ("falcon", "rounding=after_scale"): "the same",
     ("cohere2", "rounding=native"): "the same, the other way round",
-    "embedding.dtype": "the residual's dtype",
     ("glm4_moe_lite", "router.weights=model"): "its router's logits are float32 in any model",
+    ("mamba2", "part.norm.rounding=after_scale"): "what a scan of many positions gives it is float32 in any model",
+    ("mamba2", "final_norm.rounding=after_scale"): "its residual is float32 in any model",
 }
 """Values of these that happen to round alike here."""
 
 TOGETHER = {"qk_norm.over": "Attention.packing", "part.norm_first": "Norm.rounding"}
 """Fields that are refused only beside another, which the message names instead."""
 
-    ("mamba2", "part.norm.rounding=after_scale"): "what a scan of many positions gives it is float32 in any model",
-    ("mamba2", "final_norm.rounding=after_scale"): "its residual is float32 in any model",
 BASES: dict[str, dict[str, Any]] = {
     "llama": {"num_hidden_layers": 1, "hidden_size": 32, "head_dim": 8},
     "gpt2": {
@@ -139,6 +148,22 @@ BASES: dict[str, dict[str, Any]] = {
         "head_dim": 8,
         "partial_rotary_factor": 0.5,
     },
+    "gpt_oss": {
+        "num_hidden_layers": 1,
+        "hidden_size": 32,
+        "head_dim": 8,
+        "sliding_window": 6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 50.0},
+    },
+    "falcon": {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 24,
+        "alibi": True,
+        "bias": True,
+        "activation": "relu",
+        "layer_norm_epsilon": 0.1,
+    },
+    "mamba2": {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1, "chunk_size": 8},
 }
 BASES = {name: changes | ({} if "eps" in str(changes) else {"rms_norm_eps": 0.1}) for name, changes in BASES.items()}
 """One layer of each kind, with an epsilon that can be felt."""

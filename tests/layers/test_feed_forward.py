@@ -47,6 +47,46 @@ def test_it_is_its_definition(gated: bool, biases: tuple[Any, ...], packed: bool
     assert furthest(module(x), linear("down")) < 1e-5
 
 
+@pytest.mark.parametrize(("limit", "shift"), [(0.5, None), (None, 1.0), (0.5, 1.0)])
+def test_a_bounded_gate_and_a_shifted_up(limit: float | None, shift: float | None) -> None:
+    """The gate is bounded from above only, `up` on both sides, and shifted after that."""
+    part = FeedForward(width=7, activation="silu", gate_limit=limit, up_shift=shift)
+    torch.manual_seed(0)
+    module = UniversalFeedForward(part, d_model=5)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    x = 3 * torch.randn(2, 3, 5)
+    gate, up = x @ module.get_submodule("gate").weight.T, x @ module.get_submodule("up").weight.T
+    if limit is not None:
+        assert bool((gate < -limit).any() and (up < -limit).any() and (gate > limit).any() and (up > limit).any())
+        gate, up = torch.where(gate > limit, limit, gate), torch.where(up.abs() > limit, limit * up.sign(), up)
+    expected = (nn.functional.silu(gate) * (up + (shift or 0))) @ module.down.weight.T
+    assert furthest(module(x), expected) < 1e-5
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_late_bias_is_added_to_the_rounded_product(gated: bool) -> None:
+    biases: tuple[Any, ...] = ("gate", "up", "down") if gated else ("up", "down")
+    made = []
+    for late in (False, True):
+        part = FeedForward(width=7, activation="relu", gated=gated, biases=biases, late_bias=late)
+        torch.manual_seed(0)
+        module = UniversalFeedForward(part, d_model=5).bfloat16()
+        for parameter in module.parameters():
+            nn.init.normal_(parameter)
+        made.append(module)
+    x = torch.randn(20, 5).bfloat16()
+    early, late = made
+
+    def linear(role: str, value: torch.Tensor) -> torch.Tensor:
+        layer = late.get_submodule(role)
+        return (value.float() @ layer.weight.float().T).bfloat16() + layer.bias
+
+    hidden = torch.relu(linear("gate", x)) * linear("up", x) if gated else torch.relu(linear("up", x))
+    assert torch.equal(late(x), linear("down", hidden))
+    assert not torch.equal(late(x), early(x)) and furthest(late(x).float(), early(x).float()) < 0.1
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text", "glm4_moe_lite"])
 def test_a_layer_of_n_alone_is_the_models_own(model_type: str) -> None:
     ours = pair(model_type)[1]
