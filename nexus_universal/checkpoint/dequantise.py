@@ -94,7 +94,7 @@ def unpack(
     target: Float[Tensor, "experts d_in d_out"],
 ) -> None:
     """`target` = number × 2^(scale − 127), the low half of a byte first, transposed as experts are multiplied."""
-    numbers = torch.tensor(E2M1, dtype=target.dtype)
+    numbers = torch.tensor(E2M1)
     for packed, exponents, out in zip(values, scales.int() - EXPONENT_BIAS, target, strict=True):
         codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2).int()
         out.copy_(torch.ldexp(numbers[codes], exponents.unsqueeze(-1)).flatten(1).t())

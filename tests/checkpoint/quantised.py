@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,31 +17,61 @@ from transformers.integrations.finegrained_fp8 import Fp8Quantize
 from nexus_universal.checkpoint.dequantise import DequantisedStore
 from nexus_universal.checkpoint.files import TensorStore
 from nexus_universal.checkpoint.quantisation import quantisation_of
-from tests.checkpoint.on_disk import SINGLE, changed
+from tests.checkpoint.on_disk import SINGLE, tensors_of
+from tests.helpers import reference
 
 KEPT = ("embed_tokens", "lm_head", "mlp.gate.")
 """Matrices that published checkpoints leave as they are."""
 
+SIZES: dict[str, dict[str, Any]] = {
+    "deepseek_v3": {"first_k_dense_replace": 1},  # experts in what is tiny, too
+    "gpt_oss": {"hidden_size": 64, "intermediate_size": 32},  # whole blocks of 32
+}
+
+
+def written(model_type: str, target: Path, quantise: Callable[[str, Tensor], dict[str, Tensor]], **config: Any) -> Path:
+    """A tiny reference's checkpoint, each tensor given to `quantise`; what stays in float32 is cast to bfloat16."""
+    model: Any = reference(model_type, **SIZES.get(model_type, {}))
+    model.save_pretrained(target)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in tensors_of(target).items():
+        found = quantise(name, tensor)
+        plain = name if len(found) == 1 else None
+        tensors |= {key: value.bfloat16() if key == plain else value for key, value in found.items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target / SINGLE, {"format": "pt"})
+    raw = {key: value for key, value in config_of(target).items() if key != "dtype"}
+    (target / "config.json").write_text(json.dumps(raw | config))
+    return target
+
 
 def block_scaled(model_type: str, target: Path, *, block: Any, scale_fmt: str = "float", **config: Any) -> Path:
-    """A tiny reference's checkpoint with fp8 projections, the rest in bfloat16."""
+    """A checkpoint with fp8 projections, by the reference's quantiser; it leaves what `block` does not divide."""
     settings = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": block}
     if scale_fmt != "float":
         settings["scale_fmt"] = scale_fmt
-    quantiser: Any = Fp8Quantize(
-        SimpleNamespace(quantization_config=FineGrainedFP8Config(weight_block_size=block, scale_fmt=scale_fmt))
-    )
+    reads = SimpleNamespace(quantization_config=FineGrainedFP8Config(weight_block_size=block, scale_fmt=scale_fmt))
+    quantiser: Any = Fp8Quantize(reads)
 
-    def quantise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            is_kept = tensor.dim() != 2 or any(part in name for part in KEPT)
-            found |= {name: tensor} if is_kept else quantiser.convert({name: tensor})
-        return {
-            name: t.bfloat16() if t.dtype == torch.float32 and "scale" not in name else t for name, t in found.items()
-        }
+    def quantise(name: str, tensor: Tensor) -> dict[str, Tensor]:
+        is_kept = tensor.dim() != 2 or any(part in name for part in KEPT)
+        return {name: tensor} if is_kept else quantiser.convert({name: tensor})
 
-    return changed(model_type, target, quantise, dtype="bfloat16", quantization_config=settings | config)
+    return written(model_type, target, quantise, dtype="bfloat16", quantization_config=settings | config)
+
+
+def packed(target: Path, **config: Any) -> Path:
+    """A checkpoint of GPT-OSS as published: experts in MXFP4, the rest in bfloat16, no dtype in the config."""
+
+    def pack(name: str, tensor: Tensor) -> dict[str, Tensor]:
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            return {name: tensor}
+        experts, d_in, d_out = tensor.shape
+        blocks, scales = random_packed(experts, d_out, d_in // 32, seed=d_in)
+        return {f"{name}_blocks": blocks, f"{name}_scales": scales}
+
+    skipped = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": skipped, **config}
+    return written("gpt_oss", target, pack, quantization_config=settings)
 
 
 def scaled_names(tensors: dict[str, Tensor]) -> list[str]:

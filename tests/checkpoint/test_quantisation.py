@@ -23,10 +23,10 @@ from nexus_universal.checkpoint.quantisation import METHODS
 from nexus_universal.parity.references import load_reference
 from nexus_universal.parity.verify import verify_checkpoint
 from tests.checkpoint.on_disk import SINGLE, changed, logits_of, same_logits, tensors_of
-from tests.checkpoint.quantised import block_scaled, config_of, random_packed, scaled_names
-from tests.helpers import reference, same
+from tests.checkpoint.quantised import block_scaled, config_of, packed, random_values, scaled_names
+from tests.helpers import same
 
-BLOCKS = {"qwen3": [16, 8], "qwen3_moe": [8, 12], "glm4_moe_lite": [4, 8]}
+BLOCKS = {"qwen3": [16, 8], "qwen3_moe": [8, 12], "glm4_moe_lite": [4, 8], "deepseek_v3": [4, 8]}
 """Blocks that divide most of a tiny model's matrices: the reference's quantiser leaves the others as they are."""
 
 eights = pytest.mark.parametrize("model_type", BLOCKS)
@@ -37,27 +37,6 @@ def referred(directory: Path, **settings: Any) -> Any:
     method = config_of(directory)["quantization_config"]["quant_method"]
     config = (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
     return AutoModelForCausalLM.from_pretrained(directory, quantization_config=config, dtype="auto", **settings).eval()
-
-
-def packed(target: Path, **config: Any) -> Path:
-    """A checkpoint of GPT-OSS as published: experts in MXFP4, the rest in bfloat16, no dtype in the config."""
-
-    model: Any = reference("gpt_oss", hidden_size=64, intermediate_size=32)
-    model.save_pretrained(target)
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors_of(target).items():
-        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
-            experts, d_in, d_out = tensor.shape
-            blocks, scales = random_packed(experts, d_out, d_in // 32, seed=len(found))
-            found |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
-        else:
-            found[name] = tensor.bfloat16()
-    save_file(found, target / SINGLE, metadata={"format": "pt"})
-    skipped = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
-    raw = {key: value for key, value in config_of(target).items() if key != "dtype"}
-    raw["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": skipped, **config}
-    (target / "config.json").write_text(json.dumps(raw))
-    return target
 
 
 def made(model_type: str, target: Path, **config: Any) -> Path:
@@ -81,6 +60,18 @@ def test_fp8_loads_with_the_references_bits(model_type: str, scale_fmt: str, tmp
     assert same(logits_of(ours), logits_of(referred(directory)))
 
 
+def test_quantised_layers_that_are_passed_over_take_their_scales_along(tmp_path: Path) -> None:
+    """Multi-token prediction, in fp8 as the rest."""
+    directory = block_scaled("deepseek_v3", tmp_path / "model", block=[4, 8])
+    expected = logits_of(UniversalTransformer.from_pretrained(directory))
+    name = f"model.layers.{config_of(directory)['num_hidden_layers']}.eh_proj.weight"
+    more = {name: random_values(48, 96), f"{name}_scale_inv": torch.ones(12, 12)}
+    save_file(tensors_of(directory) | more, directory / SINGLE, metadata={"format": "pt"})
+    ours = UniversalTransformer.from_pretrained(directory)
+    assert set(ours.passed_over) == {name}
+    assert same(logits_of(ours), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_fp8_in_another_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     """Rounded from the float32 product, not from bfloat16. The reference leaves plain tensors in the file's dtype."""
@@ -92,6 +83,9 @@ def test_fp8_in_another_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     config = FineGrainedFP8Config(dequantize=True)
     mixed = AutoModelForCausalLM.from_pretrained(directory, quantization_config=config, dtype=dtype)
     assert {parameter.dtype for parameter in mixed.parameters()} == {dtype, torch.bfloat16}
+    if dtype != torch.bfloat16:
+        with pytest.raises(RuntimeError, match="dtype"):
+            logits_of(mixed)
 
 
 def test_one_scale_per_matrix_and_static_activations(tmp_path: Path) -> None:
