@@ -30,6 +30,7 @@ def chat(
     dtype: options.ComputeDtype = "auto",
     device: options.Device = "cpu",
     ignore_key: options.IgnoreKeys = None,
+    revision: options.Revision = None,
 ) -> None:
     """Talk with a checkpoint by its chat template; a line is a turn. In a pipe, one answer per line of input.
 
@@ -51,7 +52,9 @@ def chat(
         },
         greedy=sample is False,
     )
-    model, tokenizer = load(source, dtype=dtype, device=device, ignore_keys=ignored, with_tokenizer=True)
+    model, tokenizer = load(
+        source, dtype=dtype, device=device, ignore_keys=ignored, with_tokenizer=True, revision=revision
+    )
     from nexus_universal.generation.chat import Conversation
 
     talk = Conversation(model, tokenizer, system=system, **settings)

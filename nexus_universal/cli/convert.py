@@ -29,11 +29,13 @@ def convert(
         options.Dtype, typer.Option(help="Numbers to store; auto: the checkpoint's, or what it is dequantised to.")
     ] = "auto",
     ignore_key: options.IgnoreKeys = None,
+    revision: options.Revision = None,
 ) -> None:
     """Write a checkpoint anew: as safetensors, in another dtype, dequantised, or in the nexus format. Bits are kept.
 
     Tokenizer and chat template come along. Written beside and renamed, so that a directory is never half.
     """
+    hub = sources.of_hub(source, revision)
     sources.local_directory(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists and is not empty; choose a new directory")
@@ -41,7 +43,7 @@ def convert(
         progress("loading torch")
         from nexus_universal.checkpoint.files import find_checkpoint
         from nexus_universal.transformer import UniversalTransformer
-    directory = find_checkpoint(source)
+    directory = find_checkpoint(source, **hub)
     model = UniversalTransformer.from_pretrained(directory, dtype=dtype, ignore_keys=ignore_key or ())
     with output.status() as progress:
         progress("writing")

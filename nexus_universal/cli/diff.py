@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.parameter import ABSENT, Difference
 from nexus_universal.architecture.paths import ranges
 from nexus_universal.architecture.serial import TAG, to_data
@@ -21,10 +22,21 @@ def diff(
     b: Named,
     as_json: options.AsJson = False,
     ignore_key: options.IgnoreKeys = None,
+    revision: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--revision",
+            metavar="REV",
+            help="A branch, tag or commit of the repos on the hub; given twice, a's and b's.",
+        ),
+    ] = None,
 ) -> None:
     """List where two models' n differ; equal differences of several layers stand in one line. Reads no weights."""
     ignored = tuple(ignore_key or ())
-    left, right = (sources.read_source(name, ignore_keys=ignored) for name in (a, b))
+    left, right = (
+        sources.read_source(name, ignore_keys=ignored, revision=chosen)
+        for name, chosen in zip((a, b), _revisions((a, b), revision or []), strict=True)
+    )
     changes = left.n.diff(right.n)
     if as_json:
         output.print_json(
@@ -54,6 +66,20 @@ def diff(
     out.print()
     out.print(table)
     out.print(f"\n{len(rows)} difference{'s' if len(rows) != 1 else ''}")
+
+
+def _revisions(names: Sequence[str], given: Sequence[str]) -> Sequence[str | None]:
+    """One for each side; a single one is that of every repo among them.
+
+    Raises:
+        InputError: more than two.
+    """
+    if len(given) > 2:
+        raise InputError(f"--revision is given {len(given)} times, and there are two sides")
+    if len(given) == 2:
+        return given
+    repos = [sources.may_be_repo(name) for name in names]
+    return [given[0] if given and (repo or not any(repos)) else None for repo in repos]
 
 
 def gathered(changes: Sequence[Difference]) -> list[tuple[str, str, str]]:

@@ -49,6 +49,7 @@ def generate(
     dtype: options.ComputeDtype = "auto",
     device: options.Device = "cpu",
     ignore_key: options.IgnoreKeys = None,
+    revision: options.Revision = None,
 ) -> None:
     """Continue prompts, as the checkpoint's generation_config.json says where options do not. Prints what is new.
 
@@ -73,7 +74,14 @@ def generate(
         },
         greedy=sample is False,
     )
-    model, tokenizer = load(source, dtype=dtype, device=device, ignore_keys=ignored, with_tokenizer=tokens is None)
+    model, tokenizer = load(
+        source,
+        dtype=dtype,
+        device=device,
+        ignore_keys=ignored,
+        with_tokenizer=tokens is None,
+        revision=revision,
+    )
     if tokens is not None:
         _continue_ids(model, tokens, settings, as_json=as_json)
         return

@@ -21,14 +21,15 @@ def inspect(
         bool, typer.Option("--formula/--no-formula", help="Show the equations of this very model.")
     ] = True,
     ignore_key: options.IgnoreKeys = None,
+    revision: options.Revision = None,
 ) -> None:
     """Show a model's n: its parts, its layers in runs, what it costs and its equations. Reads no weights."""
     named = sources.one_of(source, family)
-    read = (
-        sources.read_family(named)
-        if source is None
-        else sources.read_source(named, ignore_keys=tuple(ignore_key or ()))
-    )
+    if source is None:
+        sources.of_hub(named, revision)
+        read = sources.read_family(named)
+    else:
+        read = sources.read_source(named, ignore_keys=tuple(ignore_key or ()), revision=revision)
     positions = context or read.n.text.context or 1
     if as_json:
         output.print_json(_as_data(read, positions, with_formula=formula))

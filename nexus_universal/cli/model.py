@@ -31,9 +31,16 @@ def checked_settings(given: dict[str, Any], *, greedy: bool) -> dict[str, Any]:
 
 
 def load(
-    source: str, *, dtype: str, device: str, ignore_keys: list[str], with_tokenizer: bool
+    source: str,
+    *,
+    dtype: str,
+    device: str,
+    ignore_keys: list[str],
+    with_tokenizer: bool,
+    revision: str | None = None,
 ) -> tuple[UniversalTransformer, Any]:
     """Model and tokenizer; the tokenizer first, for it is quickly found to be missing."""
+    hub = sources.of_hub(source, revision)
     sources.local_directory(source)
     with output.status() as progress:
         progress("loading torch")
@@ -44,8 +51,8 @@ def load(
         tokenizer = None
         if with_tokenizer:
             progress("loading the tokenizer")
-            tokenizer = load_tokenizer(source)
-    model = UniversalTransformer.from_pretrained(source, dtype=dtype, device=chosen, ignore_keys=ignore_keys)
+            tokenizer = load_tokenizer(source, **hub)
+    model = UniversalTransformer.from_pretrained(source, dtype=dtype, device=chosen, ignore_keys=ignore_keys, **hub)
     return model, tokenizer
 
 

@@ -19,6 +19,9 @@ IgnoreKeys = Annotated[
     list[str] | None,
     typer.Option("--ignore-key", metavar="KEY", help="A config key to pass over although it is unknown; repeatable."),
 ]
+Revision = Annotated[
+    str | None, typer.Option("--revision", metavar="REV", help="A branch, tag or commit of a repo on the hub.")
+]
 Checkpoint = Annotated[
     str, typer.Argument(metavar="SOURCE", help="A checkpoint's directory or a repo id (owner/name).")
 ]

@@ -26,13 +26,13 @@ class Read:
     quantised: str | None = None
 
 
-def read_source(source: str, *, ignore_keys: Sequence[str] = ()) -> Read:
+def read_source(source: str, *, ignore_keys: Sequence[str] = (), revision: str | None = None) -> Read:
     """The n of a path or a repo id; where neither is meant, of a model type's default config.
 
     Raises:
         NexusError: nothing is there, it is not JSON, or its config cannot be read.
     """
-    path = Path(source)
+    path, hub = Path(source), of_hub(source, revision)
     if not path.exists() and source in registry.known_families():
         return read_family(source)
     if (path / NEXUS_CONFIG).is_file():
@@ -42,7 +42,7 @@ def read_source(source: str, *, ignore_keys: Sequence[str] = ()) -> Read:
         if TAG in raw:
             return Read(source, ArchitectureParameter.from_json(path.read_text(encoding="utf-8")))
     else:
-        raw = read_config(source)
+        raw = read_config(source, **hub)
     n = ArchitectureParameter.from_huggingface(raw, ignore_keys=ignore_keys)
     return Read(source, n, quantised=_quantisation(raw))
 
@@ -82,6 +82,24 @@ def local_directory(source: str) -> Path | None:
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         find_file(source, "config.json")
     return None
+
+
+def of_hub(source: str, revision: str | None) -> dict[str, Any]:
+    """What the hub is asked with.
+
+    Raises:
+        InputError: a revision of something that is no repo.
+    """
+    if revision is None:
+        return {}
+    if not may_be_repo(source):
+        raise InputError(f"--revision {revision} speaks of a repo on the hub, and {source} is none")
+    return {"revision": revision}
+
+
+def may_be_repo(source: str) -> bool:
+    """Whether it has the form of a repo id and nothing of that name lies here."""
+    return source.count("/") == 1 and not source.startswith(("/", ".", "~")) and not Path(source).exists()
 
 
 def _quantisation(raw: dict[str, Any]) -> str | None:

@@ -33,9 +33,11 @@ def verify(
     dtype: Annotated[
         options.Dtype, typer.Option(help="Numbers to compute in; auto: the checkpoint's, float32 for a family.")
     ] = "auto",
+    revision: options.Revision = None,
 ) -> None:
     """Prove a checkpoint, or a family on random weights, against the reference. Exit status 1 if it is not proven."""
     named = sources.one_of(source, family)
+    hub = sources.of_hub(named, revision)
     if source is None:
         registry.family(named)
         if ignore_key:
@@ -54,7 +56,7 @@ def verify(
             certificate = verify_family(named, draws=draws, seed=seed, dtype=chosen, progress=progress)
         else:
             certificate = verify_checkpoint(
-                named, ignore_keys=tuple(ignore_key or ()), dtype=dtype, seed=seed, progress=progress
+                named, ignore_keys=tuple(ignore_key or ()), dtype=dtype, seed=seed, progress=progress, **hub
             )
     if json_file is not None:
         output.write_file(json_file, certificate.to_json())
