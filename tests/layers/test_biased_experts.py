@@ -101,6 +101,20 @@ def test_a_router_that_weighs_the_chosen_only(bias: bool, k: int, scale: float |
         assert torch.allclose(given_weights, row[best].softmax(-1) * (scale or 1.0), atol=1e-6)
 
 
+@pytest.mark.parametrize("weights", ["model", "float32"])
+def test_the_chosen_are_weighed_in_the_dtype_that_the_part_says(weights: Any) -> None:
+    part = Router(score="softmax_chosen", normalise=False, weights=weights)
+    router = UniversalRouter(part, d_model=5, experts=6, per_token=3).bfloat16()
+    torch.manual_seed(0)
+    nn.init.normal_(router.weight)
+    x = torch.randn(9, 5).bfloat16()
+    with torch.no_grad():
+        found, chosen = router(x)
+        logits = (x @ router.weight.T).gather(1, chosen)
+    expected = logits.float().softmax(-1)
+    assert same(found, expected if weights == "float32" else expected.bfloat16())
+
+
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
 def test_a_routers_bias_moves_scores_and_choice(score: Any) -> None:
     router = UniversalRouter(Router(score=score, normalise=False, bias=True), d_model=5, experts=6, per_token=2)

@@ -112,6 +112,17 @@ def test_kinds_of_mask_are_told_apart() -> None:
     assert [kind.form for kind in pair("falcon")[1].plan.mask_kinds] == ["always"]
 
 
+def test_a_single_head_is_left_to_broadcasting() -> None:
+    """No repeated keys, no packed queries: torch takes another kernel for it."""
+    for queries in (1, 6):
+        query, key, value, mask = inputs(1, queries)
+        found = fused_attention(query, key, value, mask=mask == 0, scale=0.3, broadcast=True)
+        kernel = torch.nn.functional.scaled_dot_product_attention
+        assert same(found, kernel(query, key, value, attn_mask=mask == 0, scale=0.3).transpose(1, 2).contiguous())
+        other = fused_attention(query, key, value, mask=mask == 0, scale=0.3)
+        assert torch.allclose(found, other, atol=1e-6) and not torch.equal(found, other)
+
+
 FORMS: dict[str, dict[str, Any]] = {
     "masked, one head broadcast": {"kv_heads": 1, "kernel": "sdpa_masked"},
     "masked, repeated first": {"kv_heads": 2, "kernel": "sdpa_masked", "repeat_first": True},
