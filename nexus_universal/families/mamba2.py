@@ -27,6 +27,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     expand = reader.count("expand", 2)
     fits = embedding.width * expand == heads * head_dim
     reader.require(fits, "expand", expand, "times hidden_size must be num_heads · head_dim")
+    low, high = reader.numbers("time_step_limit", [0.0, inf], length=2)
+    reader.require(0 <= low < high, "time_step_limit", [low, high], "must be two rising numbers of at least 0")
     groups = reader.count("n_groups", 8)
     reader.inert("intermediate_size", heads * head_dim)
     reader.inert("rms_norm", True)
@@ -41,7 +43,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         norm=norm,
         norm_groups=groups,
         activation=common.activation(reader),
-        time_step=reader.numbers("time_step_limit", [0.0, inf], length=2),  # type: ignore[arg-type]
+        time_step=(low, high),
         convolution_bias=reader.take("use_conv_bias", True),
         biases=("input", "output") if reader.take("use_bias", False) else (),
         chunk=reader.count("chunk_size", 256),

@@ -75,6 +75,19 @@ def test_gpt2_without_prefix_and_with_causal_masks(tmp_path: Path) -> None:
 
 
 @types
+def test_gpt_neox_with_causal_masks_and_frequencies(tmp_path: Path) -> None:
+    """The original files: the head is called `embed_out`, and every layer holds what is computed here."""
+    extra = {"attention.bias": torch.ones(1, 1, 64, 64).tril(), "attention.rotary_emb.inv_freq": torch.ones(2)}
+
+    def original(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert "embed_out.weight" in tensors
+        return tensors | {f"gpt_neox.layers.1.{name}": tensor for name, tensor in extra.items()}
+
+    ours = UniversalTransformer.from_pretrained(changed("gpt_neox", tmp_path / "old", original))
+    assert same_logits(ours, "gpt_neox")
+    assert set(ours.passed_over) == {f"gpt_neox.layers.1.{name}" for name in extra}
+
+
 def test_shards(model_type: str, tmp_path: Path) -> None:
     theirs, ours = pair(model_type)
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="40KB")

@@ -376,6 +376,58 @@ CODESTRAL_MAMBA: dict[str, Any] = {
     "vocab_size": 32768,
 }
 
+PYTHIA: dict[str, Any] = {
+    "architectures": ["GPTNeoXForCausalLM"],
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "hidden_act": "gelu",
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 2048,
+    "model_type": "gpt_neox",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 0.25,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "use_cache": True,
+    "use_parallel_residual": True,
+    "vocab_size": 50304,
+}
+STARCODER2: dict[str, Any] = {
+    "activation_function": "gelu",
+    "architectures": ["Starcoder2ForCausalLM"],
+    "attention_dropout": 0.1,
+    "attention_softmax_in_fp32": True,
+    "bos_token_id": 0,
+    "embedding_dropout": 0.1,
+    "eos_token_id": 0,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": 3072,
+    "initializer_range": 0.018042,
+    "intermediate_size": 12288,
+    "layer_norm_epsilon": 1e-05,
+    "max_position_embeddings": 16384,
+    "mlp_type": "default",
+    "model_type": "starcoder2",
+    "norm_epsilon": 1e-05,
+    "norm_type": "layer_norm",
+    "num_attention_heads": 24,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 2,
+    "residual_dropout": 0.1,
+    "rope_theta": 999999.4420358813,
+    "scale_attention_softmax_in_fp32": True,
+    "scale_attn_weights": True,
+    "sliding_window": 4096,
+    "use_bias": True,
+    "use_cache": True,
+    "vocab_size": 49152,
+}
+
 FACTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (
         "Qwen3-0.6B",
@@ -522,6 +574,42 @@ FACTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         },
     ),
     (
+        "Pythia-160m",
+        PYTHIA,
+        {
+            "d_hidden": 768,
+            "num_layers": 12,
+            "num_heads": 12,
+            "num_kv_heads": 12,
+            "head_dim": 64,
+            "d_feed_forward": 3072,
+            "d_vocab": 50304,
+            "activation_fn": "gelu",
+            "use_bias": True,
+            "head.tied": False,
+            "text.context": 2048,
+        },
+    ),
+    (
+        "StarCoder2-3b",
+        STARCODER2,
+        {
+            "d_hidden": 3072,
+            "num_layers": 30,
+            "num_heads": 24,
+            "num_kv_heads": 2,
+            "head_dim": 128,
+            "d_feed_forward": 12288,
+            "d_vocab": 49152,
+            "activation_fn": "gelu_tanh",
+            "rope_base": 999999.4420358813,
+            "use_bias": True,
+            "head.tied": True,
+            "text.context": 16384,
+            "text.initializer_range": 0.018042,
+        },
+    ),
+    (
         "Mamba-Codestral-7B",
         CODESTRAL_MAMBA,
         {
@@ -641,6 +729,27 @@ def test_qwen3_next_has_three_delta_layers_to_one_of_attention() -> None:
     part = experts("Qwen3-Coder-Next")[0]
     assert part and part.shared and (part.experts, part.per_token, part.shared.width) == (512, 10, 512)
     assert part.shared_gate and part.router.normalise
+
+
+@pytest.mark.parametrize(("raw", "parameters"), [(PYTHIA, 162_322_944), (STARCODER2, 3_030_371_328)])
+def test_the_published_number_of_parameters(raw: dict[str, Any], parameters: int) -> None:
+    n = ArchitectureParameter.from_huggingface(raw)
+    assert n.count(context=1, dtype="float32").parameters == parameters
+
+
+def test_pythia_rotates_a_quarter_of_each_head_and_sums_both_branches() -> None:
+    n = ArchitectureParameter.from_huggingface(PYTHIA)
+    for part in mixers("Pythia-160m"):
+        assert part.rope == Rope(theta=1e4, fraction=0.25) and part.window is None
+        assert part.packing[0].groups == 12
+    (step,) = n.layers[0].steps
+    assert [branch.name for branch in step.branches] == ["attention", "feed_forward"] and step.norm is None
+    assert [term.source for term in step.writes[0].terms] == ["feed_forward", "attention", "x"]
+
+
+def test_starcoder2_has_one_window_and_biases_everywhere() -> None:
+    for part in mixers("StarCoder2-3b"):
+        assert part.window == 4096 and set(part.biases) == {"query", "key", "value", "output"}
 
 
 def test_codestral_mamba_is_state_spaces_alone() -> None:
