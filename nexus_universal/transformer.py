@@ -143,12 +143,12 @@ class UniversalTransformer(nn.Module):
             low, high = int(input_ids.min()), int(input_ids.max())
             if low < 0 or high >= vocab:
                 return InputError(f"input_ids hold {low} … {high}: must lie in [0, {vocab})")
-        table = self.n.embedding.positions
-        return InputError(f"positions beyond the {self.n.pos_embedding_type} table: at most {table.count if table else 0} are known")
+        kind, table = self.n.pos_embedding_type, self.n.embedding.positions
+        return InputError(f"positions beyond the {kind} table: at most {table.count if table else 0} are known")
 
     def new_cache(self, batch_size: int = 1) -> Cache:
         """An empty cache. Its states take the batch of the first call; `batch_size` is accepted for familiarity."""
-        states: dict[str, State] = {}
+        states: dict[str, State] = self.plan.new_states()
         for layer in self.layers:
             assert isinstance(layer, UniversalTransformerBlock)
             states.update(layer.new_states())

@@ -17,13 +17,14 @@ from nexus_universal.architecture.costs import (
     weights,
 )
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.architecture.position import LearnedPositions
+from nexus_universal.architecture.position import LearnedPositions, SteppedScaling
 from nexus_universal.architecture.program import Branch, Program, Step
 
 if TYPE_CHECKING:
     from nexus_universal.architecture.ends import Embedding, Head, Streams
     from nexus_universal.architecture.parameter import ArchitectureParameter
 
+LENGTH_BYTES = 8
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 
@@ -87,6 +88,7 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         _streams_cost(n.streams, width),
         weights(width * len(n.registers)),
         _layers_cost(n, place),
+        Cost(fixed=LENGTH_BYTES * len(_kept_lengths(n))),
         norm_cost(n.final_norm, width),
         _head_cost(n.head, vocab=n.embedding.vocab, width=width),
     )
@@ -119,6 +121,13 @@ def _embedding_cost(part: Embedding, layers: int) -> Cost:
             norm_cost(part.per_layer.norm, part.per_layer.width),
         ]
     return total(*costs)
+
+
+def _kept_lengths(n: ArchitectureParameter) -> set[object]:
+    """The rotations that remember how long a row was at the first call."""
+    parts = (branch.part for layer in n.layers for _, branch in layer.all_branches())
+    ropes = ((getattr(part, "rope", None), getattr(part, "head_dim", None)) for part in parts)
+    return {(rope, width) for rope, width in ropes if rope and isinstance(rope.scaling, SteppedScaling)}
 
 
 def _head_cost(part: Head, *, vocab: int, width: int) -> Cost:

@@ -51,7 +51,10 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
         return names.optional(part.rope, names.optional(norm, out))
 
     whole = says("normed over all heads") if part.qk_norm and part.qk_norm.over == "width" else ""
-    lines = [listed(within(f"q = {turned('query')}", part.heads, part.head_dim), whole)]
+    query = turned("query")
+    if part.log_scale is not None:
+        query = rf"\mathrm{{max}}(1, \mathrm{{log}}_{{{part.log_scale}}}(t + 1)) \cdot {query}"
+    lines = [listed(within(f"q = {query}", part.heads, part.head_dim), whole)]
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:

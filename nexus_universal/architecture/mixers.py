@@ -93,8 +93,8 @@ class Attention(Part):
 
     `window` counts the query itself: key > query - window. `scale` None means head_dim^-0.5. `reuse` takes keys and
     values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
-    is not head_dim. `sinks` give every head a learned score that takes part in the softmax and has no value (arXiv
-    2309.17453).
+    is not head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks`
+    give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453).
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
@@ -128,8 +128,11 @@ class Attention(Part):
     emit: str | None = None
     reuse: str | None = None
     value_dim: int | None = None
+    log_scale: int | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.log_scale is not None and self.log_scale < 2:
+            yield "log_scale", "must be at least 2: it is the base of a logarithm"
         if self.heads % self.kv_heads:
             yield "kv_heads", f"must divide heads = {self.heads}"
         if self.rope:
@@ -241,7 +244,7 @@ class GatedDeltaRule(Part):
     value_dim: int
     convolution: int
     norm: Norm
-    activation: str = "silu"
+    activation: Activation = "silu"
     gate_activation: Literal["silu", "sigmoid"] = "silu"
     decay: Literal["head", "channel"] = "head"
     low_rank: int | None = None

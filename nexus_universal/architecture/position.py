@@ -75,6 +75,13 @@ class YarnScaling(Part):
     mscale: float | None = None
     mscale_all_dim: float | None = None
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.mscale is not None and (self.mscale_all_dim is None or self.attention_factor is not None):
+            yield (
+                "mscale",
+                "needs mscale_all_dim, since their ratio counts, and attention_factor = None, which overrides it",
+            )
+
     @property
     def table_factor(self) -> float:
         """What cos and sin are multiplied by: given, or derived from the factor and the two mscales."""
@@ -110,7 +117,25 @@ class ProportionalScaling(Part):
     factor: float = 1.0
 
 
-Scaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling | ProportionalScaling
+@part
+class SteppedScaling(Part):
+    """Dynamic NTK in steps (Qwen-7B): a row of L > `context` positions has base θ · α^(d/(d-2)).
+
+    α = 2^⌈log2(L / context) + 1⌉ - 1. L is the row's length at the first call: what is cached keeps its base.
+    """
+
+    context: int
+
+
+Scaling = (
+    LinearScaling
+    | DynamicScaling
+    | Llama3Scaling
+    | YarnScaling
+    | LongRopeScaling
+    | ProportionalScaling
+    | SteppedScaling
+)
 
 
 @part

@@ -74,7 +74,8 @@ def _meaning(part: Norm | Rope) -> str:
 def _scaling(part: Any) -> str:
     context = getattr(part, "original_context", None) or getattr(part, "context", None)
     kind = type(part).__name__.removesuffix("Scaling").lower()
-    return f"{kind} scaling by {part.factor:g}" + (f" from {context}" if context else "")
+    factor = f" by {part.factor:g}" if hasattr(part, "factor") else ""
+    return f"{kind} scaling{factor}" + (f" from {context}" if context else "")
 
 
 def linear(role: str, argument: str, bias: bool = False) -> str:

@@ -1,6 +1,6 @@
 """What a model remembers between calls: one protocol for every kind of state."""
 
 from nexus_universal.cache.cache import Cache
-from nexus_universal.cache.states import KeyValueState, RecurrentState, State, WindowState
+from nexus_universal.cache.states import FirstLength, KeyValueState, RecurrentState, State, WindowState
 
-__all__ = ["Cache", "KeyValueState", "RecurrentState", "State", "WindowState"]
+__all__ = ["Cache", "FirstLength", "KeyValueState", "RecurrentState", "State", "WindowState"]

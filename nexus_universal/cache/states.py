@@ -99,6 +99,26 @@ class WindowState(KeyValueState):
         super().crop(length, seen=seen)
 
 
+class FirstLength(State):
+    """How long each row was at the first call: what a rotation that looks at the whole call keeps to from then on."""
+
+    fields = ("lengths",)
+    keeps_positions = True
+
+    def __init__(self) -> None:
+        self.lengths: Tensor | None = None
+
+    def settle(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """The lengths of the first call, which these are if none was made before."""
+        if self.lengths is None:
+            self.lengths = lengths
+        return self.lengths
+
+    def crop(self, length: int, *, seen: int) -> None:
+        if length == 0:
+            self.lengths = None
+
+
 class RecurrentState(State):
     """The last inputs of a causal convolution, and a recurrent matrix per head."""
 

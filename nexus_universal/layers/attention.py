@@ -71,6 +71,8 @@ class UniversalAttention(nn.Module):
             self.query_norm = UniversalNorm.of(part.qk_norm.norm, self._norm_width(part.heads))
             self.key_norm = UniversalNorm.of(part.qk_norm.norm, self._norm_width(part.kv_heads))
         self.rope_index = self.plan.rope(part.rope, part.head_dim) if part.rope else None
+        if part.log_scale is not None:
+            self.plan.log_scales.add(part.log_scale)
         self.mask_index = self.plan.mask(self._mask_kind(), key)
 
     def _norm_width(self, heads: int) -> int:
@@ -111,6 +113,8 @@ class UniversalAttention(nn.Module):
             query, key = self.plan.ropes[self.rope_index].rotate(query, key, call.tables[self.rope_index])
         if part.qk_norm and part.qk_norm.over == "head" and part.qk_norm.when == "after_rope":
             query, key = self.query_norm(query), self.key_norm(key)
+        if part.log_scale is not None:
+            query = query * call.query_growth[part.log_scale].type_as(query)
         if state is not None:
             assert isinstance(state, KeyValueState)
             key, value = state.extend(key, value)

@@ -6,6 +6,7 @@ those once per call, and the layers only look them up.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.architecture.position import Alibi, Rope
-from nexus_universal.cache import Cache, KeyValueState
+from nexus_universal.architecture.position import Alibi, Rope, SteppedScaling
+from nexus_universal.cache import Cache, FirstLength, KeyValueState, State
 from nexus_universal.layers.alibi import UniversalAlibi
 from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask
 from nexus_universal.layers.rope import Tables, UniversalRoPE
@@ -35,6 +36,8 @@ class Call:
     shared: dict[str, Tensor] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     """The model's, in which steps work where the residual is wider."""
+    query_growth: dict[int, Float[Tensor, "rows one seq one"]] = field(default_factory=dict)
+    """What queries are multiplied by, by the base of the logarithm of their position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class CallPlan:
         self.mask_kinds: list[MaskKind] = []
         self.mask_keys: list[str | None] = []
         self.biases: dict[MaskKind, UniversalAlibi] = {}
+        self.log_scales: set[int] = set()
         self.recurrent = False
 
     @property
@@ -71,6 +75,20 @@ class CallPlan:
                 return index
         self.ropes.append(UniversalRoPE(part, head_dim=head_dim))
         return len(self.ropes) - 1
+
+    def new_states(self) -> dict[str, State]:
+        """Empty states of what is settled above the layers: lengths that a rotation keeps to."""
+        kept = (i for i, rope in enumerate(self.ropes) if isinstance(rope.part.scaling, SteppedScaling))
+        return {f"rope.{index}": FirstLength() for index in kept}
+
+    def _first_lengths(
+        self, index: int, positions: Int[Tensor, "rows seq"], batch: int, cache: Cache | None
+    ) -> Int[Tensor, " batch"] | None:
+        if cache is None or not isinstance(self.ropes[index].part.scaling, SteppedScaling):
+            return None
+        state = cache[f"rope.{index}"]
+        assert isinstance(state, FirstLength)
+        return state.settle((positions.amax(-1) + 1).expand(batch))
 
     def mask(self, window: int | MaskKind | None, key: str | None) -> int:
         """The index of the causal mask of this kind; `key` names a state that tells how many keys it spans."""
@@ -109,10 +127,16 @@ class CallPlan:
             raise InputError(
                 f"attention_mask has shape {tuple(mask.shape)}, must be {expected}: past and new positions"
             )
-        tables = [rope(positions, x.dtype) for rope in self.ropes]
+        tables = [
+            rope(positions, x.dtype, self._first_lengths(index, positions, batch, cache))
+            for index, rope in enumerate(self.ropes)
+        ]
+        growth = {base: _logarithm(positions, base) for base in self.log_scales}
         if mask is not None and mask.dim() == 4:
             masks = [self._finished(index, mask, x, seen=seen, cache=cache) for index in range(len(self.mask_kinds))]
-            return Call(positions=positions, cache=cache, tables=tables, masks=masks, dtype=x.dtype)
+            return Call(
+                positions=positions, cache=cache, tables=tables, masks=masks, dtype=x.dtype, query_growth=growth
+            )
 
         real = mask.to(device=x.device, dtype=torch.bool) if mask is not None else None
         if cache is not None and real is not None:
@@ -130,7 +154,7 @@ class CallPlan:
                 always=kind.form != "omissible" or kind.alibi is not None,
             )
             masks.append(self._finished(index, seeing, x, seen=seen, cache=cache, padding=real))
-        call = Call(positions=positions, cache=cache, tables=tables, masks=masks, dtype=x.dtype)
+        call = Call(positions=positions, cache=cache, tables=tables, masks=masks, dtype=x.dtype, query_growth=growth)
         if self.recurrent and mask is not None and new > 1:
             self._mark_pads(call, mask[:, -new:])
         return call
@@ -186,3 +210,9 @@ class CallPlan:
         behind = real.flip(-1).cumsum(-1).flip(-1) == 0
         if torch.compiler.is_compiling() or bool(behind.any()):
             call.trailing = behind
+
+
+def _logarithm(positions: Int[Tensor, "rows seq"], base: int) -> Float[Tensor, "rows one seq one"]:
+    """log_base(t + 1), but no less than 1; in float64 first, as a table of Python numbers would be."""
+    grown = (positions + 1).double().log() / math.log(base)
+    return grown.clamp(min=1.0).float()[:, None, :, None]

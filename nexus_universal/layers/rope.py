@@ -18,6 +18,7 @@ from nexus_universal.architecture.position import (
     LongRopeScaling,
     ProportionalScaling,
     Rope,
+    SteppedScaling,
     YarnScaling,
 )
 from nexus_universal.layers.support import refuse_unless
@@ -45,6 +46,21 @@ def _(scaling: LinearScaling, rope: Rope, head_dim: int) -> Tensor:
 @frequencies.register
 def _(scaling: DynamicScaling, rope: Rope, head_dim: int) -> Tensor:
     return dynamic_frequencies(scaling, rope, head_dim, length=scaling.context)
+
+
+@frequencies.register
+def _(scaling: SteppedScaling, rope: Rope, head_dim: int) -> Tensor:
+    return _plain(rope.theta, rope.dims(head_dim))
+
+
+def stepped_frequencies(
+    scaling: SteppedScaling, rope: Rope, head_dim: int, *, lengths: Int[Tensor, " rows"]
+) -> Float[Tensor, "rows one half"]:
+    """NTK in steps, for rows of these lengths; bases are found in float64, as a Python number would be."""
+    dims = rope.dims(head_dim)
+    doublings = torch.ceil(torch.log2(lengths.double() / scaling.context) + 1)
+    growth = (2**doublings - 1).clamp(min=1)
+    return _plain((rope.theta * growth ** (dims / (dims - 2))).float()[:, None, None], dims)
 
 
 def dynamic_frequencies(scaling: DynamicScaling, rope: Rope, head_dim: int, *, length: int | Tensor) -> Tensor:
@@ -144,9 +160,15 @@ class UniversalRoPE(nn.Module):
             self._kept[key] = self._kept[name, torch.device("cpu")].to(device)
         return self._kept[key]
 
-    def _frequencies_of_call(self, positions: Int[Tensor, "rows seq"]) -> Float[Tensor, " half"]:
-        """Dynamic NTK and LongRoPE look at the furthest position of the call."""
+    def _frequencies_of_call(
+        self, positions: Int[Tensor, "rows seq"], lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "*rows half"]:
+        """Dynamic NTK and LongRoPE look at the furthest position of the call, NTK in steps at each row's length."""
         device, scaling = positions.device, self.part.scaling
+        if isinstance(scaling, SteppedScaling):
+            lengths = positions.amax(-1) + 1 if lengths is None else lengths
+            if torch.compiler.is_compiling() or bool((lengths > scaling.context).any()):
+                return stepped_frequencies(scaling, self.part, self.head_dim, lengths=lengths)
         if isinstance(scaling, DynamicScaling):
             length = torch.max(positions) + 1
             if length > scaling.context:
@@ -157,9 +179,14 @@ class UniversalRoPE(nn.Module):
         return self._frequencies(device)
 
     @torch.no_grad()
-    def forward(self, positions: Int[Tensor, "rows seq"], dtype: torch.dtype) -> Tables:
-        """Cos and sin, [rows, seq, dims], in `dtype` (or float32 where the part keeps its tables wide)."""
-        angles = positions[..., None].float() * self._frequencies_of_call(positions)
+    def forward(
+        self, positions: Int[Tensor, "rows seq"], dtype: torch.dtype, lengths: Int[Tensor, " batch"] | None = None
+    ) -> Tables:
+        """Cos and sin, [rows, seq, dims], in `dtype` (or float32 where the part keeps its tables wide).
+
+        `lengths` are those of the rows at the first call, where that is not this one.
+        """
+        angles = positions[..., None].float() * self._frequencies_of_call(positions, lengths)
         if self.part.pairing == "interleaved":
             angles = torch.repeat_interleave(angles, 2, dim=-1)
         else:

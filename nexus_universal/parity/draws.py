@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nexus_universal.architecture.mixers import StateSpace
-from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling
+from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
 from nexus_universal.parity.modes import LEFT_PADDED, Sample
@@ -30,8 +30,14 @@ def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any
 
 
 def completed(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in lists whose length follows from the other values, and keep experts and layer lists consistent."""
+    """Fill in lists whose length follows from the other values, and keep experts, layer lists and flags consistent."""
     config = dict(config)
+    if config.get("new_decoder_architecture"):
+        config["parallel_attn"] = True
+    elif config.get("multi_query") is False:
+        config["num_kv_heads"] = None
+    if config.get("alibi"):
+        config.pop("rope_parameters", None)
     for key in ("rope_parameters", "rope_scaling"):
         scaling = config.get(key)
         if isinstance(scaling, dict) and PER_PAIR in scaling.values():
@@ -68,17 +74,13 @@ def switch_length(n: Any) -> int | None:
     for layer in n.layers:
         for branch in layer.branches():
             scaling = getattr(getattr(branch.part, "rope", None), "scaling", None)
-            if isinstance(scaling, DynamicScaling):
+            if isinstance(scaling, DynamicScaling | SteppedScaling):
                 found.append(scaling.context)
             elif isinstance(scaling, LongRopeScaling):
                 found.append(scaling.original_context)
     return min(found, default=None)
 
 
-def longest_sample(n: Any, *, wanted: int) -> int:
-    """A length past every window and the original context, but inside a learned position table."""
-    table = n.embedding.positions
-    return min(wanted, table.count) if table is not None else wanted
 def asked(n: Any, mode: str, sample: Sample) -> Sample:
     """What the reference is asked in a mode: without pads on the left where it lets them into the tokens after them."""
     return sample.unpadded() if mode in LEFT_PADDED and pads_leak(n) else sample
@@ -99,3 +101,7 @@ def _state_spaces(n: Any) -> list[StateSpace]:
     return [branch.part for branch in branches if isinstance(branch.part, StateSpace)]
 
 
+def longest_sample(n: Any, *, wanted: int) -> int:
+    """A length past every window and the original context, but inside a learned position table."""
+    table = n.embedding.positions
+    return min(wanted, table.count) if table is not None else wanted

@@ -13,6 +13,7 @@ from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import CheckpointError, UnknownModelType
 from nexus_universal.checkpoint.files import TensorStore, dtype_named, find_checkpoint
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS
+from nexus_universal.families.shared.family import Family
 from nexus_universal.parity.certificate import Certificate
 from nexus_universal.parity.coverage import LineCoverage, forward_lines, recorded
 from nexus_universal.parity.draws import draw_configs, longest_sample
@@ -48,6 +49,7 @@ def verify_family(
         reference_cfg, n = reference_and_n(family, config)
         if certificate is None:
             certificate = Certificate(f"family {model_type}", model_type, n.signature, dtype)
+            certificate.notes += _borrowed(family, dtype)
         pair = Pair.built(reference_cfg, n, dtype=torch_dtype, seed=seed + index)
         length = longest_sample(n, wanted=FAMILY_LENGTH)
         drawn = sample(n.d_vocab, length=length, batch=3, seed=seed + index, pad=n.text.pad)
@@ -62,6 +64,16 @@ def verify_family(
     missed = f"; never ran: {', '.join(map(str, lines.missed))}" if lines.missed else ""
     certificate.coverage = f"{lines.share:.0%} of {len(lines.wanted)} in {Path(lines.file).name}{missed}"
     return certificate
+
+
+def _borrowed(family: Family, dtype: str) -> list[str]:
+    """What a certificate says where the reference is another type's class."""
+    if family.reference is None:
+        return []
+    notes = [f"transformers has no class for {family.model_type!r}: held to {family.reference.model_type!r}."]
+    if dtype != "float32" and not family.reference.rounds_alike:
+        notes.append("That class rounds half precision at other places: float32 is the proof.")
+    return notes
 
 
 @quiet()

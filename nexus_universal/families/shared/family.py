@@ -23,11 +23,13 @@ class Reference:
     """Another type, whose class computes the same, for a type that transformers has no class for.
 
     `config` says a config in that type's keys; the family's weights name that class's tensors beside the published
-    ones. What the class does not compute (beyond a trained length, say) the family's own tests have to prove.
+    ones. What the class does not compute (beyond a trained length; in half precision, unless it `rounds_alike`) the
+    family's own tests have to prove.
     """
 
     model_type: str
     config: Callable[[Mapping[str, Any]], dict[str, Any]]
+    rounds_alike: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from nexus_universal.architecture.errors import NexusError
@@ -81,7 +82,7 @@ def solve(n: ArchitectureParameter, values: Values, *, read: Read) -> Values:
     distance = search.distance(found)
     while distance:
         before = distance
-        for improve in (search.improved, search.counted, search.escaped):
+        for improve in (search.improved, search.counted, search.escaped, search.scaled):
             found, distance = improve(found, distance)
             if distance < before:
                 break
@@ -130,10 +131,10 @@ class _Search:
     def improved(self, values: Values, distance: float) -> tuple[Values, float]:
         """Give every key once the values that n has and this config has not."""
         n, reader = self.read(values)
-        wanted, ratios = _wanted(n, self.n), _ratios(n, self.n)
+        wanted = _wanted(n, self.n)
         for path, question in sorted(reader.asked.items(), key=lambda item: item[1].length is None):
             layered = question.length is not None
-            tried = self._layer_lists(values, path, question) if layered else _candidates(question, wanted, ratios)
+            tried = self._layer_lists(values, path, question) if layered else _candidates(question, wanted)
             values, distance = self._best(values, distance, path, tried)
         return values, distance
 
@@ -155,6 +156,18 @@ class _Search:
                 found, reached = self.counted(*self.improved(self._completed(trial), self.distance(trial)))
                 if reached < distance:
                     return found, reached
+        return values, distance
+
+    def scaled(self, values: Values, distance: float) -> tuple[Values, float]:
+        """Multiply numbers as n's are multiplied: a key may say a multiple of what n shows."""
+        n, reader = self.read(values)
+        ratios = _ratios(n, self.n)
+        for path, question in reader.asked.items():
+            if _is_number(question.value) and not question.known:
+                numbers = [Fraction(question.value) * ratio for ratio in ratios]
+                whole = [int(number) for number in numbers if number.denominator == 1]
+                tried = map(float, numbers) if float in question.types else whole
+                values, distance = self._best(values, distance, path, tried)
         return values, distance
 
     def _best(self, values: Values, distance: float, path: KeyPath, tried: Iterable[Any]) -> tuple[Values, float]:
@@ -216,16 +229,23 @@ def _wanted(found: ArchitectureParameter, n: ArchitectureParameter) -> list[Any]
     return list({repr(value): value for value in values}.values())
 
 
-def _ratios(found: ArchitectureParameter, n: ArchitectureParameter) -> set[float]:
-    """How many times larger numbers of n are: a key may say a multiple of what n shows."""
-    pairs = (
-        zip(leaves(a, "_"), leaves(b, "_"), strict=False) for a, b in set(zip(found.layers, n.layers, strict=False))
-    )
-    numbers = ((a, b) for pair in pairs for (_, a), (_, b) in pair if type(a) is type(b) is float and a != b)
-    return {b / a for a, b in numbers if a and b}
+def _ratios(found: ArchitectureParameter, n: ArchitectureParameter) -> set[Fraction]:
+    """How many times larger numbers of n are."""
+    ratios: set[Fraction] = set()
+    for mine, theirs in dict.fromkeys(zip(found.layers, n.layers, strict=False)):
+        a = dict(leaves(mine, "_")) if mine != theirs else {}
+        pairs = ((a.get(path), value) for path, value in leaves(theirs, "_"))
+        ratios |= {
+            Fraction(y) / Fraction(x) for x, y in pairs if _is_number(x) and _is_number(y) and x != y and x and y
+        }
+    return ratios
 
 
-def _candidates(question: Question, wanted: Iterable[Any], ratios: Iterable[float] = ()) -> Iterator[Any]:
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+def _candidates(question: Question, wanted: Iterable[Any]) -> Iterator[Any]:
     """What a key might be, given the values that n has and the trial has not."""
     if isinstance(question.value, bool) or question.types == (bool,):
         yield not question.value
@@ -236,8 +256,6 @@ def _candidates(question: Question, wanted: Iterable[Any], ratios: Iterable[floa
     if type(None) in question.types or not question.types:
         yield None
     takes = {kind: kind in question.types or not question.types for kind in (int, float, list)}
-    if takes[float] and isinstance(question.value, int | float):
-        yield from (question.value * ratio for ratio in ratios)
     for value in wanted:
         if isinstance(value, bool):
             continue
