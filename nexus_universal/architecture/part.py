@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 PARTS: dict[str, type[Part]] = {}
 
@@ -38,12 +38,8 @@ class ByLayer(Part):
     A rule rather than a list, so that equal layers stay equal and a deep n reads in a few lines.
     """
 
-    rule: str
+    rule: Literal["divide", "multiply"]
     value: float
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.rule not in ("divide", "multiply"):
-            yield "rule", "must be 'divide' or 'multiply'"
 
     def at(self, layer_index: int) -> float:
         """The number at layer `layer_index` (counted from 0)."""

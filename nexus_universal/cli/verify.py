@@ -10,18 +10,26 @@ import typer
 
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.cli import options, output, sources
+from nexus_universal.cli import mutants, options, output, sources
 
 if TYPE_CHECKING:
     from nexus_universal.parity.certificate import Certificate
 
+DRAWS = 12
 COLOURS = {"bit-equal": "green", "within floor": "green", "inconclusive": "yellow", "wrong": "red"}
 
 
 def verify(
     source: options.Source = None,
     family: options.FamilyName = None,
-    draws: Annotated[int, typer.Option(min=1, help="Random configs to draw, with --family.")] = 12,
+    mutants_of: Annotated[
+        str | None,
+        typer.Option("--mutants", metavar="TYPE", help="Try every wrong n of a family: are at least 97 % noticed?"),
+    ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(min=1, help="Random configs to draw (--family: 12; --mutants: as many as its values need)."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Where the random weights and prompts come from.")] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the certificate as JSON; - prints it.")
@@ -36,6 +44,10 @@ def verify(
     revision: options.Revision = None,
 ) -> None:
     """Prove a checkpoint, or a family on random weights, against the reference. Exit status 1 if it is not proven."""
+    if mutants_of is not None:
+        if source or family or markdown_file or ignore_key or revision or dtype != "auto":
+            raise InputError("--mutants TYPE goes with --draws, --seed and --json only: it tries precisions by itself")
+        return mutants.report(mutants_of, draws=draws, seed=seed, json_file=json_file)
     named = sources.one_of(source, family)
     hub = sources.of_hub(named, revision)
     if source is None:
@@ -53,7 +65,7 @@ def verify(
         logging.disable_progress_bar()
         if source is None:
             chosen = "float32" if dtype == "auto" else dtype
-            certificate = verify_family(named, draws=draws, seed=seed, dtype=chosen, progress=progress)
+            certificate = verify_family(named, draws=draws or DRAWS, seed=seed, dtype=chosen, progress=progress)
         else:
             certificate = verify_checkpoint(
                 named, ignore_keys=tuple(ignore_key or ()), dtype=dtype, seed=seed, progress=progress, **hub

@@ -65,7 +65,7 @@ def measure_floor(
     if other_attention is not None:
         variations["other attention form"] = lambda: full(Reference(other_attention))
     if double:
-        variations["float64"] = lambda: full(Reference(_in_double(reference.model)))
+        variations["float64"] = lambda: full(Reference(in_double(reference.model)))
     changes = {name: float((run() - base).abs().max()) for name, run in variations.items()}
     with _threads(1 if torch.get_num_threads() > 1 else 2):
         changes["threads"] = float((full() - base).abs().max())
@@ -89,7 +89,7 @@ def padding_change(reference: Reference, sample: Sample) -> float:
     return worst
 
 
-def _in_double(model: Any) -> Any:
+def in_double(model: Any) -> Any:
     """The reference in float64; its experts one by one, because torch's grouped product knows no float64."""
     doubled = copy.deepcopy(model).double()
     doubled.config._experts_implementation = "eager"

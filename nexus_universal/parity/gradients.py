@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,27 +28,40 @@ class GradientComparison:
     floor: float
 
 
+def every_token(sample: Sample, vocab: int) -> Sample:
+    """As many rows as hold every id, the padding row's too: a row of the token table that must get no gradient shows.
+
+    Of a large vocabulary one row of the sample is kept.
+    """
+    length = sample.ids.shape[1]
+    rows = -(-vocab // length)
+    if rows > sample.ids.shape[0]:
+        return replace(sample, ids=sample.ids[:1], lengths=sample.lengths[:1])
+    ids = torch.cat([torch.arange(vocab), sample.ids.flatten()])[: rows * length].view(rows, length)
+    return replace(sample, ids=ids, lengths=(length,) * rows)
+
+
 def compare_gradients(
     reference: Reference, model: UniversalTransformer, sample: Sample, *, other_attention: Any, seed: int = 0
 ) -> GradientComparison:
-    """Backpropagate one random direction of the logits through both.
+    """Backpropagate one random direction of the logits of all rows of the sample through both.
 
     Differences are relative to each parameter's largest gradient, but never finer than 1e-4 of the model's largest:
     some gradients are zero but for rounding (a router that always renormalises one expert). The floor is 4 × what the
     reference's own gradients change with the attention form and the batch.
     """
-    probe = torch.randn(1, sample.ids.shape[1], model.n.d_vocab, generator=torch.Generator().manual_seed(seed))
-    theirs = _reference_gradients(reference, sample.ids[:1], probe)
-    doubled = _reference_gradients(reference, sample.ids[:1].repeat(2, 1), torch.cat([probe, torch.zeros_like(probe)]))
+    probe = torch.randn(*sample.ids.shape, model.n.d_vocab, generator=torch.Generator().manual_seed(seed))
+    theirs = _reference_gradients(reference, sample.ids, probe)
+    doubled = _reference_gradients(reference, sample.ids.repeat(2, 1), torch.cat([probe, torch.zeros_like(probe)]))
     varied = [doubled]
     if other_attention is not None:
-        varied.append(_reference_gradients(Reference(other_attention), sample.ids[:1], probe))
+        varied.append(_reference_gradients(Reference(other_attention), sample.ids, probe))
     finest = FINEST * max(float(gradient.abs().max()) for gradient in theirs.values())
     floor = FACTOR * max(_relative(theirs[name], other[name], finest) for other in varied for name in theirs)
 
     model.zero_grad(set_to_none=True)
-    (model(sample.ids[:1]).logits.float() * probe).sum().backward()
-    ours = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    (model(sample.ids).logits.float() * probe).sum().backward()
+    ours = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     shapes = {name: tuple(t.shape) for name, t in reference.model.state_dict().items()}
     plan = plan_load(model, registry.family(model.n.origin.family or "").weights, shapes)
     wanted = slots(model)

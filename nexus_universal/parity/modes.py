@@ -104,9 +104,10 @@ class Reference:
         return out.logits
 
     def of_rows(self, ids: Tensor) -> Tensor:
-        """Logits of the token table's rows, given as they lie there."""
-        table = self.model.get_input_embeddings().weight
-        return self.model(inputs_embeds=embedding(ids, table), use_cache=False).logits
+        """Logits of the token table's rows, given as they lie there; of looked-up ones where it is no single table."""
+        tokens = self.model.get_input_embeddings()
+        rows = embedding(ids, tokens.weight) if hasattr(tokens, "weight") else tokens(ids)
+        return self.model(inputs_embeds=rows, use_cache=False).logits
 
 
 class Ours:
@@ -133,8 +134,10 @@ class Ours:
         return self.model(ids, mask, positions, cache=cache, logits_to_keep=keep).logits
 
     def of_rows(self, ids: Tensor) -> Tensor:
-        """Logits of the token table's rows, given as they lie there."""
-        return self.model(inputs_embeds=embedding(ids, self.model.embedding.tokens.weight)).logits
+        """The same of ours."""
+        tokens = self.model.embedding
+        rows = tokens.look_up(ids) if tokens.table is None else embedding(ids, tokens.table)
+        return self.model(inputs_embeds=rows).logits
 
 
 Side = Reference | Ours

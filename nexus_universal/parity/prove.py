@@ -13,7 +13,7 @@ from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.parity.certificate import Certificate, LawRow, Verdict
 from nexus_universal.parity.draws import asked, pads_leak, steps_differ, switch_length
 from nexus_universal.parity.floors import FACTOR, Floor, measure_floor, padding_change
-from nexus_universal.parity.gradients import compare_gradients
+from nexus_universal.parity.gradients import compare_gradients, every_token
 from nexus_universal.parity.laws import check_laws
 from nexus_universal.parity.localise import first_divergence
 from nexus_universal.parity.modes import MODES, Comparison, Ours, Reference, Sample, compare, greedy, sample
@@ -142,6 +142,7 @@ def _enter_laws(certificate: Certificate, pair: Pair, drawn: Sample, floor: Floo
 def prove_gradients(certificate: Certificate, pair: Pair, drawn: Sample, *, config: dict[str, Any]) -> None:
     """Gradients of every parameter: the row's differences are relative to each parameter's largest gradient."""
     pair.reference.begin()
+    drawn = every_token(drawn, pair.model.n.d_vocab)
     found = compare_gradients(pair.reference, pair.model, drawn, other_attention=pair.other_attention)
     equal = found.equal == found.parameters
     floor = Floor(changes={"gradients": found.floor / 4}, max_logit=1.0)

@@ -99,7 +99,7 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "rope theta": (mixer(rope=Rope(theta=0.0)), ("rope.theta = 0.0 must be positive",)),
     "rope fraction": (mixer(rope=Rope(theta=1e4, fraction=1.5)), ("rope.fraction = 1.5 must lie in (0, 1]",)),
     "odd rotation": (mixer(rope=Rope(theta=1e4, fraction=0.4)), ("rope.fraction", "rotates 3 dimensions")),
-    "rule": (mixer(scale=ByLayer(rule="add", value=1.0)), ("scale.rule = 'add' must be 'divide' or 'multiply'",)),
+    "rule": (mixer(scale=ByLayer(rule="add", value=1.0)), ("scale.rule = 'add' must be one of 'divide', 'multiply'",)),
     "padding row": (
         small(embedding=Embedding(vocab=97, width=24, padding_row=97)),
         ("embedding.padding_row = 97 must lie in [0, 97)",),

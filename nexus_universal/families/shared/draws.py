@@ -35,8 +35,8 @@ ROPE_SCALING: tuple[dict[str, Any] | None, ...] = (
         "rope_type": "yarn",
         "factor": 8.0,
         "original_max_position_embeddings": 8,
-        "beta_fast": 16.0,
-        "beta_slow": 2.0,
+        "beta_fast": 0.57,
+        "beta_slow": 0.055,
         "mscale": 0.7,
         "mscale_all_dim": 1.2,
     },
@@ -55,7 +55,7 @@ ROPE_SCALING: tuple[dict[str, Any] | None, ...] = (
         "short_factor": PER_PAIR,
         "long_factor": PER_PAIR,
     },
-    {"rope_type": "proportional", "partial_rotary_factor": 0.5, "factor": 2.0},
+    {"rope_type": "proportional", "partial_rotary_factor": 0.62, "factor": 2.0},
 )
 
 ROPE: tuple[dict[str, Any], ...] = (
@@ -67,6 +67,8 @@ ROPE: tuple[dict[str, Any], ...] = (
         "rope_theta": 100.0,
         "factor": 4.0,
         "original_max_position_embeddings": 16,
+        "beta_fast": 1.5,
+        "beta_slow": 0.25,
         "truncate": False,
     },
 )

@@ -80,15 +80,17 @@ def _known(reader: ConfigReader, context: int | None) -> int:
 
 def _yarn(reader: ConfigReader, context: int | None) -> Scaling:
     factor, original = _context_ratio(reader, context)
+    given = reader.number("attention_factor", None)
+    mscale, of_all = reader.number("mscale", None) or None, reader.number("mscale_all_dim", None) or None
     return YarnScaling(
         factor=factor,
         original_context=original,
         beta_fast=reader.number("beta_fast", None) or 32.0,
         beta_slow=reader.number("beta_slow", None) or 1.0,
         truncate=reader.take("truncate", True),
-        attention_factor=reader.number("attention_factor", None),
-        mscale=reader.number("mscale", None),
-        mscale_all_dim=reader.number("mscale_all_dim", None),
+        attention_factor=given,
+        mscale=mscale if of_all and given is None else None,
+        mscale_all_dim=of_all,
     )
 
 

@@ -1,0 +1,96 @@
+"""Mutants that compute the same function: each declared with a condition and a line of proof, and tried like any."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from nexus_universal.architecture.mixers import LatentAttention
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.part import Part
+from nexus_universal.architecture.position import LinearScaling, Llama3Scaling, ProportionalScaling, Rope, YarnScaling
+from nexus_universal.layers.rope import frequencies
+from nexus_universal.parity.mutations import Mutant
+
+FIXED = (type(None), LinearScaling, Llama3Scaling, YarnScaling, ProportionalScaling)
+"""Scalings whose frequencies are the same in every call."""
+
+FUSED = {"sdpa", "sdpa_masked"}
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """Mutants of `field` (`Router.groups`, wildcards allowed) compute what n does where `holds(mutant, n)`."""
+
+    field: str
+    proof: str
+    holds: Callable[[Mutant, ArchitectureParameter], bool]
+
+
+def rotations(n: ArchitectureParameter) -> Iterator[tuple[Part, Rope, int]]:
+    """Every mixer that rotates, its rotation, and the width of what it turns."""
+    for layer in n.layers:
+        for _, branch in layer.all_branches():
+            rope = getattr(branch.part, "rope", None)
+            if isinstance(rope, Rope):
+                yield branch.part, rope, getattr(branch.part, "rope_dim", None) or getattr(branch.part, "head_dim", 0)
+
+
+def rotates_alike(mutant: Mutant, n: ArchitectureParameter) -> bool:
+    """Whether every rotation's frequencies and factors are the same numbers; never for those that look at the call."""
+    return all(_alike(*right, *wrong) for right, wrong in zip(rotations(n), rotations(mutant.n), strict=True))
+
+
+def _alike(mixer: Part, rope: Rope, width: int, other: Part, turned: Rope, _: int) -> bool:
+    if rope == turned:
+        return True
+    if type(rope.scaling) is not type(turned.scaling) or not isinstance(rope.scaling, FIXED):
+        return False
+    if isinstance(mixer, LatentAttention) and mixer.softmax_scale != getattr(other, "softmax_scale", None):
+        return False
+    factors = {getattr(each.scaling, "table_factor", 1.0) for each in (rope, turned)}
+    tables = [frequencies(each.scaling, each, width) for each in (rope, turned)]
+    return len(factors) == 1 and torch.equal(*tables)
+
+
+def has_single_heads(mutant: Mutant, n: ArchitectureParameter) -> bool:
+    """Whether every query head of the changed attention has a key/value head of its own."""
+    return mutant.place.holder.heads == mutant.place.holder.kv_heads  # type: ignore[attr-defined]
+
+
+EQUIVALENTS: tuple[Equivalent, ...] = (
+    Equivalent(
+        "Write.terms",
+        "a + b = b + a: the first two terms of a sum may be swapped",
+        lambda mutant, n: mutant.change == "[0] and [1] swapped",
+    ),
+    Equivalent("Attention.repeat_first", "heads that are not shared are repeated once: not at all", has_single_heads),
+    Equivalent(
+        "Attention.kernel",
+        "a masked key weighs exp(-inf) = 0: the fused kernel sums the same numbers under its causal flag",
+        lambda mutant, n: has_single_heads(mutant, n) and {mutant.place.value, *mutant.change.split("'")} >= FUSED,
+    ),
+    Equivalent("YarnScaling.*", "the same frequencies and the same factor, number by number", rotates_alike),
+    Equivalent(
+        "Router.weights",
+        "weights take the dtype of the router's logits, which is float32 either way",
+        lambda mutant, n: mutant.place.holder.logits == "float32",  # type: ignore[attr-defined]
+    ),
+    Equivalent(
+        "Router.sum_epsilon",
+        "float32 absorbs it: s + 1e-20 = s for any sum of scores above 1e-12",
+        lambda mutant, n: 0.0 < mutant.place.value < 1e-19 and mutant.place.holder.logits == "float32",  # type: ignore[attr-defined]
+    ),
+    Equivalent("Rope.fraction", "rounds to the same number of turned pairs: the same frequencies", rotates_alike),
+)
+
+
+def proof_of_equivalence(mutant: Mutant, n: ArchitectureParameter) -> str | None:
+    """The proof that a mutant of n is n, where one is declared."""
+    for declared in EQUIVALENTS:
+        if fnmatch.fnmatch(mutant.field, declared.field) and declared.holds(mutant, n):
+            return declared.proof
+    return None

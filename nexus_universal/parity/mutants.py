@@ -1,0 +1,117 @@
+"""The mutation score: how many wrong n's the proof notices, of all that reflection can make of a right one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nexus_universal.architecture import registry
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.validate import problems
+from nexus_universal.parity.bench import Bench, Outcome, State
+from nexus_universal.parity.draws import draw_configs
+from nexus_universal.parity.equivalents import proof_of_equivalence
+from nexus_universal.parity.mutations import Mutant, mutants
+from nexus_universal.parity.prove import Progress, say
+from nexus_universal.parity.references import quiet
+
+ENOUGH = 0.97
+"""The share of a family's mutants that must be noticed."""
+
+STATES: tuple[State, ...] = ("crashed", "killed", "survived", "equivalent", "refused")
+"""What counts first where a mutant fares differently on several configs."""
+
+
+@dataclass
+class Score:
+    """The outcomes of all mutants of a family."""
+
+    family: str
+    configs: int = 0
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def of(self, state: State) -> list[Outcome]:
+        """The mutants with this outcome."""
+        return [outcome for outcome in self.outcomes.values() if outcome.state == state]
+
+    @property
+    def alive(self) -> int:
+        """Mutants that compute, and something else: killed or survived."""
+        return len(self.of("killed")) + len(self.of("survived"))
+
+    @property
+    def noticed(self) -> float:
+        """The share of them that makes the committed verdict false."""
+        return len(self.of("killed")) / max(self.alive, 1)
+
+    @property
+    def beyond_floor(self) -> float:
+        """The share of them that differs by more than the floor."""
+        return sum(outcome.beyond_floor for outcome in self.outcomes.values()) / max(self.alive, 1)
+
+    @property
+    def enough(self) -> bool:
+        return self.noticed >= ENOUGH and not self.of("crashed")
+
+    def table(self, by: Literal["kind", "field"]) -> dict[str, dict[str, int]]:
+        """Outcomes counted by how, or which field, was changed."""
+        rows: dict[str, Counter[str]] = {}
+        for outcome in self.outcomes.values():
+            rows.setdefault(getattr(outcome, by), Counter())[outcome.state] += 1
+        return {name: dict(rows[name]) for name in sorted(rows)}
+
+    def to_data(self) -> dict[str, Any]:
+        """What is published of it."""
+        return {
+            "configs": self.configs,
+            **{state: len(self.of(state)) for state in STATES},
+            "beyond floor": sum(outcome.beyond_floor for outcome in self.outcomes.values()),
+            "survivors": [outcome.name for outcome in self.of("survived")],
+            "crashes": {outcome.name: outcome.why for outcome in self.of("crashed")},
+            "equivalents": {outcome.name: outcome.why for outcome in self.of("equivalent")},
+            "noticed in": dict(Counter(outcome.where for outcome in self.of("killed")).most_common()),
+            "kinds": self.table("kind"),
+            "fields": self.table("field"),
+        }
+
+
+@quiet()
+def mutation_score(
+    model_type: str, *, draws: int | None = None, seed: int = 0, progress: Progress | None = None
+) -> Score:
+    """Try every mutant of every drawn n of a family, each until it is noticed.
+
+    `draws` None takes twice as many configs as the longest list of values that the family draws from.
+
+    Raises:
+        UnknownModelType: no such family, or none of that name in transformers.
+        Unproven: the right n differs from the reference by more than the floor.
+        FalseProof: a mutant that is declared equivalent was noticed.
+    """
+    family = registry.family(model_type)
+    score = Score(model_type)
+    count = draws or 2 * max((len(values) for values in family.draws.values()), default=1) + 2
+    seen: set[ArchitectureParameter] = set()
+    for index, config in enumerate(draw_configs(family, count, seed=seed)):
+        bench = Bench(family, config, seed=seed + index)
+        if bench.n in seen:
+            continue
+        seen.add(bench.n)
+        score.configs += 1
+        for mutant in mutants(bench.n):
+            known = score.outcomes.get(mutant.name)
+            if known and _is_settled(known, mutant, bench.n):
+                continue
+            say(progress, f"{model_type}: config {index + 1} of {count}, {mutant.name}")
+            found = bench.tried(mutant)
+            if known is None or STATES.index(found.state) < STATES.index(known.state):
+                score.outcomes[mutant.name] = found
+    return score
+
+
+def _is_settled(known: Outcome, mutant: Mutant, n: ArchitectureParameter) -> bool:
+    """Whether another config can add nothing: an equivalent one is tried again where its proof does not hold."""
+    if known.state == "equivalent":
+        return any(problems(mutant.n)) or proof_of_equivalence(mutant, n) is not None
+    return known.state in ("crashed", "killed")
