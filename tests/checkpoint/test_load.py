@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from nexus_universal.parity.modes import Reference
 from tests.checkpoint.on_disk import SINGLE, changed, logits_of, published, same_logits, tensors_of
 from tests.helpers import MODEL_TYPES, ids, pair, reference, same, universal
 
-SPARSE = ("mixtral", "qwen3_moe", "glm4_moe_lite", "qwen3_next")
+SPARSE = ("mixtral", "qwen3_moe", "glm4_moe_lite", "qwen3_next", "glm4_moe", "deepseek_v3")
 types = pytest.mark.parametrize("model_type", MODEL_TYPES)
 
 
@@ -74,7 +75,6 @@ def test_gpt2_without_prefix_and_with_causal_masks(tmp_path: Path) -> None:
     }
 
 
-@types
 def test_gpt_neox_with_causal_masks_and_frequencies(tmp_path: Path) -> None:
     """The original files: the head is called `embed_out`, and every layer holds what is computed here."""
     extra = {"attention.bias": torch.ones(1, 1, 64, 64).tril(), "attention.rotary_emb.inv_freq": torch.ones(2)}
@@ -88,6 +88,7 @@ def test_gpt_neox_with_causal_masks_and_frequencies(tmp_path: Path) -> None:
     assert set(ours.passed_over) == {f"gpt_neox.layers.1.{name}" for name in extra}
 
 
+@types
 def test_shards(model_type: str, tmp_path: Path) -> None:
     theirs, ours = pair(model_type)
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="40KB")
@@ -160,12 +161,7 @@ def mapping_of(tensor: Tensor) -> str:
     return ""
 
 
-COPIED = {
-    "mixtral": "feed_forward.experts.",
-    "qwen3_moe": "feed_forward.experts.",
-    "glm4_moe_lite": "feed_forward.experts.",
-    "qwen3_next": "feed_forward.experts.",
-}
+COPIED = dict.fromkeys(SPARSE, "feed_forward.experts.")
 """What published files hold in pieces has to be put together."""
 
 
@@ -269,13 +265,16 @@ def test_the_selection_bias_stays_float32(stored: torch.dtype, tmp_path: Path) -
 
 # What is passed over
 
+NEXT_LAYER = "a layer after the last: multi-token prediction"
+
 
 @pytest.mark.parametrize(
     ("model_type", "extra", "reason"),
     [
         ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq", "rotary buffers are computed from n"),
-        ("glm4_moe_lite", "model.layers.47.eh_proj.weight", "the multi-token prediction layer"),
-        ("glm4_moe_lite", "model.layers.47.mlp.experts.0.up_proj.weight", "the multi-token prediction layer"),
+        ("glm4_moe_lite", "model.layers.3.eh_proj.weight", NEXT_LAYER),
+        ("glm4_moe", "model.layers.3.shared_head.norm.weight", NEXT_LAYER),
+        ("deepseek_v3", "model.layers.3.mlp.experts.0.up_proj.weight", NEXT_LAYER),
         ("qwen3_next", "mtp.layers.0.self_attn.q_proj.weight", "multi-token prediction"),
     ],
 )
@@ -284,6 +283,14 @@ def test_declared_tensors_are_passed_over_and_listed(model_type: str, extra: str
     ours = UniversalTransformer.from_pretrained(directory)
     assert ours.passed_over == {extra: reason}
     assert same_logits(ours, model_type)
+
+
+@pytest.mark.parametrize("extra", ["model.layers.4.eh_proj.weight", "model.layers.31.eh_proj.weight"])
+def test_only_the_layer_right_after_the_last_is_passed_over(extra: str, tmp_path: Path) -> None:
+    """A config that says too few layers does not load as if the others were for prediction."""
+    directory = changed("deepseek_v3", tmp_path / "model", lambda tensors: tensors | {extra: torch.ones(3)})
+    with pytest.raises(CheckpointError, match=f"unexpected tensors: {re.escape(extra)}"):
+        UniversalTransformer.from_pretrained(directory)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2", "cohere2"])

@@ -25,7 +25,7 @@ MAP = WeightMap(
         "layers.{i}.convolution.weight": Squeezed("l.{i}.conv.weight", axis=1),
         "layers.{i}.decay": "l.{i}.A_log",
     },
-    passed_over={r"^mtp\.": "multi-token prediction", r"inv_freq$": "computed"},
+    passed_over={r"^mtp\.": "multi-token prediction", r"inv_freq$": "computed", r"^h\.{layers}\.": "beyond"},
 )
 
 
@@ -70,16 +70,20 @@ def test_a_parameter_without_an_entry_is_an_error() -> None:
         ("model.a.inv_freq", "computed"),
         ("model.mtp.x", None),
         ("inv_freq.x", None),
+        ("h.3.x", "beyond"),
+        ("h.2.x", None),
+        ("h.30.x", None),
     ],
 )
 def test_reasons_to_pass_over(name: str, reason: str | None) -> None:
-    assert MAP.reason_to_pass_over(name) == reason
+    assert MAP.reason_to_pass_over(name, layers=3) == reason
 
 
 RULES: list[tuple[Rule, tuple[int, ...]]] = [
     (Direct("a"), (3, 4)),
     (Direct("a"), (5,)),
     (Transposed("a"), (3, 4)),
+    (Transposed("a"), (3, 4, 5)),
     (Squeezed("a", axis=1), (3, 4)),
     (Squeezed("a", axis=0), (3,)),
     (Stacked(("a.{e}",)), (3, 4, 5)),

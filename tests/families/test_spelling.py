@@ -21,6 +21,7 @@ from tests.helpers import MODEL_TYPES, config, explicit, labelled, raw, single_c
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0}
+LONG = {"short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5], "long_factor": [1.5, 1.6, 1.7, 1.8, 1.9, 2.0]}
 NESTED = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500.0},
@@ -77,6 +78,22 @@ PAIRS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mixtral", {"num_experts": 3}, {"num_local_experts": 3}),
     ("qwen3_moe", {"num_local_experts": 5}, {"num_experts": 5}),
     ("glm4_moe_lite", {"num_local_experts": 5}, {"n_routed_experts": 5}),
+    ("deepseek_v3", {"num_local_experts": 4}, {"n_routed_experts": 4}),
+    ("gemma", {"hidden_act": "gelu", "head_dim": 8}, {"hidden_act": "gelu_pytorch_tanh", "head_dim": 8}),
+    ("glm", {"rope_theta": 500.0}, with_theta(500.0, partial_rotary_factor=0.5)),
+    ("glm", {"eos_token_id": None}, {"eos_token_id": [151329, 151336, 151338]}),
+    ("glm4_moe", {"partial_rotary_factor": 0.25}, with_theta(partial_rotary_factor=0.25)),
+    (
+        "phi3",
+        {"rope_scaling": {"type": "su", "original_max_position_embeddings": 8} | LONG},
+        with_theta(rope_type="longrope", **LONG),
+    ),
+    ("phi3", {"rope_scaling": {"type": "yarn"} | LONG}, with_theta(rope_type="longrope", **LONG)),
+    (
+        "phi3",
+        {"rope_scaling": {"type": "longrope"} | LONG, "original_max_position_embeddings": 8},
+        with_theta(rope_type="longrope", **LONG) | {"original_max_position_embeddings": 8},
+    ),
 ]
 OLD_NAMES = {
     "gpt2": {

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nexus_universal.architecture.feed_forward import ExpertGroups, Router
+from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import LatentAttention
 from nexus_universal.architecture.position import Norm, YarnScaling
 from nexus_universal.families.shared import rotary
-from nexus_universal.families.shared.reader import ConfigReader
+from nexus_universal.families.shared.reader import TRAINING, ConfigReader
+
+ALIASES = {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"}
+
+IRRELEVANT = {
+    "num_nextn_predict_layers": "counts multi-token prediction layers, which are passed over",
+    "pretraining_tp": "split products in training; transformers no longer reads it",
+    "ep_size": "says how training split the experts",
+    **dict.fromkeys(("aux_loss_alpha", "seq_aux"), TRAINING),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +80,28 @@ def sigmoid_router(
         logits="float32",
         order="unsorted",
     )
+
+
+def experts(
+    reader: ConfigReader, dense: FeedForward, router: Router, *, count: int, chosen: int, width: int
+) -> MixtureOfExperts:
+    """Routed experts, and shared ones as a single wider one; their activation is that of the dense layers."""
+    width = reader.count("moe_intermediate_size", width)
+    return MixtureOfExperts(
+        experts=reader.count("n_routed_experts", count),
+        per_token=reader.count("num_experts_per_tok", chosen),
+        expert=FeedForward(width=width, activation=dense.activation),
+        router=router,
+        shared=FeedForward(width=width * reader.count("n_shared_experts", 1), activation=dense.activation),
+    )
+
+
+def dense_first(
+    reader: ConfigReader, dense: FeedForward, experts: MixtureOfExperts, *, layers: int, dense_layers: int
+) -> list[FeedForward | MixtureOfExperts]:
+    """One feed-forward per layer: dense in the first `first_k_dense_replace`, experts in the others."""
+    layers, dense_layers = (
+        reader.count("num_hidden_layers", layers),
+        reader.take("first_k_dense_replace", dense_layers),
+    )
+    return [dense if index < dense_layers else experts for index in range(layers)]

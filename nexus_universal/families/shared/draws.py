@@ -90,6 +90,42 @@ def without(values: dict[str, tuple[Any, ...]], *keys: str) -> dict[str, tuple[A
     return {key: found for key, found in values.items() if key not in keys}
 
 
+TINY_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 20,
+    "q_lora_rank": 28,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+}
+"""What latent attention adds to it."""
+
+TINY_ROUTED: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+}
+"""What DeepSeek's experts add to it."""
+
+LATENT: dict[str, tuple[Any, ...]] = {
+    "num_key_value_heads": (4,),
+    "q_lora_rank": (28, None),
+    "v_head_dim": (16, 20),
+    "qk_rope_head_dim": (8, 16),
+    "rope_interleave": (True, False),
+}
+"""DeepSeek's latent attention."""
+
+ROUTED: dict[str, tuple[Any, ...]] = {
+    "num_experts_per_tok": (3, 1, 4),
+    "n_shared_experts": (1, 2),
+    "n_group": (1, 2),
+    "norm_topk_prob": (True, False),
+    "routed_scaling_factor": (1.8, 1.0),
+}
+"""DeepSeek's spelling of experts."""
+
 EXPERTS: dict[str, tuple[Any, ...]] = {
     "num_experts": (8, 5),
     "num_experts_per_tok": (3, 1, 5),
