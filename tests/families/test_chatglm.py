@@ -17,6 +17,58 @@ from tests.families.borrowed import checkpoint, doubled
 from tests.helpers import furthest, ids, same
 from tests.references import chatglm
 
+GLM_4_9B_CHAT: dict[str, Any] = {
+    "model_type": "chatglm",
+    "architectures": ["ChatGLMModel"],
+    "auto_map": {"AutoModelForCausalLM": "modeling_chatglm.ChatGLMForConditionalGeneration"},
+    "add_bias_linear": False,
+    "add_qkv_bias": True,
+    "apply_query_key_layer_scaling": True,
+    "apply_residual_connection_post_layernorm": False,
+    "attention_dropout": 0.0,
+    "attention_softmax_in_fp32": True,
+    "bias_dropout_fusion": True,
+    "classifier_dropout": None,
+    "eos_token_id": [151329, 151336, 151338],
+    "ffn_hidden_size": 13696,
+    "fp32_residual_connection": False,
+    "hidden_dropout": 0.0,
+    "hidden_size": 4096,
+    "kv_channels": 128,
+    "layernorm_epsilon": 1.5625e-07,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_layers": 40,
+    "original_rope": True,
+    "pad_token_id": 151329,
+    "padded_vocab_size": 151552,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+    "rope_ratio": 500,
+    "seq_length": 131072,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.30.2",
+    "use_cache": True,
+    "vocab_size": 151552,
+}
+
+
+def test_the_published_config_is_the_n_of_its_successor() -> None:
+    """But for q, k and v, which one matrix multiplies, and for the pad row, which is a row like any other."""
+    n = ArchitectureParameter.from_huggingface(GLM_4_9B_CHAT)
+    successor = ArchitectureParameter.from_huggingface(
+        {"model_type": "glm", "rope_theta": 5e6, "max_position_embeddings": 131072}
+    )
+    plain = n.replace("layers.*.attention.packing", ())
+    assert {change.path for change in plain.diff(successor)} == {"embedding.padding_row"}
+    assert n.text.context == 131072 and n.eos_token_id == [151329, 151336, 151338]
+    assert n.count().parameters == 9_399_951_360
+    longer = {**GLM_4_9B_CHAT, "multi_query_group_num": 4, "rope_ratio": 10000, "seq_length": 1048576}
+    assert ArchitectureParameter.from_huggingface(longer).rope_base == 1e8
+
 
 @pytest.mark.parametrize(
     "changes",

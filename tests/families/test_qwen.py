@@ -177,6 +177,88 @@ def test_names_are_the_published_ones(both: Both, tmp_path: Path) -> None:
     assert all(same(saved[name].double(), tensor) for name, tensor in both.tensors.items())
 
 
+QWEN_7B: dict[str, Any] = {
+    "architectures": ["QWenLMHeadModel"],
+    "auto_map": {"AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel"},
+    "attn_dropout_prob": 0.0,
+    "bf16": False,
+    "emb_dropout_prob": 0.0,
+    "fp16": False,
+    "fp32": False,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "initializer_range": 0.02,
+    "kv_channels": 128,
+    "layer_norm_epsilon": 1e-06,
+    "max_position_embeddings": 32768,
+    "model_type": "qwen",
+    "no_bias": True,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "onnx_safe": None,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 1.0,
+    "scale_attn_weights": True,
+    "seq_length": 8192,
+    "tie_word_embeddings": False,
+    "tokenizer_class": "QWenTokenizer",
+    "transformers_version": "4.32.0",
+    "use_cache": True,
+    "use_dynamic_ntk": True,
+    "use_flash_attn": "auto",
+    "use_logn_attn": True,
+    "vocab_size": 151936,
+}
+QWEN_7B_OLDER: dict[str, Any] = {
+    "model_type": "qwen",
+    "attn_pdrop": 0.0,
+    "bf16": False,
+    "fp16": False,
+    "fp32": False,
+    "bias_dropout_fusion": True,
+    "bos_token_id": 151643,
+    "embd_pdrop": 0.0,
+    "eos_token_id": 151643,
+    "ffn_hidden_size": 22016,
+    "initializer_range": 0.02,
+    "kv_channels": 128,
+    "layer_norm_epsilon": 1e-06,
+    "n_embd": 4096,
+    "n_head": 32,
+    "n_layer": 32,
+    "n_positions": 8192,
+    "no_bias": True,
+    "onnx_safe": None,
+    "padded_vocab_size": 151936,
+    "params_dtype": "torch.bfloat16",
+    "pos_emb": "rotary",
+    "resid_pdrop": 0.1,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 1.0,
+    "scale_attn_weights": True,
+    "seq_length": 2048,
+    "tie_word_embeddings": False,
+    "tokenizer_type": "QWenTokenizer",
+    "transformers_version": "4.31.0",
+    "use_cache": True,
+    "use_flash_attn": "auto",
+    "vocab_size": 151936,
+    "use_dynamic_ntk": True,
+    "use_logn_attn": True,
+}
+
+
+@pytest.mark.parametrize(("raw", "trained"), [(QWEN_7B, 8192), (QWEN_7B_OLDER, 2048)], ids=["later", "older"])
+def test_published_configs(raw: dict[str, Any], trained: int) -> None:
+    n = ArchitectureParameter.from_huggingface(raw)
+    assert (n.d_hidden, n.num_layers, n.num_heads, n.num_kv_heads, n.head_dim) == (4096, 32, 32, 32, 128)
+    assert (n.d_feed_forward, n.d_vocab, n.rope_base, n.ln_eps) == (11008, 151936, 1e4, 1e-6)
+    assert n.rope_scaling == SteppedScaling(context=trained)
+    assert n.layers[0].steps[0].branches[0].part.log_scale == trained  # type: ignore[union-attr]
+    assert n.count().parameters == 7_721_324_544
+    assert n.to_huggingface() == raw
+
+
 OLD = {
     "n_embd": "hidden_size",
     "n_layer": "num_hidden_layers",
