@@ -19,7 +19,7 @@ from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import CheckpointError, UnsupportedConfig
 from nexus_universal.checkpoint.dequantise import DequantisedStore
 from nexus_universal.checkpoint.files import TensorStore
-from nexus_universal.checkpoint.quantisation import METHODS
+from nexus_universal.checkpoint.quantisation import METHODS, BlockScaled, quantisation_of
 from nexus_universal.parity.references import load_reference
 from nexus_universal.parity.verify import verify_checkpoint
 from tests.checkpoint.on_disk import SINGLE, changed, logits_of, same_logits, tensors_of
@@ -249,6 +249,24 @@ def test_a_setting_that_no_rule_takes_in_is_refused(
     said = {"quant_method": method, **setting}
     message = refused(changed("qwen3", tmp_path / "model", quantization_config=said), UnsupportedConfig)
     assert message.startswith(f"{method}: quantization_config.{words}")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"modules_to_not_convert": ["lm_head"]},
+        {"ignored_layers": ["lm_head"]},
+        {"modules_to_convert": None},
+        {"expert_dtype": "fp8"},
+        {"scale_fmt": "ue8m0"},
+        {"activation_scheme": "static"},
+        {"dequantize": True},
+    ],
+    ids=str,
+)
+def test_settings_that_the_tensors_say_or_that_speak_of_products_change_nothing(setting: dict[str, Any]) -> None:
+    said = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [4, 8]}
+    assert quantisation_of({"quantization_config": said | setting}) == BlockScaled("fp8", (4, 8))
 
 
 def test_coverage_stays_strict(tmp_path: Path) -> None:
