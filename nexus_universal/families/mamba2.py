@@ -9,7 +9,7 @@ from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import sequential_layer
 from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families.shared import common, names
+from nexus_universal.families.shared import common, names, state_space
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import TRAINING, ConfigReader
 
@@ -27,8 +27,6 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     expand = reader.count("expand", 2)
     fits = embedding.width * expand == heads * head_dim
     reader.require(fits, "expand", expand, "times hidden_size must be num_heads · head_dim")
-    low, high = reader.numbers("time_step_limit", [0.0, inf], length=2)
-    reader.require(0 <= low < high, "time_step_limit", [low, high], "must be two rising numbers of at least 0")
     groups = reader.count("n_groups", 8)
     reader.inert("intermediate_size", heads * head_dim)
     reader.inert("rms_norm", True)
@@ -43,7 +41,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         norm=norm,
         norm_groups=groups,
         activation=common.activation(reader),
-        time_step=(low, high),
+        time_step=state_space.time_step_limit(reader),
         convolution_bias=reader.take("use_conv_bias", True),
         biases=("input", "output") if reader.take("use_bias", False) else (),
         chunk=reader.count("chunk_size", 256),

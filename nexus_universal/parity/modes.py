@@ -15,6 +15,9 @@ from torch.nn.functional import embedding
 from nexus_universal.parity.references import Rotary
 from nexus_universal.transformer import UniversalTransformer
 
+STARTS_ANEW = ("bamba",)
+"""Types whose cached calls count positions from 0 again where none are given (docs/REFERENCE_FAULTS.md)."""
+
 Logits = Float[Tensor, "*positions d_vocab"]
 Ids = Int[Tensor, "batch seq"]
 
@@ -74,6 +77,7 @@ class Reference:
         # A model that only has recurrent states calls its cache by another name, and swallows the usual one unread.
         recurrent = "cache_params" in inspect.signature(model.forward).parameters
         self.cache_name = "cache_params" if recurrent else "past_key_values"
+        self.starts_anew = model.config.model_type in STARTS_ANEW
 
     def begin(self) -> None:
         """Before a call or a series of calls."""
@@ -93,6 +97,8 @@ class Reference:
         cache: Any = None,
         keep: int = 0,
     ) -> Tensor:
+        if positions is None and cache is not None and self.starts_anew:
+            positions = (torch.arange(ids.shape[1]) + cache.get_seq_length()).unsqueeze(0)
         out = self.model(
             ids,
             attention_mask=mask,

@@ -108,6 +108,8 @@ VARIED: dict[str, Any] = {
     "max_window_layers": 1,
     "sliding_window_size": 3,
     "experts_per_token": 1,
+    "num_logits_to_keep": 3,
+    "z_loss_coefficient": 0.3,
     "apply_residual_connection_post_layernorm": True,
     "initial_context_length": 8,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
@@ -96,3 +97,29 @@ def test_a_config_class_writes_into_what_it_is_given() -> None:
     mine = {"rope_type": "default", "rope_theta": 500.0}
     ArchitectureParameter.from_huggingface({"model_type": "qwen3_next", "rope_parameters": mine})
     assert mine == {"rope_type": "default", "rope_theta": 500.0}
+
+
+def test_cached_calls_count_positions_anew() -> None:
+    """Bamba without positions: the second piece is rotated as if it were the first."""
+    theirs, ours = pair("bamba")
+    x = ids(1, 20)
+    with torch.no_grad():
+        whole, cache = theirs(x, use_cache=False).logits, DynamicCache(config=theirs.config)
+        pieces = [theirs(piece, past_key_values=cache).logits for piece in x.split(10, dim=1)]
+        assert furthest(torch.cat(pieces, dim=1), whole) > 1e-2
+        mine = ours.new_cache()
+        assert furthest(torch.cat([ours(p, cache=mine).logits for p in x.split(10, dim=1)], dim=1), whole) < 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["bamba", "granitemoehybrid"])
+def test_a_hybrid_without_attention_cannot_be_cached(model_type: str) -> None:
+    """The mask of full attention is made all the same, and asks a cache for its length that has none."""
+    none = {"bamba": {"attn_layer_indices": []}, "granitemoehybrid": {"layer_types": None}}[model_type]
+    theirs = reference(model_type, **none)
+    ours, x = universal(theirs), ids(1, 20)
+    with pytest.raises(ValueError, match="get_seq_length"), torch.no_grad():
+        theirs(x, past_key_values=DynamicCache(config=theirs.config))
+    with torch.no_grad():
+        whole, mine = theirs(x, use_cache=False).logits, ours.new_cache()
+        assert same(ours(x).logits, whole)
+        assert furthest(torch.cat([ours(p, cache=mine).logits for p in x.split(10, dim=1)], dim=1), whole) < 1e-5

@@ -201,6 +201,17 @@ class ConfigReader:
                 raise self.refuse(f"{key}[{index}]", name, f"known: {', '.join(known)}")
         return tuple(value)
 
+    def indices(self, key: str, default: list[int] | None = None, *, length: int) -> tuple[int, ...]:
+        """A list of different layers by their index, of `length` there are; null is none.
+
+        Raises:
+            UnsupportedConfig: anything else.
+        """
+        value = self.take(key, default, kinds=(list, type(None))) or []
+        if any(type(index) is not int or not 0 <= index < length for index in value) or len(set(value)) < len(value):
+            raise self.refuse(key, value, f"must list different layers, each from 0 to {length - 1}")
+        return tuple(value)
+
     def inert(self, key: str, *values: Any) -> None:
         """A key that changes nothing at these values.
 
