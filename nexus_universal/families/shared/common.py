@@ -212,6 +212,16 @@ def layer_types(
     return listed or derived
 
 
+def cycled_types(reader: ConfigReader, layers: int, cycle: tuple[str, ...]) -> tuple[str, ...]:
+    """The kind of each layer: listed, or the cycle over and over."""
+    return reader.names("layer_types", length=layers, known=tuple(sorted(set(cycle)))) or (cycle * layers)[:layers]
+
+
+def windowed(kinds: Iterable[str], full: Attention, *, sliding: Attention) -> tuple[Attention, ...]:
+    """The attention of each kind of layer."""
+    return tuple(sliding if kind == "sliding_attention" else full for kind in kinds)
+
+
 def windowed_above(reader: ConfigReader, attention: Attention, layers: int) -> tuple[Attention, ...]:
     """Qwen's windows: in the layers that `layer_types` names, or from `max_window_layers` on, if they are used."""
     window = window_if_used(reader)

@@ -185,8 +185,8 @@ class ConfigReader:
             raise self.refuse(key, value, f"must hold {length} numbers")
         return tuple(map(float, value))
 
-    def names(self, key: str, *, length: int, known: Collection[str]) -> tuple[str, ...] | None:
-        """A list of one name per layer, or None where the key is missing or null.
+    def names(self, key: str, *, length: int, known: Collection[Any]) -> tuple[Any, ...] | None:
+        """A list of one name (or flag, 0 or 1) per layer, or None where the key is missing or null.
 
         Raises:
             UnsupportedConfig: the wrong length, or a name that is not known.
@@ -197,8 +197,8 @@ class ConfigReader:
         if len(value) != length:
             raise self.refuse(f"len({key})", len(value), f"must be the number of layers, {length}")
         for index, name in enumerate(value):
-            if not isinstance(name, str) or name not in known:
-                raise self.refuse(f"{key}[{index}]", name, f"known: {', '.join(known)}")
+            if not isinstance(name, str | int) or name not in known:
+                raise self.refuse(f"{key}[{index}]", name, f"known: {', '.join(map(str, known))}")
         return tuple(value)
 
     def indices(self, key: str, default: list[int] | None = None, *, length: int) -> tuple[int, ...]:
