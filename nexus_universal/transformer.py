@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import CheckpointError, InputError, UnsupportedPart
 from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, load_json
 from nexus_universal.cache import Cache, State
 from nexus_universal.checkpoint.dequantise import DequantisedStore
@@ -35,9 +36,10 @@ from nexus_universal.checkpoint.save import (
 from nexus_universal.generation.loop import generate
 from nexus_universal.generation.settings import GENERATION_CONFIG, GenerationSettings
 from nexus_universal.layers.block import UniversalTransformerBlock
-from nexus_universal.layers.call import CallPlan
+from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -73,15 +75,18 @@ class UniversalTransformer(nn.Module):
         self.plan = CallPlan(wide=n.embedding.dtype == "float32")
         self.settings = GenerationSettings.of(n)
         self.passed_over: dict[str, str] = {}
-        self.embedding = UniversalEmbedding(n.embedding)
-        self.layers = nn.ModuleList(
-            UniversalTransformerBlock(
-                program, d_model=n.d_hidden, layer_index=index, plan=self.plan, path=f"layers.{index}"
-            )
+        self.embedding = UniversalEmbedding(n.embedding, layers=len(n.layers))
+        where, shares = {"d_model": n.d_hidden, "plan": self.plan}, Shares()
+        layers = [
+            UniversalTransformerBlock(program, layer_index=index, path=f"layers.{index}", shares=shares, **where)
             for index, program in enumerate(n.layers)
-        )
+        ]
+        if shares.known:
+            self.shared = shares.tree()
+        self.layers = nn.ModuleList(layers)
         if n.final_norm and n.final_norm.rounding == "native":
             refuse_unless(n.embedding, dtype="model")  # torch's kernel takes no wider input than its weights
+        self.first_skipped = _first_skipped(n)
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
         self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab)
         if self.device.type != "meta":
@@ -121,10 +126,14 @@ class UniversalTransformer(nn.Module):
             assert x is not None
             call = self.plan.begin(x, mask=attention_mask, positions=position_ids, cache=cache)
             x = self.embedding(x, call.positions)
+            call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
         except IndexError:
             raise self._out_of_range(input_ids) from None
-        registers = {"x": x, "e": x}
-        for layer in self.layers:
+        registers, new = {"x": x, "e": x}, x.shape[1]
+        for index, layer in enumerate(self.layers):
+            if index == self.first_skipped and _may_skip(call, logits_to_keep):
+                registers = {name: value[:, -logits_to_keep:] for name, value in registers.items()}
+                call = call.only_last(logits_to_keep)
             registers = layer(registers, call)
         x = registers["x"]
         if self.final_norm is not None:
@@ -134,7 +143,7 @@ class UniversalTransformer(nn.Module):
         elif logits_to_keep:
             x = x[:, -logits_to_keep:, :]
         if cache is not None:
-            cache.length += call.positions.shape[-1]
+            cache.length += new
         return CausalOutput(logits=self.head(x.to(call.dtype), self.embedding.table), cache=cache)
 
     def _out_of_range(self, input_ids: Tensor | None) -> InputError:
@@ -276,6 +285,20 @@ class UniversalTransformer(nn.Module):
     def named_slots(self) -> Iterator[tuple[str, Tensor]]:
         """Canonical names and tensors of everything that a checkpoint holds."""
         yield from slots(self).items()
+
+
+def _first_skipped(n: ArchitectureParameter) -> int | None:
+    """The layer from which on positions whose logits are not asked for are left out; None where there is none."""
+    if n.head.skips == "head":
+        return None
+    return max((index + 1 for index, layer in enumerate(n.layers) if not only_reuses(layer)), default=0)
+
+
+def _may_skip(call: Call, logits_to_keep: int | Tensor) -> bool:
+    """As the reference does: several queries without a mask would take the kernel's causal flag to start at them."""
+    if isinstance(logits_to_keep, Tensor) or not logits_to_keep or call.positions.shape[1] == 1:
+        return False
+    return logits_to_keep == 1 or all(mask is not None for mask in call.masks)
 
 
 def copy_weights(reference_model: nn.Module, universal_model: UniversalTransformer) -> None:

@@ -44,8 +44,11 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     late = part.qk_norm is not None and part.qk_norm.when == "after_rope"
     norm = part.qk_norm.norm if part.qk_norm else None
 
+    def clipped(out: str) -> str:
+        return out if part.clip is None else rf"\mathrm{{clip}}_{{{number(part.clip)}}}({out})"
+
     def turned(role: str, factor: float | None = None) -> str:
-        out = times(factor, linear(role[0], "z", role in part.biases))
+        out = times(factor, clipped(linear(role[0], "z", role in part.biases)))
         if late:
             return names.optional(norm, names.optional(part.rope, out))
         return names.optional(part.rope, names.optional(norm, out))
@@ -54,11 +57,15 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     query = turned("query")
     if part.log_scale is not None:
         query = rf"\mathrm{{max}}(1, \mathrm{{log}}_{{{part.log_scale}}}(t + 1)) \cdot {query}"
+    if part.temperature is not None:
+        grown = rf"{number(part.temperature.growth)} \, \mathrm{{ln}}(1 + \lfloor t / {part.temperature.span} \rfloor)"
+        query = rf"(1 + {grown}) \cdot {query}"
     lines = [listed(within(f"q = {query}", part.heads, part.head_dim), whole)]
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:
-        value = names.optional(part.value_norm, linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
+        value = clipped(linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
+        value = names.optional(part.value_norm, value)
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
         key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
         lines.append(listed(key if part.value_dim is None else within(key, part.kv_heads, part.head_dim), pair, kept))
@@ -69,7 +76,11 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     return [
         *lines,
         listed(mixed, seen(part.window, part.causal), _slopes(part)),
-        output(name, gated("o", part.gate, "gate" in part.biases), "output" in part.biases),
+        output(
+            name,
+            names.optional(part.output_norm, gated("o", part.gate, "gate" in part.biases)),
+            "output" in part.biases,
+        ),
     ]
 
 
@@ -264,7 +275,7 @@ def _(part: FeedForward, name: str, names: Names, width: int, model: int) -> lis
 
 
 def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
-    reads = names.optional(part.input_norm, "x" if part.input_norm else "z")
+    reads = names.optional(part.input_norm, "z")
     if part.input_scale:
         reads = product("d^{-1/2} a", reads)
     logits = linear("r", reads, part.bias)
@@ -293,7 +304,8 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
     lines.append(listed(expert, within("W_{u}", part.experts, part.expert.width, inner)))
     if part.identity_experts:
         lines[-1] += r",\quad E_{i}(y) = y" + says(f" for the last {part.identity_experts}")
-    routed = r"\sum_{i \in T} w_{i} E_{i}(" + ("W_{l} z" if part.latent else "z") + ")"
+    read = names.optional(part.expert_norm, "z")
+    routed = r"\sum_{i \in T} w_{i} E_{i}(" + (f"W_{{l}} {read}" if part.latent else read) + ")"
     if part.latent:
         routed = "W_{l'} " + routed
         lines[-1] = listed(lines[-1], within("W_{l}", part.latent, width))

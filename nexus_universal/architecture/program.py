@@ -249,6 +249,12 @@ class Program(Part):
             yield "steps", f"name a branch twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"
 
 
+def only_reuses(program: Program) -> bool:
+    """Whether a program's mixers all take keys and values that an earlier layer emits: it keeps none of its own."""
+    mixers = [branch.part for _, branch in program.all_branches() if branch.part.role == "mixer"]
+    return bool(mixers) and all(getattr(mixer, "reuse", None) for mixer in mixers)
+
+
 def projection_names(value: Part, prefix: str = "") -> tuple[str, ...]:
     """The projections of a part that an adapter may name: packed ones together, a program's behind branch names."""
     if isinstance(value, Program):

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Packed
+from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.feed_forward import UniversalFeedForward, gated_product
 from nexus_universal.layers.grouped import grouped_linear
 from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -22,7 +24,7 @@ class UniversalRouter(nn.Module):
 
     def __init__(self, part: Router, *, d_model: int, experts: int, per_token: int) -> None:
         super().__init__()
-        refuse_unless(part, by_token=False, input_norm=None, expert_scale=False)
+        refuse_unless(part, by_token=False)
         if part.score == "sqrt_softplus":
             refuse_unless(part, score="softmax")
         self.part, self.per_token = part, per_token
@@ -30,6 +32,9 @@ class UniversalRouter(nn.Module):
         if part.selection_bias:
             self.register_buffer("selection_bias", torch.empty(experts, dtype=torch.float32))
         self.bias = nn.Parameter(torch.empty(experts)) if part.bias else None
+        self.norm = UniversalNorm.of(part.input_norm, d_model) if part.input_norm else None
+        self.input_scale = nn.Parameter(torch.empty(d_model)) if part.input_scale else None
+        self.expert_scale = nn.Parameter(torch.empty(experts)) if part.expert_scale else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UniversalRouter:
         """A cast of the model leaves the selection bias in float32, where the references load it."""
@@ -40,7 +45,9 @@ class UniversalRouter(nn.Module):
         return self
 
     def forward(self, x: Float[Tensor, "tokens d_hidden"]) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
-        part = self.part
+        part, x = self.part, x if self.norm is None else self.norm(x)
+        if self.input_scale is not None:
+            x = x * self.input_scale * x.shape[-1] ** -0.5
         if part.logits == "float32":
             bias = None if self.bias is None else self.bias.type(torch.float32)
             logits = F.linear(x.type(torch.float32), self.weight.type(torch.float32), bias)
@@ -55,34 +62,43 @@ class UniversalRouter(nn.Module):
         best, chosen = torch.topk(choice, self.per_token, dim=-1, sorted=part.order == "sorted")
         weights = scores.gather(1, chosen) if part.selection_bias else best
         if part.score == "softmax_chosen":
-            weights = torch.softmax(weights, dim=-1, dtype=torch.float32 if part.weights == "float32" else None)
+            weights = torch.softmax(weights, dim=-1, dtype=None if part.weights == "model" else torch.float32)
         if part.normalise:
             total = weights.sum(dim=-1, keepdim=True)
             weights = weights / (total + part.sum_epsilon if part.sum_epsilon else total)
         if part.scale is not None:
             weights = weights * part.scale
+        if self.expert_scale is not None:
+            weights = weights * self.expert_scale[chosen]
         return (weights if part.weights == "float32" else weights.to(logits.dtype)), chosen
 
     def _best_groups(self, choice: Float[Tensor, "tokens experts"]) -> Float[Tensor, "tokens experts"]:
-        """Experts outside the best groups lose: a group scores by its two best."""
-        assert self.part.groups is not None
-        grouped = choice.unflatten(-1, (self.part.groups.count, -1))
-        group_score = grouped.topk(2, dim=-1)[0].sum(dim=-1)
-        kept = torch.topk(group_score, k=self.part.groups.keep, dim=-1, sorted=False)[1]
+        """Experts outside the best groups lose."""
+        groups = self.part.groups
+        assert groups is not None
+        grouped = choice.unflatten(-1, (groups.count, -1))
+        counted, rest = (2, float("-inf")) if groups.by == "two_best" else (1, 0.0)
+        group_score = grouped.topk(counted, dim=-1)[0].sum(dim=-1)
+        kept = torch.topk(group_score, k=groups.keep, dim=-1, sorted=False)[1]
         lost = torch.ones_like(group_score, dtype=torch.bool).scatter_(1, kept, False)
-        return grouped.masked_fill(lost.unsqueeze(-1), float("-inf")).flatten(-2)
+        return grouped.masked_fill(lost.unsqueeze(-1), rest).flatten(-2)
 
 
 class Experts(nn.Module):
-    """All experts' weights in two stacks: gate and up rows [experts, 2·width, d], down [experts, d, width]."""
+    """All experts' weights in two stacks: gate and up rows [experts, 2·width, d], down [experts, d, width].
+
+    Without a gate the first holds `width` rows, and is called `up`.
+    """
 
     def __init__(self, part: FeedForward, *, d_model: int, experts: int) -> None:
         super().__init__()
-        refuse_unless(part, gated=True, gate_scale=None, output_scale=None, sparsity=None)
+        refuse_unless(part, output_scale=None, sparsity=None)
         self.part, self.count = part, experts
         self.packed = part.packing[0] if part.packing else Packed(roles=("gate", "up"))
-        self.gate_up = nn.Parameter(torch.empty(experts, 2 * part.width, d_model))
-        self.gate_up_bias = nn.Parameter(torch.empty(experts, 2 * part.width)) if "up" in part.biases else None
+        self.entry, rows = ("gate_up", 2 * part.width) if part.gated else ("up", part.width)
+        bias = nn.Parameter(torch.empty(experts, rows)) if "up" in part.biases else None
+        self.register_parameter(self.entry, nn.Parameter(torch.empty(experts, rows, d_model)))
+        self.register_parameter(f"{self.entry}_bias", bias)
         self.down = nn.Parameter(torch.empty(experts, d_model, part.width))
         self.down_bias = nn.Parameter(torch.empty(experts, d_model)) if "down" in part.biases else None
 
@@ -99,13 +115,18 @@ class Experts(nn.Module):
         per_expert = torch.histc(counted, bins=self.count, min=0, max=self.count - 1)
         ends = torch.cumsum(per_expert, dim=0, dtype=torch.int32)
 
-        joint = grouped_linear(x[order // per_token], self.gate_up, ends, _rows(self.gate_up_bias, expert))
-        inner = gated_product(self.part, *self._gate_and_up(joint))
-        out = grouped_linear(inner, self.down, ends, _rows(self.down_bias, expert))
+        stack, bias = getattr(self, self.entry), getattr(self, f"{self.entry}_bias")
+        joint = grouped_linear(x[order // per_token], stack, ends, _rows(bias, expert))
+        out = grouped_linear(self._activated(joint), self.down, ends, _rows(self.down_bias, expert))
         out = out * weights.reshape(-1)[order].unsqueeze(-1)
         back = torch.empty_like(order)
         back[order] = torch.arange(order.shape[0], device=x.device)
         return out[back].view(tokens, per_token, -1).sum(dim=1).to(x.dtype)
+
+    def _activated(self, joint: Float[Tensor, "pairs rows"]) -> Float[Tensor, "pairs width"]:
+        if not self.part.gated:
+            return ACTIVATIONS[self.part.activation](joint)
+        return gated_product(self.part, *self._gate_and_up(joint))
 
     def _gate_and_up(
         self, joint: Float[Tensor, "pairs both"]
@@ -126,10 +147,14 @@ class UniversalExperts(nn.Module):
 
     def __init__(self, part: MixtureOfExperts, *, d_model: int) -> None:
         super().__init__()
-        refuse_unless(part, identity_experts=0, latent=None, bias=False, sum_order="chosen")
+        refuse_unless(part, identity_experts=0, bias=False, sum_order="chosen")
         self.part = part
         self.router = UniversalRouter(part.router, d_model=d_model, experts=part.experts, per_token=part.per_token)
-        self.experts = Experts(part.expert, d_model=d_model, experts=part.experts)
+        self.expert_norm = UniversalNorm.of(part.expert_norm, d_model) if part.expert_norm else None
+        self.experts = Experts(part.expert, d_model=part.latent or d_model, experts=part.experts)
+        if part.latent:
+            self.latent_down = Linear(d_model, part.latent, bias=part.latent_bias)
+            self.latent_up = Linear(part.latent, d_model, bias=part.latent_bias)
         if part.shared:
             self.shared = UniversalFeedForward(part.shared, d_model=d_model)
         if part.shared_gate:
@@ -140,7 +165,11 @@ class UniversalExperts(nn.Module):
         # A gated shared expert comes first, an ungated one last: the references' order, on which gradient bits depend.
         gated = self.shared(flat) if self.part.shared_gate else None
         weights, chosen = self.router(flat)
-        out = self.experts(flat, weights, chosen)
+        read = flat if self.expert_norm is None else self.expert_norm(flat)
+        if self.part.latent:
+            out = self.latent_up(self.experts(self.latent_down(read), weights, chosen))
+        else:
+            out = self.experts(read, weights, chosen)
         if gated is not None:
             out = out + torch.sigmoid(self.shared_gate(flat)) * gated
         elif self.part.shared:

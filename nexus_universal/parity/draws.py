@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nexus_universal.architecture.mixers import StateSpace
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
-from nexus_universal.parity.modes import LEFT_PADDED, Sample
+from nexus_universal.parity.modes import GIVEN, LEFT_PADDED, Sample
 
 
 def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:
@@ -45,8 +46,10 @@ def completed(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
                 "short_factor": _factors(_pairs(family, config), start=1.0, step=0.05),
                 "long_factor": _factors(_pairs(family, config), start=1.5, step=0.2),
             }
+    if not config.get("hidden_size_per_layer_input", 1):
+        config["num_kv_shared_layers"] = 0  # Gemma 4's class cannot do the one without the other
     for experts in ("num_experts", "num_local_experts", "n_routed_experts"):
-        if experts in config and config.get("num_experts_per_tok", 1) > config[experts]:
+        if 0 < config.get(experts, 0) < config.get("num_experts_per_tok", 1):
             config["num_experts_per_tok"] = config[experts]
     return {key: value for key, value in config.items() if not (key == "rope_scaling" and value is None)}
 
@@ -83,6 +86,8 @@ def switch_length(n: Any) -> int | None:
 
 def asked(n: Any, mode: str, sample: Sample) -> Sample:
     """What the reference is asked in a mode: without pads on the left where it lets them into the tokens after them."""
+    if mode == GIVEN and n.embedding.per_layer and n.embedding.per_layer.finds_tokens:
+        return replace(sample, looks_up=True)
     return sample.unpadded() if mode in LEFT_PADDED and pads_leak(n) else sample
 
 

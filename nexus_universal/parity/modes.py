@@ -31,6 +31,8 @@ class Sample:
     chunks: tuple[int, ...]
     prompt: int
     new_tokens: int = 8
+    looks_up: bool = False
+    """Whether given embeddings are what the ids look up, and not the table's rows: by them a model may find the ids."""
 
     def cut(self, length: int) -> Sample:
         """The same rows, no longer than `length`."""
@@ -109,10 +111,10 @@ class Reference:
         )
         return out.logits
 
-    def of_rows(self, ids: Tensor) -> Tensor:
+    def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:
         """Logits of the token table's rows, given as they lie there; of looked-up ones where it is no single table."""
         tokens = self.model.get_input_embeddings()
-        rows = embedding(ids, tokens.weight) if hasattr(tokens, "weight") else tokens(ids)
+        rows = embedding(ids, tokens.weight) if hasattr(tokens, "weight") and not looks_up else tokens(ids)
         return self.model(inputs_embeds=rows, use_cache=False).logits
 
 
@@ -139,10 +141,10 @@ class Ours:
     ) -> Tensor:
         return self.model(ids, mask, positions, cache=cache, logits_to_keep=keep).logits
 
-    def of_rows(self, ids: Tensor) -> Tensor:
+    def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:
         """The same of ours."""
         tokens = self.model.embedding
-        rows = tokens.look_up(ids) if tokens.table is None else embedding(ids, tokens.table)
+        rows = tokens.look_up(ids) if looks_up or tokens.table is None else embedding(ids, tokens.table)
         return self.model(inputs_embeds=rows).logits
 
 
@@ -164,7 +166,7 @@ def short_prefill(side: Side, s: Sample) -> Logits:
 def given_embeddings(side: Side, s: Sample) -> Logits:
     """One row of embeddings instead of ids: a model may scale what it is given, or only what it looks up."""
     side.begin()
-    return side.of_rows(s.ids[:1])
+    return side.of_rows(s.ids[:1], looks_up=s.looks_up)
 
 
 def last_position(side: Side, s: Sample) -> Logits:
@@ -207,11 +209,12 @@ def cached_decode(side: Side, s: Sample) -> Logits:
     return torch.cat(pieces)
 
 
+GIVEN = "given embeddings"
 LEFT_PADDED = ("left-padded batch", "cached decode")
 MODES: dict[str, Callable[[Side, Sample], Logits]] = {
     "prefill": prefill,
     "short prefill": short_prefill,
-    "given embeddings": given_embeddings,
+    GIVEN: given_embeddings,
     "last position": last_position,
     "left-padded batch": padded("left"),
     "right-padded batch": padded("right"),

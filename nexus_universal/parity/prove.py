@@ -90,7 +90,7 @@ def prove(
         say(progress, mode)
         row, subject = certificate.row(mode), asked(pair.model.n, mode, drawn)
         verdict = row.add(compare(run(pair.reference, subject), run(ours, subject)), floor)
-        if subject is not drawn:
+        if subject.lengths != drawn.lengths:
             row.note = "without pads where the reference lets them into the tokens behind them"
         if verdict == "wrong":
             _explain(certificate, pair, drawn, floor, config, mode)

@@ -110,9 +110,10 @@ FORMULAS = {
         "t - 5 < j ≤ t",
     ),
     "gemma4_text_experts": (
-        "f ← RMS₁(RMS₁(feed_forward(RMS₁(x))) + RMS₁(experts(RMS₁(x))))",
+        "f ← RMS₁(RMS₁(feed_forward(RMS₁(x))) + RMS₁(experts(x)))",
         "x ← (x + f) · λ_ℓ",
-        "s = softmax(Wᵣ d^(-1/2) a ⊙ RMS₂(x)) ∈ ℝ⁵",
+        "s = softmax(Wᵣ d^(-1/2) a ⊙ RMS₂(z)) ∈ ℝ⁵",
+        "Eᵢ(RMS₁(z))",
         "v = RMS₂(Wₖ z) ∈ ℝ^(1 × 12)",
         "· aᵢ",
     ),
