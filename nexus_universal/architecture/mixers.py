@@ -55,6 +55,18 @@ class QueryKeyNorm(Part):
 
 
 @part
+class QueryTemperature(Part):
+    """Queries at position t are multiplied by 1 + growth · ln(1 + ⌊t / span⌋), after the rotation (Llama 4)."""
+
+    growth: float
+    span: int
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.span < 1:
+            yield "span", "must be at least 1"
+
+
+@part
 class OutputGate(Part):
     """The mixer's output times an activation of a projection of its input (arXiv 2505.06708)."""
 
@@ -94,11 +106,13 @@ class Attention(Part):
     `window` counts the query itself: key > query - window. `scale` None means head_dim^-0.5. `reuse` takes keys and
     values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
     is not head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks`
-    give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453).
+    give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds
+    what the projections give on both sides, `output_norm` norms all heads together before the output projection.
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
-    "eager" is written out, its softmax in float32 (with sinks in the model's dtype). `repeat_first` repeats key/value
+    "eager" is written out, its softmax in float32 (with sinks in the model's dtype); "eager_gated" leaves sinks out of
+    it and multiplies what it gives by the share that they leave. `repeat_first` repeats key/value
     heads before the rotation, `late_bias` adds biases to the finished, rounded product.
     """
 
@@ -121,7 +135,7 @@ class Attention(Part):
     sinks: bool = False
     key_scale: float | None = None
     value_is_key: bool = False
-    kernel: Literal["sdpa", "sdpa_masked", "eager"] = "sdpa"
+    kernel: Literal["sdpa", "sdpa_masked", "eager", "eager_gated"] = "sdpa"
     alibi: Alibi | None = None
     repeat_first: bool = False
     late_bias: bool = False
@@ -129,6 +143,9 @@ class Attention(Part):
     reuse: str | None = None
     value_dim: int | None = None
     log_scale: int | None = None
+    temperature: QueryTemperature | None = None
+    clip: float | None = None
+    output_norm: Norm | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.log_scale is not None and self.log_scale < 2:
@@ -141,8 +158,12 @@ class Attention(Part):
             yield "packing", "names 'gate', but gate = None"
         if self.gate is None and "gate" in self.biases:
             yield "biases", "names 'gate', but gate = None"
-        if (self.softcap is not None or self.sinks) and self.kernel != "eager":
+        if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
+        if self.kernel == "eager_gated" and (not self.sinks or self.softcap is not None):
+            yield "kernel", "is 'eager_gated' with sinks and without softcap only"
+        if self.clip is not None and self.clip <= 0:
+            yield "clip", "must be positive"
         if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
         if self.late_bias and not self.biases:

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
-from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.activations import ACTIVATIONS, activation
 from nexus_universal.layers.linear import InputProjections, Linear
+from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -21,28 +22,38 @@ class UniversalFeedForward(nn.Module):
         if not isinstance(part, FeedForward):
             part, d_model = _feed_forward_of(part, layer_index)
         assert d_model is not None
-        refuse_unless(part, gate_scale=None, output_scale=None, sparsity=None)
+        refuse_unless(part, sparsity=None)
         self.part: FeedForward = part
         rows = {"gate": part.width, "up": part.width} if part.gated else {"up": part.width}
         self.project = InputProjections(
             self, rows, d_in=d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
         )
         self.down = Linear(part.width, d_model, bias="down" in part.biases, late_bias=part.late_bias)
-        self.activation = ACTIVATIONS[part.activation]
+        self.inner_norm = UniversalNorm.of(part.inner_norm, part.width) if part.inner_norm else None
+        self.activation = activation(part.activation)
 
     def forward(self, x: Float[Tensor, "*lead d_hidden"]) -> Float[Tensor, "*lead d_hidden"]:
+        out = self._mapped(x)
+        return out if self.part.output_scale is None else out * self.part.output_scale
+
+    def _mapped(self, x: Float[Tensor, "*lead d_hidden"]) -> Float[Tensor, "*lead d_hidden"]:
         roles = self.project(x)
         up = roles["up"].flatten(-2) if self.part.packing else roles["up"]
         if not self.part.gated:
-            return self.down(self.activation(up))
+            return self._down(self.activation(up))
         gate = roles["gate"].flatten(-2) if self.part.packing else roles["gate"]
-        return self.down(gated_product(self.part, gate, up))
+        return self._down(gated_product(self.part, gate, up))
+
+    def _down(self, inner: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead d_hidden"]:
+        return self.down(inner if self.inner_norm is None else self.inner_norm(inner))
 
 
 def gated_product(
     part: FeedForward, gate: Float[Tensor, "*lead width"], up: Float[Tensor, "*lead width"]
 ) -> Float[Tensor, "*lead width"]:
-    """act(gate) · up, both bounded and `up` shifted where the part says so."""
+    """act(gate) · up, the gate scaled, both bounded and `up` shifted where the part says so."""
+    if part.gate_scale is not None:
+        gate = gate * part.gate_scale
     if part.gate_limit is not None:
         gate, up = gate.clamp(max=part.gate_limit), up.clamp(min=-part.gate_limit, max=part.gate_limit)
     if part.up_shift is not None:

@@ -21,7 +21,14 @@ from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.ends import Bands, LearnedPositions, PerLayerEmbedding, Register, Streams
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
-from nexus_universal.architecture.mixers import OutputGate, Packed, QueryKeyNorm, ReusedIndices, SparseIndexer
+from nexus_universal.architecture.mixers import (
+    OutputGate,
+    Packed,
+    QueryKeyNorm,
+    QueryTemperature,
+    ReusedIndices,
+    SparseIndexer,
+)
 from nexus_universal.architecture.part import ByLayer, Part
 from nexus_universal.architecture.position import (
     Alibi,
@@ -54,6 +61,7 @@ SAMPLES: dict[type, Any] = {
     LongRopeScaling: LongRopeScaling(factor=2.0, short_factors=(1.5,) * 4, long_factors=(2.5,) * 4, original_context=8),
     ProportionalScaling: ProportionalScaling(factor=2.0),
     QueryKeyNorm: QueryKeyNorm(norm=NORM),
+    QueryTemperature: QueryTemperature(growth=0.5, span=4),
     OutputGate: OutputGate(),
     ByLayer: ByLayer(rule="divide", value=0.3),
     ExpertGroups: ExpertGroups(count=2, keep=1),

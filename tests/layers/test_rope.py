@@ -15,6 +15,7 @@ from transformers.models.cohere2 import modeling_cohere2
 from transformers.models.glm4_moe_lite import modeling_glm4_moe_lite
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.nanochat import modeling_nanochat
 
 from nexus_universal import ArchitectureParameter, UniversalRoPE, UniversalTransformer
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
@@ -273,3 +274,17 @@ def test_equal_rotations_share_their_tables() -> None:
     assert len(ours.plan.ropes) == 2
     assert len(pair("llama")[1].plan.ropes) == 1
     assert not pair("gpt2")[1].plan.ropes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_clockwise_is_the_references_bit_for_bit(dtype: torch.dtype) -> None:
+    """nanochat swaps the other half's sign; turning by the negative angle does the same."""
+    ours = UniversalRoPE(Rope(theta=100.0, clockwise=True), head_dim=8)
+    plain = UniversalRoPE(Rope(theta=100.0), head_dim=8)
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, heads, 30, 8, generator=generator).to(dtype) for heads in (4, 2))
+    positions = torch.arange(30)[None]
+    cos, sin = plain(positions, dtype)
+    expected = modeling_nanochat.apply_rotary_pos_emb(query, key, cos, sin)
+    for found, wanted in zip(ours.rotate(query, key, ours(positions, dtype)), expected, strict=True):
+        assert same(found, wanted)

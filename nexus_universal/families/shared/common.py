@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
@@ -82,9 +82,11 @@ def rms_norm(reader: ConfigReader, eps: float, **kind: Any) -> Norm:
     return Norm(kind="rms", eps=reader.take("rms_norm_eps", eps), **kind)
 
 
-def activation(reader: ConfigReader, key: str = "hidden_act", default: str = "silu") -> Any:
+def activation(
+    reader: ConfigReader, key: str = "hidden_act", default: str = "silu", known: Mapping[str, str] = ACTIVATIONS
+) -> Any:
     """The activation's name in n."""
-    return reader.take(key, default, known=ACTIVATIONS)
+    return reader.take(key, default, known=known)
 
 
 def ends(
@@ -112,6 +114,7 @@ def attention(
     kv_heads: int | None = None,
     head_dim: int | None = None,
     rope: Rope | None = None,
+    rotated: bool = True,
     biases: tuple[str, ...] | None = None,
     biased: tuple[str, ...] = ALL_BIASES,
     **fields: Any,
@@ -119,9 +122,9 @@ def attention(
     """Softmax attention under the usual keys; the numbers are the reference class's defaults.
 
     `kv_heads` None (or null in the config) means as many as heads, `head_dim` None width / heads. `biases` None asks
-    `attention_bias` whether the roles `biased` have one. `rope` None reads a plain rotation.
+    `attention_bias` whether the roles `biased` have one. `rope` None reads a plain rotation, unless nothing is `rotated`.
     """
-    if fields.get("kernel") == "eager":
+    if fields.get("kernel", "").startswith("eager"):
         reader.inert("attn_implementation", None, "eager")
         reader.inert("_attn_implementation", None, "eager")
     heads = reader.count("num_attention_heads", heads)
@@ -132,18 +135,24 @@ def attention(
         heads=heads,
         kv_heads=heads if shared is None else shared,
         head_dim=reader.count("head_dim", head_dim, optional=head_dim is None) or width // heads,
-        rope=rope or rotary.rope(reader.section("rope_parameters"), context=text.context),
+        rope=(rope or rotary.rope(reader.section("rope_parameters"), context=text.context)) if rotated else None,
         biases=biases,  # type: ignore[arg-type]
         **fields,
     )
 
 
 def feed_forward(
-    reader: ConfigReader, width: int, *, key: str = "hidden_act", act: str = "silu", **fields: Any
+    reader: ConfigReader,
+    width: int,
+    *,
+    key: str = "hidden_act",
+    act: str = "silu",
+    known: Mapping[str, str] = ACTIVATIONS,
+    **fields: Any,
 ) -> FeedForward:
-    """A feed-forward of `intermediate_size`, its activation under `key`."""
+    """A feed-forward of `intermediate_size`, its activation (one of those that are known) under `key`."""
     return FeedForward(
-        width=reader.count("intermediate_size", width), activation=activation(reader, key, act), **fields
+        width=reader.count("intermediate_size", width), activation=activation(reader, key, act, known), **fields
     )
 
 

@@ -116,6 +116,14 @@ class ConfigReader:
         if not holds:
             raise self.refuse(key, value, expected)
 
+    def agree(self, key: str, value: Any, implied: Any) -> None:
+        """Insist that a key's value is what other keys imply.
+
+        Raises:
+            UnsupportedConfig: it is not.
+        """
+        self.require(value == implied, key, value, f"must be {implied}, as the other keys imply")
+
     def take(
         self,
         key: str,
@@ -211,6 +219,21 @@ class ConfigReader:
         if any(type(index) is not int or not 0 <= index < length for index in value) or len(set(value)) < len(value):
             raise self.refuse(key, value, f"must list different layers, each from 0 to {length - 1}")
         return tuple(value)
+
+    def layer_numbers(self, key: str, *, length: int) -> tuple[float, ...] | None:
+        """A list of one number per layer, or None where the key is missing or null.
+
+        Raises:
+            UnsupportedConfig: anything else, or the wrong length.
+        """
+        value = self.take(key, None, kinds=(list, type(None)))
+        if value is None:
+            return None
+        if not all(type(item) in (int, float) and math.isfinite(item) for item in value):
+            raise self.refuse(key, value, "must be a list of numbers")
+        if len(value) != length:
+            raise self.refuse(f"len({key})", len(value), f"must be the number of layers, {length}")
+        return tuple(map(float, value))
 
     def inert(self, key: str, *values: Any) -> None:
         """A key that changes nothing at these values.
