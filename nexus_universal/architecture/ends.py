@@ -167,7 +167,9 @@ class Text(Part):
 
     `scaled_residual`: projections back to the residual start smaller by √(2 · layers) (GPT-2). `step_range`: a state
     space's Δ starts log-uniform between the first two numbers, none below the third; None starts its bias at 1.
-    `uniform_output`: its convolution and output start uniform in ±1/√fan-in.
+    `uniform_output`: its convolution and output start uniform in ±1/√fan-in; `shrunk_output`: its output in
+    ±1/√(fan-in · layers). `embedding_range`: the std of token
+    vectors, where they start otherwise than matrices.
     """
 
     context: int | None = None
@@ -180,6 +182,8 @@ class Text(Part):
     scaled_residual: bool = False
     step_range: tuple[float, float, float] | None = None
     uniform_output: bool = False
+    shrunk_output: bool = False
+    embedding_range: float | None = None
 
 
 @part

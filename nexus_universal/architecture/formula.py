@@ -214,7 +214,9 @@ def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
     rows = times(part.scale, r"E_{token}")
     if part.positions:
         rows += " + P_{t" + (f" + {part.positions.offset}" if part.positions.offset else "") + "}"
-    lines = [listed(f"x = e = {names.optional(part.norm, rows)}", says("in float32") if part.dtype == "float32" else "")]
+    lines = [
+        listed(f"x = e = {names.optional(part.norm, rows)}", says("in float32") if part.dtype == "float32" else "")
+    ]
     if part.bands is None:
         lines[0] = listed(lines[0], within("E", part.vocab, part.width))
     else:
@@ -276,7 +278,9 @@ def _head(n: ArchitectureParameter, names: Names) -> list[str]:
     if n.head.bands:
         hidden = names.optional(n.final_norm, "x")
         return lines + _banded_logits(n.head.bands, hidden, vocab=n.embedding.vocab, width=n.embedding.width)
-    logits = linear("h", names.optional(n.final_norm, "x"), n.head.bias)
+    hidden = names.optional(n.final_norm, "x")
+    hidden = hidden if n.head.input_divisor is None else f"({hidden} / {number(n.head.input_divisor)})"
+    logits = linear("h", hidden, n.head.bias)
     logits = times(n.head.scale, f"({logits})" if n.head.bias and n.head.scale is not None else logits)
     if n.head.divisor is not None:
         logits = f"{bracketed(logits)} / {number(n.head.divisor)}"

@@ -27,7 +27,8 @@ def initialise(model: nn.Module, text: Text) -> None:
         if parameter.dim() > 1 and not name.endswith("bias"):
             is_residual = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
             depth = len(model.layers) if text.scaled_residual and is_residual else 0  # type: ignore[arg-type]
-            nn.init.normal_(parameter, std=std / math.sqrt(2 * depth) if depth else std)
+            own = text.embedding_range if name == "embedding.tokens.weight" else None
+            nn.init.normal_(parameter, std=own or (std / math.sqrt(2 * depth) if depth else std))
         else:
             nn.init.zeros_(parameter)
     for module in model.modules():
@@ -42,12 +43,12 @@ def initialise(model: nn.Module, text: Text) -> None:
             module.decay_log.uniform_(0.01, 16).log_()
             nn.init.ones_(module.decay_bias)
         elif isinstance(module, UniversalStateSpace):
-            _initialise_state_space(module, text)
+            _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
     for buffer in model.buffers():
         nn.init.zeros_(buffer)
 
 
-def _initialise_state_space(module: UniversalStateSpace, text: Text) -> None:
+def _initialise_state_space(module: UniversalStateSpace, text: Text, *, layers: int) -> None:
     """A is -1, -2, … head by head (S4D-real, arXiv 2206.11893), D 1, Δ as `text` says."""
     nn.init.ones_(module.skip)
     nn.init.ones_(module.step_bias)
@@ -60,3 +61,5 @@ def _initialise_state_space(module: UniversalStateSpace, text: Text) -> None:
     if text.uniform_output:
         for weight in (module.convolution.weight, module.output.weight):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    if text.shrunk_output:
+        nn.init.kaiming_uniform_(module.output.weight, a=math.sqrt(5)).div_(math.sqrt(layers))

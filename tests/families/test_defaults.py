@@ -25,13 +25,14 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("phi3", "original_max_position_embeddings"): {
         "rope_parameters": next(rope for rope in ROPE if rope["rope_type"] == "longrope")
     },
+    ("falcon_h1", "mamba_norm_before_gate"): {"mamba_rms_norm": True},
     ("falcon", "num_kv_heads"): {"new_decoder_architecture": True},
     ("falcon", "num_ln_in_parallel_attn"): {"new_decoder_architecture": True},
 }
 """Keys that mean something only beside others."""
 
-SENSELESS = {"glm4_moe": {"head_dim": 128}}
-"""Classes whose defaults make no model, and what they lack: half of 4096 // 96 dimensions would be 21."""
+SENSELESS = {"glm4_moe": {"head_dim": 128}, "deepseek_v2": {"num_experts_per_tok": 6}}
+"""Classes whose defaults make no model, and what they lack (half of GLM's 4096 // 96 dimensions would be 21)."""
 
 
 def read_both_ways(bare: dict[str, Any], settled: Any) -> None:

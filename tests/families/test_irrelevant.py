@@ -75,6 +75,7 @@ VARIED: dict[str, Any] = {
     "cache_implementation": "static",
     "hidden_activation": "relu",
     "ep_size": 8,
+    "norm_topk_prob": True,
     "aux_loss_alpha": 0.7,
     "seq_aux": False,
     "hidden_act": "relu",
@@ -109,6 +110,19 @@ VARIED: dict[str, Any] = {
     "sliding_window_size": 3,
     "experts_per_token": 1,
     "num_logits_to_keep": 3,
+    "rope_theta": 7.0,
+    "partial_rotary_factor": 0.3,
+    "attention_bias": True,
+    "mamba_proj_bias": True,
+    "residual_in_fp32": True,
+    "n_shared_experts": 3,
+    "time_step_limit": [0.2, 0.3],
+    "expand": 5,
+    "mamba_ssm_cache_dtype": "bfloat16",
+    "use_mamba_kernels": False,
+    "moe_shared_expert_overlap": False,
+    "mtp_layers_block_type": ["moe"],
+    "mtp_hybrid_override_pattern": "E",
     "z_loss_coefficient": 0.3,
     "apply_residual_connection_post_layernorm": True,
     "initial_context_length": 8,
@@ -132,7 +146,10 @@ TEXT_KEYS: dict[str, Any] = {
 }
 """Keys that are read but kept outside n: they must not move a logit either."""
 
-TEXT_KEYS_OF = {"mamba2": {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05}}
+TEXT_KEYS_OF = {
+    "mamba2": {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05},
+    "nemotron_h": {"rescale_prenorm_residual": False, "time_step_max": 0.2, "time_step_floor": 0.05},
+}
 """Those of one family alone."""
 
 
@@ -206,7 +223,7 @@ def test_every_declared_key_has_a_varied_value() -> None:
     every = {*IRRELEVANT, *(key for t in MODEL_TYPES for key in families.find(t).irrelevant)}
     assert every == {*VARIED, *NOT_IN_THE_REFERENCE}
     known = {"context", "bos", "eos", "pad", "use_cache", "dtype", "initializer_range", "scaled_residual"}
-    known |= {"step_range", "uniform_output"}
+    known |= {"step_range", "uniform_output", "shrunk_output"}
     assert set(Text.__dataclass_fields__) == known, "a field of Text was added: vary its key here"
 
 

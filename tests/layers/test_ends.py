@@ -91,6 +91,8 @@ def test_a_divisor_divides() -> None:
     products = x @ head.weight.T
     assert same(head(x, None), products / 7.0)
     assert not torch.equal(products / 7.0, products * (1 / 7.0))
+    early = randomised(UniversalHead(Head(tied=False, input_divisor=7.0), d_model=6, vocab=9))
+    assert same(early(x, None), (x / 7.0) @ early.weight.T)
 
 
 def test_given_embeddings_are_scaled_where_the_part_says_so() -> None:
