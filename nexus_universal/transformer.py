@@ -40,6 +40,7 @@ from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.sharing import Shares
+from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -67,15 +68,14 @@ class UniversalTransformer(nn.Module):
             UnsupportedPart: n is valid, but some part of it has no module yet.
         """
         super().__init__()
-        if n.streams is not None or n.registers:
-            raise UnsupportedPart(
-                "no module computes several streams or extra registers yet (streams = None, registers = ())"
-            )
+        if n.registers:
+            raise UnsupportedPart("no module computes extra registers yet (registers = ())")
         self.n = n
         self.plan = CallPlan(wide=n.embedding.dtype == "float32")
         self.settings = GenerationSettings.of(n)
         self.passed_over: dict[str, str] = {}
         self.embedding = UniversalEmbedding(n.embedding, layers=len(n.layers))
+        self.streams = UniversalStreams(n.streams, d_model=n.d_hidden) if n.streams else None
         where, shares = {"d_model": n.d_hidden, "plan": self.plan}, Shares()
         layers = [
             UniversalTransformerBlock(program, layer_index=index, path=f"layers.{index}", shares=shares, **where)
@@ -129,13 +129,12 @@ class UniversalTransformer(nn.Module):
             call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
         except IndexError:
             raise self._out_of_range(input_ids) from None
-        registers, new = {"x": x, "e": x}, x.shape[1]
+        new, registers = x.shape[1], {"x": x if self.streams is None else self.streams.fill(x), "e": x}
         for index, layer in enumerate(self.layers):
-            if index == self.first_skipped and _may_skip(call, logits_to_keep):
-                registers = {name: value[:, -logits_to_keep:] for name, value in registers.items()}
-                call = call.only_last(logits_to_keep)
+            if index == self.first_skipped and (kept := _kept_early(call, logits_to_keep)):
+                registers, call = {name: value[:, -kept:] for name, value in registers.items()}, call.only_last(kept)
             registers = layer(registers, call)
-        x = registers["x"]
+        x = registers["x"] if self.streams is None else self.streams.merge(registers["x"])
         if self.final_norm is not None:
             x = self.final_norm(x)
         if isinstance(logits_to_keep, Tensor):
@@ -294,11 +293,11 @@ def _first_skipped(n: ArchitectureParameter) -> int | None:
     return max((index + 1 for index, layer in enumerate(n.layers) if not only_reuses(layer)), default=0)
 
 
-def _may_skip(call: Call, logits_to_keep: int | Tensor) -> bool:
-    """As the reference does: several queries without a mask would take the kernel's causal flag to start at them."""
-    if isinstance(logits_to_keep, Tensor) or not logits_to_keep or call.positions.shape[1] == 1:
-        return False
-    return logits_to_keep == 1 or all(mask is not None for mask in call.masks)
+def _kept_early(call: Call, logits_to_keep: int | Tensor) -> int:
+    """How many last positions go on, 0 for all: several need a mask, or the kernel takes them for the first."""
+    if isinstance(logits_to_keep, Tensor) or call.positions.shape[1] == 1:
+        return 0
+    return logits_to_keep if logits_to_keep == 1 or all(mask is not None for mask in call.masks) else 0
 
 
 def copy_weights(reference_model: nn.Module, universal_model: UniversalTransformer) -> None:

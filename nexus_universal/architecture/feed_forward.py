@@ -45,6 +45,8 @@ class FeedForward(Part):
                     yield name, "needs gated = True"
             if "gate" in self.biases:
                 yield "biases", "names 'gate', but gated = False"
+        if self.sparsity is not None and not 0 < self.sparsity < 1:
+            yield "sparsity", "must lie between 0 and 1"
         if self.late_bias and not self.biases:
             yield "late_bias", "needs biases"
         yield from packing_problems(self.packing, self.projections if self.gated else ("up",), self.biases)

@@ -12,18 +12,23 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput
-from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention, StateSpace
+from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention, LowRank, StateSpace
 from nexus_universal.architecture.program import Branch, Program, Read, Step, Write
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.cache import State
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
+from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
+from nexus_universal.layers.connections import connection_of
 from nexus_universal.layers.experts import UniversalExperts
 from nexus_universal.layers.feed_forward import UniversalFeedForward
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.latent_attention import UniversalLatentAttention
+from nexus_universal.layers.low_rank import UniversalLowRank
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerInput
 from nexus_universal.layers.sharing import Shares
+from nexus_universal.layers.short_convolution import UniversalShortConvolution
 from nexus_universal.layers.state_space import UniversalStateSpace
 
 Registers = dict[str, Float[Tensor, "batch seq width"]]
@@ -51,8 +56,11 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     LatentAttention: lambda part, at: UniversalLatentAttention(part, d_model=at.d_model, plan=at.plan, key=at.path),
     GatedDeltaRule: lambda part, at: UniversalGatedDelta(part, d_model=at.d_model, plan=at.plan, key=at.path),
     StateSpace: lambda part, at: UniversalStateSpace(part, d_model=at.d_model, plan=at.plan),
+    ShortConvolution: lambda part, at: UniversalShortConvolution(part, d_model=at.d_model, plan=at.plan),
+    ChannelStateSpace: lambda part, at: UniversalChannelStateSpace(part, d_model=at.d_model, plan=at.plan),
     FeedForward: lambda part, at: UniversalFeedForward(part, d_model=at.d_model),
     MixtureOfExperts: lambda part, at: UniversalExperts(part, d_model=at.d_model),
+    LowRank: lambda part, at: UniversalLowRank(part, d_model=at.d_model),
     PerLayerInput: lambda part, at: UniversalPerLayerInput(part, d_model=at.d_model, layer_index=at.layer_index),
     Program: lambda part, at: UniversalTransformerBlock(
         part,
@@ -129,7 +137,7 @@ class _Write:
         return total if self.layer_scale is None else self.layer_scale(total)
 
 
-@dataclass(slots=True)
+@dataclass
 class _Step:
     read: Read
     norm: nn.Module | None
@@ -162,8 +170,21 @@ class _Step:
         return u if read.scale is None else u * read.scale
 
 
+@dataclass
+class _ConnectedStep(_Step):
+    """A step over several streams: it reads one vector from them, and its one write goes back into all."""
+
+    connection: Any
+
+    def __call__(self, registers: Registers, call: Call) -> None:
+        u, kept = self.connection.read(registers["x"])
+        registers["x"] = self.connection.write(kept, self.writes[0](self._values(u, registers, call)))
+
+
 class LayerScale(nn.Module):
     """Times a number that the checkpoint holds for this layer; no parameter, and rounded as what it multiplies."""
+
+    value: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,15 +235,18 @@ class UniversalTransformerBlock(nn.Module):
         shares.keep(program.share, self)
 
     def _build_step(self, step: Step, at: Place) -> _Step:
-        if step.connection is not None:
-            name = type(step.connection).__name__
-            raise UnsupportedPart(f"no module computes {name} yet (a step may have connection = None)")
         width = self.d_model * (len(step.read.registers) if step.read.join == "concat" else 1)
         anchor = step.branches[0].name if step.branches else "step"
         norm = self._norm(f"{anchor}_norm", step.norm, width, at)
         branches = [self._build_branch(branch, replace(at, d_model=width)) for branch in step.branches]
         writes = [self._build_write(write, anchor, at) for write in step.writes]
-        return _Step(step.read, norm, branches, writes, narrows=self.plan.wide)
+        wired = (step.read, norm, branches, writes, self.plan.wide)
+        part = step.connection
+        if part is None:
+            return _Step(*wired)
+        return _ConnectedStep(
+            *wired, self._child(f"{anchor}_connection", lambda: connection_of(part, d_model=width), at)
+        )
 
     def _build_write(self, write: Write, anchor: str, at: Place) -> _Write:
         name = f"{anchor}_{write.register}"
@@ -242,9 +266,9 @@ class UniversalTransformerBlock(nn.Module):
             raise UnsupportedPart(f"no module computes {type(part).__name__} yet (computed: {known})")
         if branch.adapters:
             raise UnsupportedPart(f"no module computes Branch.adapters = {branch.adapters!r} yet (computed: ())")
-        like = at.shares.find(branch.share) or (getattr(at.like, branch.name) if at.like else None)
-        builds_anew = like is None or isinstance(part, Program)  # a program has places of its own for its states
-        module = MODULES[type(part)](part, replace(at, path=key, like=like)) if builds_anew else like
+        module = at.shares.find(branch.share) or (getattr(at.like, branch.name) if at.like else None)
+        if module is None or isinstance(part, Program):  # a program has places of its own for its states
+            module = MODULES[type(part)](part, replace(at, path=key, like=module))
         self.add_module(branch.name, module)
         at.shares.keep(branch.share, module)
         if part.role == "mixer":

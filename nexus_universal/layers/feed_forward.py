@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -11,7 +12,6 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.layers.activations import ACTIVATIONS, activation
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.norms import UniversalNorm
-from nexus_universal.layers.support import refuse_unless
 
 
 class UniversalFeedForward(nn.Module):
@@ -22,8 +22,8 @@ class UniversalFeedForward(nn.Module):
         if not isinstance(part, FeedForward):
             part, d_model = _feed_forward_of(part, layer_index)
         assert d_model is not None
-        refuse_unless(part, sparsity=None)
         self.part: FeedForward = part
+        self.quantile = None if part.sparsity is None else normal_quantile(part.sparsity)
         rows = {"gate": part.width, "up": part.width} if part.gated else {"up": part.width}
         self.project = InputProjections(
             self, rows, d_in=d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
@@ -42,10 +42,25 @@ class UniversalFeedForward(nn.Module):
         if not self.part.gated:
             return self._down(self.activation(up))
         gate = roles["gate"].flatten(-2) if self.part.packing else roles["gate"]
+        if self.quantile is not None:
+            gate = sparsified(gate, self.quantile)
         return self._down(gated_product(self.part, gate, up))
 
     def _down(self, inner: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead d_hidden"]:
         return self.down(inner if self.inner_norm is None else self.inner_norm(inner))
+
+
+def normal_quantile(probability: float) -> float:
+    """Below it lies this share of a standard normal distribution."""
+    with torch.device("cpu"):  # whatever device the model is built on
+        return float(torch.distributions.Normal(0, 1).icdf(torch.tensor(probability)))
+
+
+def sparsified(x: Float[Tensor, "*lead width"], quantile: float) -> Float[Tensor, "*lead width"]:
+    """What of x lies above that quantile, were its entries normal; 0 for the rest."""
+    mean = torch.mean(x, dim=-1, keepdim=True)
+    spread = torch.std(x, dim=-1, keepdim=True, unbiased=False)
+    return torch.relu(x - (mean + spread * torch.tensor(quantile, device=x.device).to(x.dtype)))
 
 
 def gated_product(

@@ -63,7 +63,7 @@ def _pairs(family: Family, config: Mapping[str, Any]) -> int:
     plain = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
     n = family.parameter({"model_type": family.model_type, **plain})
     for layer in n.layers:
-        for branch in layer.branches():
+        for _, branch in layer.all_branches():
             rope = getattr(branch.part, "rope", None)
             if rope is not None:
                 width = getattr(branch.part, "rope_dim", None) or getattr(branch.part, "head_dim", 0)
@@ -75,7 +75,7 @@ def switch_length(n: Any) -> int | None:
     """The length beyond which a rotation of n looks at the whole call; None where none ever does."""
     found: list[int] = []
     for layer in n.layers:
-        for branch in layer.branches():
+        for _, branch in layer.all_branches():
             scaling = getattr(getattr(branch.part, "rope", None), "scaling", None)
             if isinstance(scaling, DynamicScaling | SteppedScaling):
                 found.append(scaling.context)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from nexus_universal.checkpoint.rules import Direct, Joined, Rule, Squeezed, Stacked, WeightMap
 
-Names = dict[str, str | Rule | tuple[str | Rule, ...]]
+Rules = str | Rule | tuple[str | Rule, ...]
+Names = dict[str, Rules]
 
 LAYER = "model.layers.{i}"
 
@@ -23,10 +24,18 @@ def weights(*tables: Names, passed_over: Mapping[str, str] | None = None) -> Wei
     return WeightMap(tensors=tensors, passed_over={**PASSED_OVER, **(passed_over or {})})
 
 
-def either(published: Mapping[str, str], held: Mapping[str, str | Rule | tuple[str | Rule, ...]]) -> Names:
+def either(published: Mapping[str, Rules], held: Mapping[str, Rules]) -> Names:
     """Each tensor under its published name, or else as a class of transformers holds it."""
-    others = {key: rule if isinstance(rule, tuple) else (rule,) for key, rule in held.items()}
-    return {key: (name, *others[key]) for key, name in published.items()}
+
+    def several(rules: Rules) -> tuple[str | Rule, ...]:
+        return rules if isinstance(rules, tuple) else (rules,)
+
+    return {key: (*several(rules), *several(held[key])) for key, rules in published.items()}
+
+
+def within(branch: str, table: Names) -> Names:
+    """The same tensors in a program that is a branch of the layer."""
+    return {key.replace("layers.{i}.", f"layers.{{i}}.{branch}.", 1): rules for key, rules in table.items()}
 
 
 def ends(model: str = "model") -> Names:
@@ -50,6 +59,18 @@ def attention(layer: str = LAYER, module: str = "self_attn") -> Names:
     }
 
 
+def per_layer(layer: str = LAYER, model: str = "model") -> Names:
+    """A per-layer token table and what layers read of it, with Gemma's names."""
+    return {
+        "embedding.per_layer.tokens": f"{model}.embed_tokens_per_layer",
+        "embedding.per_layer.projection": f"{model}.per_layer_model_projection",
+        "embedding.per_layer.norm": f"{model}.per_layer_projection_norm",
+        "layers.{i}.per_layer.gate": f"{layer}.per_layer_input_gate",
+        "layers.{i}.per_layer.up": f"{layer}.per_layer_projection",
+        "layers.{i}.per_layer_output_norm": f"{layer}.post_per_layer_input_norm",
+    }
+
+
 def joined_attention(layer: str = LAYER, module: str = "self_attn") -> Names:
     """Query, key and value, held apart where they are one matrix here."""
     roles = tuple(f"{layer}.{module}.{role}_proj" for role in ("q", "k", "v"))
@@ -59,6 +80,18 @@ def joined_attention(layer: str = LAYER, module: str = "self_attn") -> Names:
 def gated(ours: str = "layers.{i}.feed_forward", theirs: str = f"{LAYER}.mlp") -> Names:
     """A gated feed-forward in three matrices."""
     return {f"{ours}.{role}": f"{theirs}.{role}_proj" for role in ("gate", "up", "down")}
+
+
+def plain(ours: str, theirs: str) -> Names:
+    """A feed-forward without a gate."""
+    return {f"{ours}.{role}": f"{theirs}.{role}_proj" for role in ("up", "down")}
+
+
+def plain_experts(ours: str, theirs: str, *, published: bool) -> Names:
+    """Experts without a gate: one tensor each as published, two stacks as transformers holds them."""
+    if not published:
+        return {f"{ours}.{role}": Direct(f"{theirs}.{role}_proj") for role in ("up", "down")}
+    return {f"{ours}.{role}": Stacked((f"{theirs}.{{e}}.{role}_proj.weight",)) for role in ("up", "down")}
 
 
 def pre_norms(layer: str = LAYER) -> Names:
