@@ -46,7 +46,7 @@ FAMILY = Family(
     draws=draws.DENSE
     | {
         "num_key_value_heads": (2, 4, 1, None),
-        "head_dim": (12, 16),
+        "head_dim": (16, 24),
         "hidden_act": ("xielu", "silu", "relu2"),
         "pad_token_id": (3, None),
     },

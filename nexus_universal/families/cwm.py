@@ -57,7 +57,7 @@ FAMILY = Family(
         "low_freq_factor": 1.0,
         "original_max_position_embeddings": 8192,
     },
-    tiny=draws.TINY | {"num_hidden_layers": 5, "head_dim": 16, "sliding_window": 16, "bos_token_id": 2},
+    tiny=draws.TINY | {"num_hidden_layers": 5, "head_dim": 16, "sliding_window": 16, "eos_token_id": 3},
     draws=draws.without(draws.DENSE, "attention_bias")
     | {
         "head_dim": (16, 8),

@@ -27,6 +27,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         reader,
         SIZE,
         common.rms_norm(reader, 1e-5),
+        null_head_dim=True,
         rope={"pairing": "interleaved", "table": "float32", "product": "float32"},
         feed_forward=dense.gated_biases(reader, "use_bias"),
         biases=common.ALL_BIASES if reader.take("use_bias", False) else (),

@@ -48,7 +48,7 @@ FAMILY = Family(
     tiny=draws.TINY | {"num_hidden_layers": 4, "sliding_window": 16},
     draws=draws.without(draws.DENSE, "attention_bias")
     | {
-        "head_dim": (12, 16),
+        "head_dim": (16, 24),
         "sliding_window": (16, 7, 128),
         "sliding_window_pattern": (4, 2),
         "layer_types": (None, [*KINDS, *KINDS], ["full_attention"] * 4),

@@ -60,7 +60,7 @@ FAMILY = Family(
     tiny={**granite.FAMILY.tiny, "num_hidden_layers": 5, "sliding_window": 16},
     draws={
         **granite.FAMILY.draws,
-        "head_dim": (12, 8),
+        "head_dim": (16, 24),
         "tie_word_embeddings": (True, False),
         "sliding_window": (16, 7, 128),
         "layer_types": (None, [*CYCLE[1:], *CYCLE[:2]]),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families import granite
 from nexus_universal.families.shared import common, dense, names
@@ -13,6 +17,11 @@ SIZE = dense.Size(context=2048, vocab=32000, width=4096, inner=11008, depth=32, 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
+
+    def mixers(plain: Attention, depth: int) -> Iterable[Attention]:
+        scale = reader.number("attention_multiplier", None)
+        return [replace(plain, scale=plain.head_dim**-0.5 if scale is None else scale)] * depth
+
     return dense.decoder(
         reader,
         SIZE,
@@ -20,7 +29,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         normed="both" if reader.take("use_post_norm", True) else "before",
         feed_forward=dense.gated_biases(reader),
         head={"scale": reader.number("logits_scaling", 1.0)},
-        scale=reader.number("attention_multiplier", None),
+        mixers=mixers,
         **dense.multipliers(reader),
     )
 

@@ -18,7 +18,9 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     reader.require(
         biased == reader.take("mlp_bias", False), "mlp_bias", not biased, f"must be {biased}, as qkv_bias is"
     )
-    return dense.decoder(reader, SIZE, common.rms_norm(reader, 1e-5), feed_forward=dense.gated_biases(reader))
+    return dense.decoder(
+        reader, SIZE, common.rms_norm(reader, 1e-5), feed_forward=dense.gated_biases(reader), null_head_dim=True
+    )
 
 
 FAMILY = Family(

@@ -14,7 +14,9 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     reader.inert("clip_qkv", None)
     reader.inert("use_sliding_window", False, None)
-    return dense.decoder(reader, SIZE, common.rms_norm(reader, 1e-5), feed_forward=dense.gated_biases(reader))
+    return dense.decoder(
+        reader, SIZE, common.rms_norm(reader, 1e-5), feed_forward=dense.gated_biases(reader), null_head_dim=True
+    )
 
 
 FAMILY = Family(

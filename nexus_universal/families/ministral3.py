@@ -25,9 +25,8 @@ GROWTH = {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 16}
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     section = reader.section("rope_parameters")
-    temperature = QueryTemperature(
-        growth=section.number("llama_4_scaling_beta"), span=section.count("original_max_position_embeddings")
-    )
+    growth = section.number("llama_4_scaling_beta", None)
+    span = None if growth is None else section.count("original_max_position_embeddings")
     section.take("max_position_embeddings", None)  # beside the model's own, which is what is read
     return dense.decoder(
         reader,
@@ -36,7 +35,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         rope=rotary.rope(section, context=reader.count("max_position_embeddings", SIZE.context)),
         biases=(),
         window=reader.count("sliding_window", None, optional=True),
-        temperature=temperature,
+        temperature=None if growth is None else QueryTemperature(growth=growth, span=span),
     )
 
 

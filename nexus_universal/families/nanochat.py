@@ -40,7 +40,7 @@ FAMILY = Family(
     draws=draws.DENSE
     | {
         "num_key_value_heads": (2, 4, 1, None),
-        "head_dim": (12, 16),
+        "head_dim": (16, 24),
         "hidden_act": ("relu2", "silu"),
         "final_logit_softcapping": (15.0, 2.0, None),
         "pad_token_id": (1, None),

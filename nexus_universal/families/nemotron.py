@@ -33,7 +33,6 @@ FAMILY = Family(
     tiny=draws.TINY | {"head_dim": 16},
     draws=draws.without(draws.DENSE, "rms_norm_eps")
     | {
-        "num_key_value_heads": (2, 4, 1, None),
         "head_dim": (16, None, 8),
         "hidden_act": ("relu2", "silu"),
         "mlp_bias": (False, True),

@@ -27,7 +27,7 @@ FAMILY = Family(
     draws=draws.without(draws.DENSE, "rms_norm_eps")
     | {
         "num_key_value_heads": (2, 4, 1, None),
-        "head_dim": (12, 16),
+        "head_dim": (16, 24),
         "clip_qkv": (None, 0.5, 8.0),
         "pad_token_id": (1, None),
     },

@@ -51,7 +51,7 @@ FAMILY = Family(
     draws=draws.without(draws.DENSE, "rope_parameters")
     | {
         "num_key_value_heads": (2, 4, 1, None),
-        "head_dim": (12, 16),
+        "head_dim": (16, 24),
         "rope_scaling": draws.ROPE_SCALING,
         "rope_theta": (500000.0, 100.0),
         "sliding_window": (16, 7, 128),

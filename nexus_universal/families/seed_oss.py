@@ -28,6 +28,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         reader,
         SIZE,
         common.rms_norm(reader, 1e-6),
+        null_head_dim=True,
         feed_forward=dense.gated_biases(reader),
         biases=(*biases, *(("output",) if reader.take("attention_out_bias", False) else ())),
     )

@@ -57,7 +57,7 @@ FAMILY = Family(
     draws=draws.DENSE
     | {
         "num_key_value_heads": (2, 4, 1, None),
-        "head_dim": (12, 16),
+        "head_dim": (16, 24),
         "mlp_bias": (False, True),
         "no_rope_layer_interval": (4, 2),
         "no_rope_layers": (None, [0, 1, 1, 0]),

@@ -22,6 +22,7 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen2", "sliding_window"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen2", "max_window_layers"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen3_moe", "sliding_window"): {"use_sliding_window": True},
+    ("smollm3", "sliding_window"): {"use_sliding_window": True},
     ("phi3", "original_max_position_embeddings"): {
         "rope_parameters": next(rope for rope in ROPE if rope["rope_type"] == "longrope")
     },

@@ -126,6 +126,7 @@ VARIED: dict[str, Any] = {
     "z_loss_coefficient": 0.3,
     "apply_residual_connection_post_layernorm": True,
     "initial_context_length": 8,
+    "eod_token_id": 5,
 }
 """A value far from the default for every key that is declared irrelevant."""
 

@@ -117,6 +117,7 @@ def attention(
     rotated: bool = True,
     biases: tuple[str, ...] | None = None,
     biased: tuple[str, ...] = ALL_BIASES,
+    null_head_dim: bool = False,
     **fields: Any,
 ) -> Attention:
     """Softmax attention under the usual keys; the numbers are the reference class's defaults.
@@ -134,7 +135,7 @@ def attention(
     return Attention(
         heads=heads,
         kv_heads=heads if shared is None else shared,
-        head_dim=reader.count("head_dim", head_dim, optional=head_dim is None) or width // heads,
+        head_dim=reader.count("head_dim", head_dim, optional=null_head_dim or head_dim is None) or width // heads,
         rope=(rope or rotary.rope(reader.section("rope_parameters"), context=text.context)) if rotated else None,
         biases=biases,  # type: ignore[arg-type]
         **fields,
