@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture import registry
-from nexus_universal.architecture.errors import CheckpointError, InputError, UnsupportedPart
+from nexus_universal.architecture.errors import CheckpointError, InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, load_json
@@ -68,14 +68,13 @@ class UniversalTransformer(nn.Module):
             UnsupportedPart: n is valid, but some part of it has no module yet.
         """
         super().__init__()
-        if n.registers:
-            raise UnsupportedPart("no module computes extra registers yet (registers = ())")
         self.n = n
         self.plan = CallPlan(wide=n.embedding.dtype == "float32")
         self.settings = GenerationSettings.of(n)
         self.passed_over: dict[str, str] = {}
         self.embedding = UniversalEmbedding(n.embedding, layers=len(n.layers))
         self.streams = UniversalStreams(n.streams, d_model=n.d_hidden) if n.streams else None
+        self.registers = nn.ParameterDict({each.name: nn.Parameter(torch.empty(n.d_hidden)) for each in n.registers})
         where, shares = {"d_model": n.d_hidden, "plan": self.plan}, Shares()
         layers = [
             UniversalTransformerBlock(program, layer_index=index, path=f"layers.{index}", shares=shares, **where)
@@ -130,6 +129,8 @@ class UniversalTransformer(nn.Module):
         except IndexError:
             raise self._out_of_range(input_ids) from None
         new, registers = x.shape[1], {"x": x if self.streams is None else self.streams.fill(x), "e": x}
+        for name, vector in self.registers.items():
+            registers[name] = vector.detach().to(x.dtype).expand_as(x).contiguous()
         for index, layer in enumerate(self.layers):
             if index == self.first_skipped and (kept := _kept_early(call, logits_to_keep)):
                 registers, call = {name: value[:, -kept:] for name, value in registers.items()}, call.only_last(kept)

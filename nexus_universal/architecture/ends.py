@@ -116,7 +116,7 @@ class Streams(Part):
 
 @part
 class Register(Part):
-    """A register that exists before the first layer: a learned vector, the same at every position."""
+    """A register that exists before the first layer: a vector, the same at every position, that training leaves alone."""
 
     name: str
 

@@ -27,6 +27,7 @@ from nexus_universal.architecture.mixers import (
 )
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import Norm
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 
 
 @part
@@ -157,6 +158,8 @@ class Branch(Part):
         | LatentAttention
         | GatedDeltaRule
         | StateSpace
+        | ShortConvolution
+        | ChannelStateSpace
         | LightningAttention
         | CompressedAttention
         | RoutedAttention
@@ -223,11 +226,13 @@ class Step(Part):
 class Program(Part):
     """A list of steps. As a layer it works on the model's registers; as a branch on an x of its own.
 
-    `share` names weights that other programs use too (loops are written out, one program per turn).
+    `share` names weights that other programs use too (loops are written out, one program per turn). No gradient goes
+    back through what a `detached` one computes.
     """
 
     steps: tuple[Step, ...]
     share: str | None = None
+    detached: bool = False
 
     def branches(self) -> Iterator[Branch]:
         """All branches, in order; a nested program's own branches are not among them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from nexus_universal.architecture.ends import Embedding, Head
@@ -193,7 +194,7 @@ def _shares(layers: tuple[Program, ...]) -> Iterator[Problem]:
     """Weights can be shared by equal parts only."""
     seen: dict[str, Part] = {}
     shared = [(path, branch.share, branch.part) for path, branch in _all_branches(layers) if branch.share]
-    shared += [(f"layers.{index}", layer.share, layer) for index, layer in enumerate(layers) if layer.share]
+    shared += [(f"layers.{index}", layer.share, replace(layer, detached=False)) for index, layer in enumerate(layers) if layer.share]
     for path, name, value in shared:
         if seen.setdefault(name, value) != value:
             yield f"{path}.share", name, "names the weights of a different part: shared parts must be equal"

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import UnsupportedPart
-from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
 from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention, LowRank, StateSpace
 from nexus_universal.architecture.program import Branch, Program, Read, Step, Write
 from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
@@ -27,6 +27,7 @@ from nexus_universal.layers.latent_attention import UniversalLatentAttention
 from nexus_universal.layers.low_rank import UniversalLowRank
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerInput
+from nexus_universal.layers.routed_attention import UniversalRoutedAttention
 from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.short_convolution import UniversalShortConvolution
 from nexus_universal.layers.state_space import UniversalStateSpace
@@ -60,6 +61,7 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     ChannelStateSpace: lambda part, at: UniversalChannelStateSpace(part, d_model=at.d_model, plan=at.plan),
     FeedForward: lambda part, at: UniversalFeedForward(part, d_model=at.d_model),
     MixtureOfExperts: lambda part, at: UniversalExperts(part, d_model=at.d_model),
+    RoutedAttention: lambda part, at: UniversalRoutedAttention(part, d_model=at.d_model, plan=at.plan, key=at.path),
     LowRank: lambda part, at: UniversalLowRank(part, d_model=at.d_model),
     PerLayerInput: lambda part, at: UniversalPerLayerInput(part, d_model=at.d_model, layer_index=at.layer_index),
     Program: lambda part, at: UniversalTransformerBlock(
@@ -311,6 +313,13 @@ class UniversalTransformerBlock(nn.Module):
         alone = isinstance(registers, Tensor)
         values: Registers = {"x": registers, "e": registers} if alone else dict(registers)
         call = call or self.plan.begin(values["x"])
+        if self.program.detached:
+            with torch.no_grad():
+                self._run(values, call)
+        else:
+            self._run(values, call)
+        return values["x"] if alone else values
+
+    def _run(self, values: Registers, call: Call) -> None:
         for step in self._steps:
             step(values, call)
-        return values["x"] if alone else values

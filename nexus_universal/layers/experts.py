@@ -13,7 +13,7 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.architecture.mixers import Packed
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.feed_forward import UniversalFeedForward, gated_product
-from nexus_universal.layers.grouped import grouped_linear
+from nexus_universal.layers.grouped import grouped_linear, sorted_pairs
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.support import refuse_unless
@@ -90,10 +90,10 @@ class Experts(nn.Module):
     Without a gate the first holds `width` rows, and is called `up`.
     """
 
-    def __init__(self, part: FeedForward, *, d_model: int, experts: int) -> None:
+    def __init__(self, part: FeedForward, *, d_model: int, experts: int, sum_order: str = "chosen") -> None:
         super().__init__()
         refuse_unless(part, output_scale=None, sparsity=None)
-        self.part, self.count = part, experts
+        self.part, self.count, self.sum_order = part, experts, sum_order
         self.packed = part.packing[0] if part.packing else Packed(roles=("gate", "up"))
         self.entry, rows = ("gate_up", 2 * part.width) if part.gated else ("up", part.width)
         bias = nn.Parameter(torch.empty(experts, rows)) if "up" in part.biases else None
@@ -108,17 +108,18 @@ class Experts(nn.Module):
         weights: Float[Tensor, "tokens k"],
         chosen: Int[Tensor, "tokens k"],
     ) -> Float[Tensor, "tokens d_hidden"]:
-        """Sort the (token, expert) pairs by expert, multiply group by group, weigh, sort back, sum over k in order."""
-        tokens, per_token = chosen.shape
-        expert, order = torch.sort(chosen.reshape(-1))
-        counted = expert.float() if x.device.type in ("cpu", "mps") else expert.int()
-        per_expert = torch.histc(counted, bins=self.count, min=0, max=self.count - 1)
-        ends = torch.cumsum(per_expert, dim=0, dtype=torch.int32)
+        """Sort the (token, expert) pairs by expert, multiply group by group, weigh, sort back, sum over k in order.
 
+        Or sum in the experts' order, without sorting back.
+        """
+        tokens, per_token = chosen.shape
+        expert, order, ends = sorted_pairs(chosen, self.count)
         stack, bias = getattr(self, self.entry), getattr(self, f"{self.entry}_bias")
         joint = grouped_linear(x[order // per_token], stack, ends, _rows(bias, expert))
         out = grouped_linear(self._activated(joint), self.down, ends, _rows(self.down_bias, expert))
         out = out * weights.reshape(-1)[order].unsqueeze(-1)
+        if self.sum_order == "expert":
+            return torch.zeros_like(x).index_add(0, order // per_token, out.to(x.dtype))
         back = torch.empty_like(order)
         back[order] = torch.arange(order.shape[0], device=x.device)
         return out[back].view(tokens, per_token, -1).sum(dim=1).to(x.dtype)
@@ -147,11 +148,14 @@ class UniversalExperts(nn.Module):
 
     def __init__(self, part: MixtureOfExperts, *, d_model: int) -> None:
         super().__init__()
-        refuse_unless(part, identity_experts=0, bias=False, sum_order="chosen")
+        refuse_unless(part, identity_experts=0)
         self.part = part
         self.router = UniversalRouter(part.router, d_model=d_model, experts=part.experts, per_token=part.per_token)
         self.expert_norm = UniversalNorm.of(part.expert_norm, d_model) if part.expert_norm else None
-        self.experts = Experts(part.expert, d_model=part.latent or d_model, experts=part.experts)
+        self.experts = Experts(
+            part.expert, d_model=part.latent or d_model, experts=part.experts, sum_order=part.sum_order
+        )
+        self.bias = nn.Parameter(torch.empty(d_model)) if part.bias else None
         if part.latent:
             self.latent_down = Linear(d_model, part.latent, bias=part.latent_bias)
             self.latent_up = Linear(part.latent, d_model, bias=part.latent_bias)
@@ -174,4 +178,4 @@ class UniversalExperts(nn.Module):
             out = out + torch.sigmoid(self.shared_gate(flat)) * gated
         elif self.part.shared:
             out = out + self.shared(flat)
-        return out.view_as(x)
+        return out.view_as(x) if self.bias is None else out.view_as(x) + self.bias
