@@ -42,7 +42,7 @@ ROOT = Path(nexus_universal.__file__).resolve().parents[1]
 MODEL_TYPES: tuple[str, ...] = tuple(name for name in families.model_types() if not families.find(name).reference)
 """Those that transformers has a class of its own for."""
 
-COMPUTED_BUFFERS = ("inv_freq", "embed_scale")
+COMPUTED_BUFFERS = ("inv_freq", "embed_scale", "mup_vector")
 """Buffers that follow from the config: randomising them would make another model of it."""
 
 

@@ -30,6 +30,7 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.program import Linear
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.architecture.symbols import Names, gated, linear, output, seen, softmax
 
 
@@ -191,6 +192,32 @@ def _(part: StateSpace, name: str, names: Names, width: int, model: int) -> list
         listed(r"\Delta = \mathrm{softplus}(\delta + b)", bounded),
         listed(set_to("S", r"e^{-e^{A} \Delta } S + \Delta \, s B^{\top}"), "y = S C + D s"),
         listed(output(name, out, "output" in part.biases), groups),
+    ]
+
+
+@equations.register
+def _(part: ShortConvolution, name: str, names: Names, width: int, model: int) -> list[str]:
+    convolved = rf"\mathrm{{conv}}_{{{part.kernel}}}({product('B', 'x')})" + (" + b" if part.bias else "")
+    return [f"{joined('B', 'C', 'x')} = " + linear("i", "z", part.bias), output(name, product("C", convolved), part.bias)]
+
+
+@equations.register
+def _(part: ChannelStateSpace, name: str, names: Names, width: int, model: int) -> list[str]:
+    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}(x)" + (" + b" if part.convolution_bias else "")
+    d, b, c = (names.optional(part.inner_norm, role) for role in (r"\delta ", "B", "C"))
+    return [
+        within(f"{joined('x', 'g')} = " + linear("i", "z", "input" in part.biases), 2, part.width),
+        listed(
+            set_to("x", call(part.activation, convolved)),
+            within(joined(r"\delta ", "B", "C") + " = W_{c} x", rf"{part.rank} + 2 \cdot {part.state_dim}"),
+        ),
+        rf"\Delta = \mathrm{{softplus}}(W_{{s}} {d} + b_{{s}})",
+        listed(
+            set_to("S", rf"e^{{-e^{{A}} \Delta }} \odot S + \Delta \, x {b}^{{\top}}"),
+            within("S", part.width, part.state_dim),
+            rf"y = S {c} + D \odot x",
+        ),
+        output(name, product("y", call("silu", "g")), "output" in part.biases),
     ]
 
 

@@ -142,7 +142,7 @@ class UniversalAttention(nn.Module):
         # A cache holds each head once: repeating behind it gives the same bits.
         times = part.heads // part.kv_heads if part.repeat_first and state is None else 1
         heads = self._by_head(roles["key"], self.key_norm)
-        key = self._placed(heads, self.key_norm, call, times)
+        key = self._placed(heads if part.key_scale is None else heads * part.key_scale, self.key_norm, call, times)
         value = heads if part.value_is_key else roles["value"].reshape(*heads.shape[:2], -1, part.value_width)
         if self.value_norm is not None:
             value = self.value_norm(value)

@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from nexus_universal.cache import RecurrentState
 from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.call import Call
 
 
 class CausalConvolution(nn.Module):
-    """Each channel convolved over itself and its `kernel` - 1 predecessors, then an activation."""
+    """Each channel convolved over itself and its `kernel` - 1 predecessors, then an activation, if any."""
 
-    def __init__(self, channels: int, kernel: int, *, bias: bool = False, activation: str) -> None:
+    def __init__(self, channels: int, kernel: int, *, bias: bool = False, activation: str | None = None) -> None:
         super().__init__()
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(channels, kernel))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
-        self.activation = ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation] if activation else nn.Identity()
 
     def forward(
         self,
@@ -57,3 +58,8 @@ class CausalConvolution(nn.Module):
         picked = x.gather(-1, index[:, None, :].expand(-1, x.shape[1], -1))
         before_start = (ends[:, None] - self.kernel + torch.arange(self.kernel, device=x.device)) < 0
         return picked.masked_fill(before_start[:, None, :], 0.0)
+
+
+def without_pads(x: Float[Tensor, "batch seq width"], call: Call) -> Float[Tensor, "batch seq width"]:
+    """Zeros where a call has pads."""
+    return x if call.padding is None else (x * call.padding[:, :, None]).to(x.dtype)

@@ -9,9 +9,12 @@ from typing import Any
 
 from nexus_universal.architecture.mixers import StateSpace
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
 from nexus_universal.parity.modes import GIVEN, LEFT_PADDED, Sample
+
+CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
 
 
 def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:
@@ -88,22 +91,30 @@ def asked(n: Any, mode: str, sample: Sample) -> Sample:
     """What the reference is asked in a mode: without pads on the left where it lets them into the tokens after them."""
     if mode == GIVEN and n.embedding.per_layer and n.embedding.per_layer.finds_tokens:
         return replace(sample, looks_up=True)
+    if mode == "chunks" and scans_restart(n):
+        return sample.stepped()
     return sample.unpadded() if mode in LEFT_PADDED and pads_leak(n) else sample
 
 
 def pads_leak(n: Any) -> bool:
     """Whether a reference's convolution reads the bias that a projection gives to a pad, instead of zeros."""
-    return any("input" in part.biases for part in _state_spaces(n))
+    biased = [part.bias if isinstance(part, ShortConvolution) else "input" in part.biases for part in _convolving(n)]
+    return any(biased)
 
 
 def steps_differ(n: Any) -> bool:
     """Whether a step is no scan of one position: Δ is bounded in the scan only."""
-    return any(part.time_step != (0.0, float("inf")) for part in _state_spaces(n))
+    return any(part.time_step != (0.0, float("inf")) for part in _convolving(n) if isinstance(part, StateSpace))
 
 
-def _state_spaces(n: Any) -> list[StateSpace]:
+def scans_restart(n: Any) -> bool:
+    """Whether a reference forgets its state where several positions are read after others."""
+    return any(isinstance(part, ChannelStateSpace) for part in _convolving(n))
+
+
+def _convolving(n: Any) -> list[StateSpace | ChannelStateSpace | ShortConvolution]:
     branches = (branch for layer in n.layers for _, branch in layer.all_branches())
-    return [branch.part for branch in branches if isinstance(branch.part, StateSpace)]
+    return [branch.part for branch in branches if isinstance(branch.part, CONVOLVING)]
 
 
 def longest_sample(n: Any, *, wanted: int) -> int:

@@ -45,6 +45,11 @@ class Sample:
         """The same rows, all of full length."""
         return replace(self, lengths=(self.ids.shape[1],) * len(self.lengths))
 
+    def stepped(self) -> Sample:
+        """The same rows, read in one chunk and then one by one."""
+        first = self.chunks[0]
+        return replace(self, chunks=(first, *(1,) * (self.ids.shape[1] - first)))
+
     def mask(self, side: str) -> Int[Tensor, "batch seq"]:
         """1 for real tokens, the rows padded on `side`."""
         mask = torch.zeros_like(self.ids)

@@ -53,7 +53,7 @@ def test_a_published_config_becomes_n(name: str) -> None:
             ArchitectureParameter.from_huggingface(raw)
         return
     n = ArchitectureParameter.from_huggingface(raw)
-    assert n.num_layers == raw["num_hidden_layers"]
+    assert n.num_layers == (raw.get("num_hidden_layers") or len(raw["layers_block_type"]))
     assert n.d_hidden == raw["hidden_size"]
     assert n.to_huggingface() == raw
 
@@ -71,7 +71,16 @@ def shrunken(raw: dict[str, Any]) -> dict[str, Any]:
     pad = None if raw.get("pad_token_id") is None else 0
     config |= {key: value for key, value in family.tiny.items() if type(value) is int or key not in raw}
     config |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": pad}
-    config["num_hidden_layers"] = max(family.tiny["num_hidden_layers"], 1 + config.get("first_k_dense_replace", 0))
+    if "num_hidden_layers" in family.tiny:
+        config["num_hidden_layers"] = max(family.tiny["num_hidden_layers"], 1 + config.get("first_k_dense_replace", 0))
+    else:  # one layer of each kind
+        pattern = raw.get("hybrid_override_pattern")
+        kinds = {"hybrid_override_pattern": "".join(dict.fromkeys(pattern))} if pattern else {}
+        kinds = kinds or {"layers_block_type": list(dict.fromkeys(raw["layers_block_type"]))}
+        config = {key: value for key, value in config.items() if key not in ("num_hidden_layers", "layers_block_type")}
+        config |= kinds
+    if "attention_head_dim" in raw:
+        config["attention_head_dim"] = config["head_dim"]
     for key in ("layer_types", "mlp_layer_types"):
         if isinstance(raw.get(key), list):
             config[key] = [*raw[key][: config["num_hidden_layers"] - 1], raw[key][-1]]

@@ -294,8 +294,9 @@ def _small_numbers(question: Question, depth: int) -> Iterator[Any]:
 
 
 def _only(asked: Iterable[KeyPath], section: Values, path: KeyPath) -> Values:
-    """The keys of a section that were asked for, its own sections likewise."""
-    kept = {key: value for key, value in section.items() if (*path, key) in asked}
+    """The keys of a section that were asked for, its own sections likewise; all of those beside sections."""
+    holds_sections = any(found[: len(path)] == path and len(found) > len(path) + 1 for found in asked)
+    kept = {key: value for key, value in section.items() if holds_sections or (*path, key) in asked}
     return {key: _only(asked, v, (*path, key)) if isinstance(v, dict) else v for key, v in kept.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from nexus_universal.checkpoint.rules import Direct, Joined, Rule, Squeezed, Stacked, WeightMap
 
@@ -10,6 +11,14 @@ Rules = str | Rule | tuple[str | Rule, ...]
 Names = dict[str, Rules]
 
 LAYER = "model.layers.{i}"
+
+LANGUAGE_MODEL = (
+    {"model.": "model.language_model.", "lm_head": "lm_head"},
+    {"model.": "language_model.model.", "lm_head": "language_model.lm_head"},
+)
+"""Where a text model lies beside towers: as transformers 5 holds and saves it, and in older files."""
+
+TOWERS = {r"^(model\.)?(vision_tower|audio_tower|multi_modal_projector)\.": "a tower, of which nothing is built"}
 
 MULTI_TOKEN_PREDICTION = {r"^model\.layers\.{layers}\.": "a layer after the last: multi-token prediction"}
 
@@ -36,6 +45,24 @@ def either(published: Mapping[str, Rules], held: Mapping[str, Rules]) -> Names:
 def within(branch: str, table: Names) -> Names:
     """The same tensors in a program that is a branch of the layer."""
     return {key.replace("layers.{i}.", f"layers.{{i}}.{branch}.", 1): rules for key, rules in table.items()}
+
+
+def within(weights: WeightMap, *layouts: Mapping[str, str], passed_over: Mapping[str, str]) -> WeightMap:
+    """The names of a model that is part of another; each layout says where a prefix of its own names lies there."""
+
+    def moved(rule: str | Rule, layout: Mapping[str, str]) -> str | Rule:
+        if isinstance(rule, Stacked | Joined):
+            return replace(rule, names=tuple(str(moved(name, layout)) for name in rule.names))
+        if not isinstance(rule, str):
+            return replace(rule, name=str(moved(rule.name, layout)))
+        prefix = next(prefix for prefix in layout if rule.startswith(prefix))
+        return layout[prefix] + rule.removeprefix(prefix)
+
+    tensors: Names = {}
+    for key, found in weights.tensors.items():
+        rules = found if isinstance(found, tuple) else (found,)
+        tensors[key] = tuple(moved(rule, layout) for layout in layouts for rule in rules)
+    return WeightMap(tensors=tensors, passed_over={**weights.passed_over, **passed_over})
 
 
 def ends(model: str = "model") -> Names:
@@ -183,6 +210,12 @@ def gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
         "layers.{i}.linear_attention.norm": f"{layer}.{module}.norm",
         "layers.{i}.linear_attention.output": f"{layer}.{module}.out_proj",
     }
+
+
+def unpacked_gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
+    """What Qwen3.5 projects apart: query, key and value as one; gate, beta and decay each alone."""
+    rows = {"query_key_value": "qkv", "gate": "z", "beta": "b", "decay": "a"}
+    return {f"layers.{{i}}.linear_attention.{role}": f"{layer}.{module}.in_proj_{name}" for role, name in rows.items()}
 
 
 def state_space(layer: str = LAYER, module: str = "mamba", norm: str = "input_layernorm") -> Names:

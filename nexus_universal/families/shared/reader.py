@@ -100,6 +100,7 @@ class ConfigReader:
         self.irrelevant = {**IRRELEVANT, **(irrelevant or {})} if not path else dict(irrelevant or {})
         self.ignore_keys = ignore_keys
         self.spelled = spelled or {}
+        self.whole = not path
         self.taken: set[str] = set()
         self.sections: list[ConfigReader] = []
 
@@ -258,6 +259,17 @@ class ConfigReader:
         self.sections.append(inner)
         return inner
 
+    def config(self, key: str, *, irrelevant: Mapping[str, str]) -> ConfigReader:
+        """A reader of another family's whole config under `key`: what changes no logit there changes none here.
+
+        Raises:
+            UnsupportedConfig: the value is no dict.
+        """
+        inner = self.section(key)
+        inner.whole = True
+        inner.irrelevant = {**IRRELEVANT, **irrelevant}
+        return inner
+
     def finish(self) -> tuple[str, ...]:
         """Account for every key; returns those that were ignored on request.
 
@@ -271,7 +283,7 @@ class ConfigReader:
                 continue
             if full in self.ignore_keys:
                 ignored.append(full)
-            elif not self.path and key in INERT:
+            elif self.whole and key in INERT:
                 self.inert(key, *INERT[key])
             else:
                 raise UnsupportedConfig(
