@@ -156,6 +156,12 @@ def _(part: Attention, place: Place) -> Cost:
         weights(part.heads * part.sinks),
         norm_cost(part.output_norm, part.heads * part.value_width),
     ]
+    if part.differential:  # two mixtures of the same queries and keys, each a product of its own
+        costs += [
+            attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
+            weights(4 * part.head_dim),
+            norm_cost(part.differential.norm, 2 * part.head_dim),
+        ]
     if part.qk_norm:
         widths = (width, kv_width) if part.qk_norm.over == "width" else (part.head_dim, part.head_dim)
         costs += [norm_cost(part.qk_norm.norm, each) for each in (widths[:1] if part.reuse else widths)]

@@ -116,7 +116,7 @@ class Streams(Part):
 
 @part
 class Register(Part):
-    """A register that exists before the first layer: a vector, the same at every position, that training leaves alone."""
+    """A register that exists before the first layer: a vector, the same at every position, never trained."""
 
     name: str
 

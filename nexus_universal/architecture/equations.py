@@ -73,16 +73,29 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     scale: float | str = part.softmax_scale(0)
     if isinstance(part.scale, ByLayer):
         scale = number(part.scale.value) + (r" / (\ell + 1)" if part.scale.rule == "divide" else r" (\ell + 1)")
-    mixed = "o = " + softmax(scale, "q", softcap=part.softcap, sinks=part.sinks, alibi=part.alibi) + r"\, v"
+    weights = softmax(scale, "q", softcap=part.softcap, sinks=part.sinks, alibi=part.alibi)
+    mixed = "o = " + weights + r"\, v"
+    if part.differential:
+        mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     return [
         *lines,
         listed(mixed, seen(part.window, part.causal), _slopes(part)),
+        *_difference(part, names),
         output(
             name,
             names.optional(part.output_norm, gated("o", part.gate, "gate" in part.biases)),
             "output" in part.biases,
         ),
     ]
+
+
+def _difference(part: Attention, names: Names) -> list[str]:
+    """What becomes of paired heads' mixtures."""
+    if part.differential is None:
+        return []
+    normed = names(part.differential.norm, r"a - \lambda b")
+    learned = r"\lambda = e^{q_{1} \cdot k_{1}} - e^{q_{2} \cdot k_{2}} + \lambda_{0}"
+    return [listed(rf"o = (1 - \lambda_{{0}}) {normed}", learned, r"\lambda_{0} = 0.8 - 0.6 e^{-0.3 \ell }")]
 
 
 def _slopes(part: Attention) -> str:

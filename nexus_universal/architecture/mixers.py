@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -100,6 +101,23 @@ class ReusedIndices(Part):
 
 
 @part
+class Differential(Part):
+    """Differential attention (arXiv 2410.05258): o = (1 - λ₀) · norm(a - λ b), a and b being paired heads' mixtures.
+
+    Both halves of the value heads serve every head, so that its mixture is twice as wide; a is the first half of the
+    heads, b the second. λ = exp(q₁ · k₁) - exp(q₂ · k₂) + λ₀ with four learned vectors, λ₀ = 0.8 - 0.6 exp(-0.3 l) at
+    layer l.
+    """
+
+    norm: Norm
+
+    @staticmethod
+    def start(layer_index: int) -> float:
+        """λ₀."""
+        return 0.8 - 0.6 * math.exp(-0.3 * layer_index)
+
+
+@part
 class Attention(Part):
     """Softmax attention with any number of key/value heads (arXiv 2305.13245).
 
@@ -146,8 +164,13 @@ class Attention(Part):
     temperature: QueryTemperature | None = None
     clip: float | None = None
     output_norm: Norm | None = None
+    differential: Differential | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.differential and self.kv_heads % 2:
+            yield "kv_heads", "must be even where differential pairs heads"
+        if self.differential and (self.value_dim or self.gate or self.repeat_first or self.kernel != "sdpa"):
+            yield "differential", "needs kernel = 'sdpa', and neither gate, value_dim nor repeat_first"
         if self.log_scale is not None and self.log_scale < 2:
             yield "log_scale", "must be at least 2: it is the base of a logarithm"
         if self.heads % self.kv_heads:

@@ -29,14 +29,16 @@ class Norm(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.eps < 0:
             yield "eps", "must not be negative"
-        if self.kind == "rms" and self.rounding.startswith("native"):
-            yield "rounding", f"is {self.rounding!r} for kind = 'layer' only (known for rms: before_scale, after_scale)"
+        if self.kind == "rms" and self.rounding == "native_float32":
+            yield "rounding", "is 'native_float32' for kind = 'layer' only"
+        if self.kind == "rms" and self.rounding == "native" and self.scale == "one_plus_weight":
+            yield "scale", "must be 'weight' or 'none' where torch's own kernel computes an RMSNorm"
         if self.rounding == "native_float32" and self.scale != "none":
             yield "rounding", "is 'native_float32' for scale = 'none' only"
         if self.bias and self.scale == "none":
             yield "bias", "needs a scale"
-        if self.root == "power" and self.kind == "layer":
-            yield "root", "must be 'rsqrt' for kind = 'layer'"
+        if self.root == "power" and (self.kind == "layer" or self.rounding == "native"):
+            yield "root", "must be 'rsqrt' for kind = 'layer' and for torch's own kernel"
 
 
 @part

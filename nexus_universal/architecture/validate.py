@@ -194,7 +194,8 @@ def _shares(layers: tuple[Program, ...]) -> Iterator[Problem]:
     """Weights can be shared by equal parts only."""
     seen: dict[str, Part] = {}
     shared = [(path, branch.share, branch.part) for path, branch in _all_branches(layers) if branch.share]
-    shared += [(f"layers.{index}", layer.share, replace(layer, detached=False)) for index, layer in enumerate(layers) if layer.share]
+    whole = ((index, layer) for index, layer in enumerate(layers) if layer.share)
+    shared += [(f"layers.{index}", layer.share, replace(layer, detached=False)) for index, layer in whole]
     for path, name, value in shared:
         if seen.setdefault(name, value) != value:
             yield f"{path}.share", name, "names the weights of a different part: shared parts must be equal"

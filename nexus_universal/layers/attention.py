@@ -12,6 +12,7 @@ from nexus_universal.architecture.mixers import Attention
 from nexus_universal.cache import KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
+from nexus_universal.layers.differential import UniversalDifferential
 from nexus_universal.layers.kernels import eager_attention, fused_attention, gated_eager_attention, repeat_heads
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.masks import Mask
@@ -66,6 +67,11 @@ class UniversalAttention(nn.Module):
         self.key_norm = None if part.reuse else self._head_norm(part.kv_heads)
         self.value_norm = UniversalNorm.of(part.value_norm, part.value_width) if part.value_norm else None
         self.rope_index = self.plan.rope(part.rope, part.head_dim) if part.rope else None
+        self.differential = None
+        if part.differential:
+            self.differential = UniversalDifferential(
+                part.differential, head_dim=part.head_dim, layer_index=layer_index
+            )
         self.output_norm = UniversalNorm.of(part.output_norm, mixed_width) if part.output_norm else None
         self.growths = [rule for rule in (part.log_scale, part.temperature) if rule is not None]
         self.plan.growths.update(self.growths)
@@ -104,7 +110,11 @@ class UniversalAttention(nn.Module):
         key, value = call.emitted[part.reuse] if part.reuse else self._keys_and_values(roles, call, state)
         if part.emit:
             call.emitted[part.emit] = key, value
-        mixed = self._attend(query, key, value, call.masks[self.mask_index])
+        mask = call.masks[self.mask_index]
+        if self.differential is None:
+            mixed = self._attend(query, key, value, mask)
+        else:
+            mixed = self.differential(*(self._attend(query, key, v, mask) for v in self.differential.halves(value)))
         if part.gate:
             mixed = self._gated(mixed, roles["gate"])
         mixed = mixed.reshape(*x.shape[:-1], -1)

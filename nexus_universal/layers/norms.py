@@ -30,7 +30,7 @@ class UniversalNorm(nn.Module):
             UnsupportedPart: a valid norm that no class computes.
         """
         if part.rounding == "native":
-            return NativeLayerNorm(part, width)
+            return (NativeRMSNorm if part.kind == "rms" else NativeLayerNorm)(part, width)
         if part.rounding == "native_float32":
             return WideLayerNorm(part, width)
         if part.kind == "layer":
@@ -102,6 +102,13 @@ class WideLayerNorm(UniversalNorm):
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
         return F.layer_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+
+
+class NativeRMSNorm(UniversalNorm):
+    """torch's own RMSNorm kernel."""
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
 
 class GatedNorm(UniversalNorm):
