@@ -35,7 +35,7 @@ class Call:
     padding: Tensor | None = None
     trailing: Bool[Tensor, "batch seq"] | None = None
     """Pads behind the last real token of a row: a recurrent state must not move on them."""
-    emitted: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    emitted: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     """Keys and values that a layer keeps for later ones, by name."""
     tokens: Int[Tensor, "batch seq"] | None = None
     per_layer: Float[Tensor, "batch seq layers width"] | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, MixtureOfExperts, Router
-from nexus_universal.architecture.mixers import LatentAttention
+from nexus_universal.architecture.mixers import LatentAttention, SparseIndexer
 from nexus_universal.architecture.position import Norm, YarnScaling
 from nexus_universal.families.shared import rotary
 from nexus_universal.families.shared.reader import TRAINING, ConfigReader
@@ -120,3 +120,25 @@ def layer_kinds(reader: ConfigReader, *, layers: int, dense_layers: int) -> tupl
     first, every = reader.take("first_k_dense_replace", dense_layers), reader.count("moe_layer_freq", 1)
     derived = tuple("sparse" if i >= first and i % every == 0 else "dense" for i in range(depth))
     return reader.names("mlp_layer_types", length=depth, known=("dense", "sparse")) or derived
+
+
+def sparse_indexer(reader: ConfigReader, attention: LatentAttention, *, heads: int, pairing: str) -> SparseIndexer:
+    """The indexer of DeepSeek-V3.2: it turns as many dimensions as the attention, in pairs of its own kind."""
+    assert attention.rope is not None
+    head_dim = reader.count("index_head_dim", 128)
+    turned = attention.rope_dim / head_dim
+    reader.require(turned <= 1, "index_head_dim", head_dim, f"must hold the {attention.rope_dim} dimensions that turn")
+    return SparseIndexer(
+        heads=reader.count("index_n_heads", heads),
+        head_dim=head_dim,
+        keep=reader.count("index_topk", 2048),
+        key_norm=Norm(kind="layer", eps=1e-6, bias=True, rounding="native"),
+        rope=replace(attention.rope, fraction=min(turned, 1.0), pairing=pairing),  # type: ignore[arg-type]
+    )
+
+
+def inert(reader: ConfigReader) -> None:
+    """Keys of published configs that the reference does not read, at the values that it computes."""
+    for key, value in {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}.items():
+        reader.inert(key, value)
+    reader.inert("rope_interleave", True)

@@ -122,6 +122,16 @@ TINY_LATENT: dict[str, Any] = {
 }
 """What latent attention adds to it."""
 
+TINY_INDEXED: dict[str, Any] = {"index_n_heads": 12, "index_head_dim": 20, "index_topk": 17}
+"""What the indexer of DeepSeek-V3.2 adds to it: heads enough that no sum is nothing but zeros."""
+
+INDEXED: dict[str, tuple[Any, ...]] = {
+    "index_topk": (17, 5, 100),
+    "index_n_heads": (12, 16),
+    "index_head_dim": (20, 32),
+}
+"""That indexer."""
+
 TINY_ROUTED: dict[str, Any] = {
     "num_hidden_layers": 3,
     "moe_intermediate_size": 24,

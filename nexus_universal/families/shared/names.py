@@ -47,7 +47,7 @@ def within(branch: str, table: Names) -> Names:
     return {key.replace("layers.{i}.", f"layers.{{i}}.{branch}.", 1): rules for key, rules in table.items()}
 
 
-def within(weights: WeightMap, *layouts: Mapping[str, str], passed_over: Mapping[str, str]) -> WeightMap:
+def relocated(weights: WeightMap, *layouts: Mapping[str, str], passed_over: Mapping[str, str]) -> WeightMap:
     """The names of a model that is part of another; each layout says where a prefix of its own names lies there."""
 
     def moved(rule: str | Rule, layout: Mapping[str, str]) -> str | Rule:
@@ -158,11 +158,11 @@ def experts(
     gate: str = "gate_proj",
     up: str = "up_proj",
     down: str = "down_proj",
+    held: str = f"{LAYER}.mlp.experts",
     router: str = f"{LAYER}.mlp.gate",
     published_router: str | None = None,
 ) -> Names:
     """Experts as published (one tensor each) and as transformers holds them (two stacks), and their router."""
-    held = f"{LAYER}.mlp.experts"
     table: Names = {
         "layers.{i}.feed_forward.experts.gate_up": (
             Stacked((f"{published}.{gate}.weight", f"{published}.{up}.weight")),
@@ -198,6 +198,12 @@ def latent_attention(layer: str = f"{LAYER}.self_attn") -> Names:
     }
 
 
+def sparse_indexer(module: str = f"{LAYER}.self_attn.indexer") -> Names:
+    """The indexer of DeepSeek-V3.2."""
+    rows = {"query": "wq_b", "key": "wk", "key_norm": "k_norm", "weights": "weights_proj"}
+    return {f"layers.{{i}}.attention.indexer.{role}": f"{module}.{name}" for role, name in rows.items()}
+
+
 def gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
     """A gated delta rule whose projections are packed by key head, and the norm before it."""
     return {
@@ -231,4 +237,18 @@ def state_space(layer: str = LAYER, module: str = "mamba", norm: str = "input_la
         f"{ours}.step_bias": f"{theirs}.dt_bias",
         f"{ours}.norm": f"{theirs}.norm",
         f"{ours}.output": f"{theirs}.out_proj",
+    }
+
+
+def channel_state_space(layer: str = LAYER, module: str = "mamba", norm: str = "input_layernorm") -> Names:
+    """A state space with Mamba's names, and the norm before it."""
+    ours, theirs = "layers.{i}.state_space", f"{layer}.{module}"
+    table = state_space(layer, module, norm)
+    del table[f"{ours}.step_bias"], table[f"{ours}.norm"]
+    return table | {
+        f"{ours}.choose": f"{theirs}.x_proj",
+        f"{ours}.step": f"{theirs}.dt_proj",
+        f"{ours}.step_norm": f"{theirs}.dt_layernorm",
+        f"{ours}.b_norm": f"{theirs}.b_layernorm",
+        f"{ours}.c_norm": f"{theirs}.c_layernorm",
     }

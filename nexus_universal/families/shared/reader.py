@@ -237,13 +237,13 @@ class ConfigReader:
         return tuple(map(float, value))
 
     def inert(self, key: str, *values: Any) -> None:
-        """A key that changes nothing at these values.
+        """A key that changes nothing at these values, or at any where the family says that it is irrelevant.
 
         Raises:
             UnsupportedConfig: any other value.
         """
         self.taken.add(key)
-        if key in self.values and self.values[key] not in values:
+        if key in self.values and key not in self.irrelevant and self.values[key] not in values:
             raise self.refuse(key, self.values[key], f"known: {', '.join(map(repr, values))}")
 
     def section(self, key: str) -> ConfigReader:
