@@ -123,7 +123,8 @@ def attention(
     """Softmax attention under the usual keys; the numbers are the reference class's defaults.
 
     `kv_heads` None (or null in the config) means as many as heads, `head_dim` None width / heads. `biases` None asks
-    `attention_bias` whether the roles `biased` have one. `rope` None reads a plain rotation, unless nothing is `rotated`.
+    `attention_bias` whether the roles `biased` have one. `null_head_dim` takes null for width / heads, too. `rope` None
+    reads a plain rotation, unless nothing is `rotated`.
     """
     if fields.get("kernel", "").startswith("eager"):
         reader.inert("attn_implementation", None, "eager")

@@ -268,6 +268,7 @@ class ConfigReader:
         inner = self.section(key)
         inner.whole = True
         inner.irrelevant = {**IRRELEVANT, **irrelevant}
+        del inner.irrelevant["model_type"]  # here it chooses a class
         return inner
 
     def finish(self) -> tuple[str, ...]:
