@@ -39,9 +39,10 @@ class UniversalChannelStateSpace(nn.Module):
         self.decay_log = nn.Parameter(torch.empty(part.width, part.state_dim))
         self.skip = nn.Parameter(torch.empty(part.width))
         self.output = Linear(part.width, d_model, bias="output" in part.biases)
-        widths = {"step_norm": part.rank, "b_norm": part.state_dim, "c_norm": part.state_dim}
-        for name, width in widths.items():
-            setattr(self, name, UniversalNorm.of(part.inner_norm, width) if part.inner_norm else nn.Identity())
+        self.step_norm, self.b_norm, self.c_norm = (
+            UniversalNorm.of(part.inner_norm, width) if part.inner_norm else nn.Identity()
+            for width in (part.rank, part.state_dim, part.state_dim)
+        )
 
     def new_state(self) -> State:
         """An empty state for this mixer."""
@@ -115,8 +116,8 @@ def channel_step(
     state: States,
 ) -> tuple[Float[Tensor, "batch width one"], States]:
     """One position; what leaves the state is in x's dtype."""
-    step, x = step.float(), x[..., 0]
+    step, x, c = step.float(), x[..., 0], c[:, 0]
     kept = torch.exp(step * decay)
     state = state * kept + step * b.float() * x.float()[..., None]
-    out = torch.matmul(state.to(c.dtype), c.transpose(1, 2)).squeeze(-1) + x * skip
+    out = torch.matmul(state.to(c.dtype), c.unsqueeze(-1)).squeeze(-1) + x * skip
     return (out * F.silu(gate[..., 0])).to(x.dtype)[..., None], state

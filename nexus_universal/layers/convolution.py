@@ -37,9 +37,12 @@ class CausalConvolution(nn.Module):
             x = torch.cat([before, x], dim=-1)
             out = self.activation(self._convolve(x, padding=0)[..., -1:])
         else:
-            x = x if before is None else torch.cat([before, x], dim=-1)
+            if before is not None:
+                x = torch.cat([before, x], dim=-1)
+            elif state is not None:
+                x = F.pad(x, (max(self.kernel - seq, 0), 0))
             out = self.activation(self._convolve(x, padding=self.kernel - 1)[..., : x.shape[-1]])
-            out = out if before is None else out[..., -seq:]
+            out = out if state is None else out[..., -seq:]
         if state is not None:
             state.convolution = self._last_inputs(x, trailing)
         return out

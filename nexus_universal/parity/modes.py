@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,9 @@ from nexus_universal.transformer import UniversalTransformer
 
 STARTS_ANEW = ("bamba",)
 """Types whose cached calls count positions from 0 again where none are given (docs/REFERENCE_FAULTS.md)."""
+
+TAKES_NEW = ("mamba", "falcon_mamba")
+"""Types that take a mask for one of the new positions alone; generation hands them none in its steps, and so it is."""
 
 Logits = Float[Tensor, "*positions d_vocab"]
 Ids = Int[Tensor, "batch seq"]
@@ -31,8 +34,8 @@ class Sample:
     chunks: tuple[int, ...]
     prompt: int
     new_tokens: int = 8
-    looks_up: bool = False
-    """Whether given embeddings are what the ids look up, and not the table's rows: by them a model may find the ids."""
+    given: Literal["rows", "looked up", "ids"] = "rows"
+    """What is given as embeddings: the table's rows, what ids look up (a model may find the ids by it), or ids after all."""
 
     def cut(self, length: int) -> Sample:
         """The same rows, no longer than `length`."""
@@ -84,6 +87,7 @@ class Reference:
         # A model that only has recurrent states calls its cache by another name, and swallows the usual one unread.
         recurrent = "cache_params" in inspect.signature(model.forward).parameters
         self.cache_name = "cache_params" if recurrent else "past_key_values"
+        self.takes_new = model.config.model_type in TAKES_NEW
         self.starts_anew = model.config.model_type in STARTS_ANEW
 
     def begin(self) -> None:
@@ -106,6 +110,8 @@ class Reference:
     ) -> Tensor:
         if positions is None and cache is not None and self.starts_anew:
             positions = (torch.arange(ids.shape[1]) + cache.get_seq_length()).unsqueeze(0)
+        if self.takes_new and mask is not None and mask.shape[1] > ids.shape[1]:
+            mask = None
         out = self.model(
             ids,
             attention_mask=mask,
@@ -171,7 +177,7 @@ def short_prefill(side: Side, s: Sample) -> Logits:
 def given_embeddings(side: Side, s: Sample) -> Logits:
     """One row of embeddings instead of ids: a model may scale what it is given, or only what it looks up."""
     side.begin()
-    return side.of_rows(s.ids[:1], looks_up=s.looks_up)
+    return side(s.ids[:1]) if s.given == "ids" else side.of_rows(s.ids[:1], looks_up=s.given == "looked up")
 
 
 def last_position(side: Side, s: Sample) -> Logits:

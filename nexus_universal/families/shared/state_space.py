@@ -137,3 +137,9 @@ def time_step_limit(reader: ConfigReader) -> tuple[float, float]:
 def projection_biases(reader: ConfigReader) -> tuple[str, ...]:
     """The biases that `mamba_proj_bias` gives to both projections."""
     return ("input", "output") if reader.take("mamba_proj_bias", False) else ()
+
+
+def rank(reader: ConfigReader, key: str, width: int) -> int:
+    """The rank of Mamba's Δ: a sixteenth of the model's width unless it is said."""
+    said = reader.take(key, "auto", kinds=(int, str))
+    return -(-width // 16) if said == "auto" else reader.count(key)
