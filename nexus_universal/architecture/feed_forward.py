@@ -77,7 +77,7 @@ class Router(Part):
     their weights are the scores without that bias, divided by their sum + `sum_epsilon` where `normalise`, times `scale`. `score` "softmax_chosen"
     takes the top k of the raw logits and a softmax over those, in the dtype of `weights`: "rounded" is float32, rounded
     to the model's at the end. `order` is whether the k come sorted: a sum's bits
-    depend on it. `by_token` looks the k up in a fixed table by the token's id; only their weights depend on x
+    depend on it. `by_token` looks the k up in a fixed table of so many tokens; only their weights depend on x
     (DeepSeek-V4). `input_norm` is a norm of the router's own; `input_scale` then multiplies by a learned vector and by
     d^-0.5, and `expert_scale` each weight by a learned number (Gemma 4).
     """
@@ -92,7 +92,7 @@ class Router(Part):
     logits: Literal["model", "float32"] = "model"
     weights: Literal["model", "float32", "rounded"] = "float32"
     order: Literal["sorted", "unsorted"] = "sorted"
-    by_token: bool = False
+    by_token: int | None = None
     input_norm: Norm | None = None
     input_scale: bool = False
     expert_scale: bool = False

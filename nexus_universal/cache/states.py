@@ -12,7 +12,7 @@ from torch import Tensor
 from nexus_universal.architecture.errors import InputError
 
 
-COMPRESSED = ("waiting_values", "waiting_gates", "before_values", "before_gates", "entries", "counts")
+COMPRESSED = ("waiting_values", "waiting_gates", "before_values", "before_gates", "entries")
 """What a compressor remembers."""
 
 
@@ -127,10 +127,12 @@ class CompressedState(WindowState):
     """A window of vectors that are keys and values at once, and what compressors make of the positions before.
 
     Per compressor: `waiting` values and gates of positions without an entry yet, the last whole group's (`before`), and
-    the `entries`. Rows that differ in length begin at the left; `counts` are then how many of each are real.
+    the `entries`. `counts` are the rows' lengths, once they differ: rows then begin at the left.
     """
 
-    fields = ("keys", *(f"{series}_{field}" for series in ("entry", "index") for field in COMPRESSED))
+    fields = ("keys", "counts", *(f"{series}_{field}" for series in ("entry", "index") for field in COMPRESSED))
+
+    counts: Tensor | None
 
     def __init__(self, window: int) -> None:
         super().__init__(window)

@@ -12,13 +12,21 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention, LowRank, StateSpace
+from nexus_universal.architecture.mixers import (
+    Attention,
+    CompressedAttention,
+    GatedDeltaRule,
+    LatentAttention,
+    LowRank,
+    StateSpace,
+)
 from nexus_universal.architecture.program import Branch, Program, Read, Step, Write
 from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.cache import State
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
+from nexus_universal.layers.compressed_attention import UniversalCompressedAttention
 from nexus_universal.layers.connections import connection_of
 from nexus_universal.layers.experts import UniversalExperts
 from nexus_universal.layers.feed_forward import UniversalFeedForward
@@ -62,6 +70,9 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     FeedForward: lambda part, at: UniversalFeedForward(part, d_model=at.d_model),
     MixtureOfExperts: lambda part, at: UniversalExperts(part, d_model=at.d_model),
     RoutedAttention: lambda part, at: UniversalRoutedAttention(part, d_model=at.d_model, plan=at.plan, key=at.path),
+    CompressedAttention: lambda part, at: UniversalCompressedAttention(
+        part, d_model=at.d_model, plan=at.plan, key=at.path
+    ),
     LowRank: lambda part, at: UniversalLowRank(part, d_model=at.d_model),
     PerLayerInput: lambda part, at: UniversalPerLayerInput(part, d_model=at.d_model, layer_index=at.layer_index),
     Program: lambda part, at: UniversalTransformerBlock(
@@ -89,11 +100,19 @@ def _with_state(module: nn.Module, v: Tensor, call: Call, registers: Registers, 
     return module(v, call, call.cache[key] if call.cache is not None else None)
 
 
+def _with_tokens(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    return module(v, call.tokens)
+
+
 def _as_program(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
     return module({**registers, "x": v}, call)["x"]
 
 
-FEEDS: dict[type, Callable[..., Tensor]] = {PerLayerInput: _with_call, Program: _as_program}
+FEEDS: dict[type, Callable[..., Tensor]] = {
+    MixtureOfExperts: _with_tokens,
+    PerLayerInput: _with_call,
+    Program: _as_program,
+}
 """What a part's module is called with; where nothing is said a mixer gets its state, and others their vector alone."""
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.program import AltUp, Connection, StreamSlice
+from nexus_universal.architecture.program import AltUp, Connection, HyperConnection, StreamSlice
 from nexus_universal.layers.linear import Linear
-from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.norms import UniversalNorm, bare_rms
 
 StreamsOf = Float[Tensor, "batch seq streams d_hidden"]
 One = Float[Tensor, "batch seq d_hidden"]
@@ -71,7 +72,46 @@ class UniversalStreamSlice(nn.Module):
         return streams.index_add(0, index, y.expand(len(self.part.write), *y.shape)).permute(1, 2, 0, 3)
 
 
-CONNECTIONS: dict[type, Any] = {AltUp: UniversalAltUp, StreamSlice: UniversalStreamSlice}
+class UniversalHyperConnection(nn.Module):
+    """Manifold-constrained hyper-connections (DeepSeek-V4): streams are collapsed, and mixed by a Sinkhorn matrix."""
+
+    def __init__(self, part: HyperConnection, *, d_model: int) -> None:
+        super().__init__()
+        self.part = part
+        rows = (2 + part.streams) * part.streams
+        self.weight = nn.Parameter(torch.empty(rows, part.streams * d_model))
+        self.bias = nn.Parameter(torch.empty(rows))
+        self.scale = nn.Parameter(torch.empty(3))
+
+    def read(self, x: StreamsOf) -> tuple[One, tuple[Tensor, ...]]:
+        """The weighed sum of the streams; and how what is made of it goes back, the mixing matrix, and the streams."""
+        count, eps = self.part.streams, self.part.eps
+        sizes = [count, count, count * count]
+        rows = F.linear(bare_rms(x.reshape(*x.shape[:2], -1).float(), self.part.norm_eps), self.weight.float())
+        (pre, post, mix), (pre_bias, post_bias, mix_bias) = rows.split(sizes, dim=-1), self.bias.split(sizes)
+        pre_scale, post_scale, mix_scale = self.scale.unbind(0)
+        mix, mix_bias = mix.unflatten(-1, (count, count)), mix_bias.view(count, count)
+        pre = torch.sigmoid(pre * pre_scale + pre_bias) + eps
+        post = 2 * torch.sigmoid(post * post_scale + post_bias)
+        mix = torch.softmax(mix * mix_scale + mix_bias, dim=-1) + eps
+        mix = mix / (mix.sum(dim=-2, keepdim=True) + eps)
+        for _ in range(self.part.iterations - 1):
+            mix = mix / (mix.sum(dim=-1, keepdim=True) + eps)
+            mix = mix / (mix.sum(dim=-2, keepdim=True) + eps)
+        return (pre.unsqueeze(-1) * x).sum(dim=2).to(x.dtype), (post, mix, x)
+
+    def write(self, kept: tuple[Tensor, ...], y: One) -> StreamsOf:
+        """y into every stream, and the streams into each other."""
+        post, mix, x = kept
+        mixed = torch.matmul(mix.to(x.dtype).transpose(-1, -2), x)
+        return post.to(x.dtype).unsqueeze(-1) * y.unsqueeze(-2) + mixed
+
+
+CONNECTIONS: dict[type, Any] = {
+    AltUp: UniversalAltUp,
+    HyperConnection: UniversalHyperConnection,
+    StreamSlice: UniversalStreamSlice,
+}
 
 
 def connection_of(part: Connection, *, d_model: int) -> nn.Module:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Packed
 from nexus_universal.layers.activations import ACTIVATIONS
@@ -18,17 +19,24 @@ from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.support import refuse_unless
 
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: torch.softmax(logits, dim=-1, dtype=torch.float32),
+    "sigmoid": torch.sigmoid,
+    "sqrt_softplus": lambda logits: F.softplus(logits).sqrt(),
+}
+
 
 class UniversalRouter(nn.Module):
     """Which experts a token visits, and with what weight."""
 
+    table: Int[Tensor, "vocab k"]
+
     def __init__(self, part: Router, *, d_model: int, experts: int, per_token: int) -> None:
         super().__init__()
-        refuse_unless(part, by_token=False)
-        if part.score == "sqrt_softplus":
-            refuse_unless(part, score="softmax")
         self.part, self.per_token = part, per_token
         self.weight = nn.Parameter(torch.empty(experts, d_model))
+        if part.by_token:
+            self.register_buffer("table", torch.empty(part.by_token, per_token, dtype=torch.long))
         if part.selection_bias:
             self.register_buffer("selection_bias", torch.empty(experts, dtype=torch.float32))
         self.bias = nn.Parameter(torch.empty(experts)) if part.bias else None
@@ -44,7 +52,14 @@ class UniversalRouter(nn.Module):
             self.selection_bias = kept.to(self.selection_bias.device)
         return self
 
-    def forward(self, x: Float[Tensor, "tokens d_hidden"]) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    def forward(
+        self, x: Float[Tensor, "tokens d_hidden"], token: Int[Tensor, "batch seq"] | None = None
+    ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+        """Weights and experts; `token` holds the ids of x.
+
+        Raises:
+            InputError: the choice is by token, but embeddings were given instead of ids.
+        """
         part, x = self.part, x if self.norm is None else self.norm(x)
         if self.input_scale is not None:
             x = x * self.input_scale * x.shape[-1] ** -0.5
@@ -55,12 +70,16 @@ class UniversalRouter(nn.Module):
             logits = F.linear(x, self.weight, self.bias)
         scores = logits
         if part.score != "softmax_chosen":
-            scores = torch.softmax(logits, dim=-1, dtype=torch.float32) if part.score == "softmax" else logits.sigmoid()
-        choice = scores + self.selection_bias if part.selection_bias else scores
-        if part.groups:
-            choice = self._best_groups(choice)
-        best, chosen = torch.topk(choice, self.per_token, dim=-1, sorted=part.order == "sorted")
-        weights = scores.gather(1, chosen) if part.selection_bias else best
+            scores = SCORES[part.score](logits)
+        if part.by_token:
+            chosen = self._listed(token)
+            weights = scores.gather(1, chosen)
+        else:
+            choice = scores + self.selection_bias if part.selection_bias else scores
+            if part.groups:
+                choice = self._best_groups(choice)
+            best, chosen = torch.topk(choice, self.per_token, dim=-1, sorted=part.order == "sorted")
+            weights = scores.gather(1, chosen) if part.selection_bias else best
         if part.score == "softmax_chosen":
             weights = torch.softmax(weights, dim=-1, dtype=None if part.weights == "model" else torch.float32)
         if part.normalise:
@@ -71,6 +90,11 @@ class UniversalRouter(nn.Module):
         if self.expert_scale is not None:
             weights = weights * self.expert_scale[chosen]
         return (weights if part.weights == "float32" else weights.to(logits.dtype)), chosen
+
+    def _listed(self, token: Int[Tensor, "batch seq"] | None) -> Int[Tensor, "tokens k"]:
+        if token is None:
+            raise InputError("inputs_embeds say no ids, by which this model chooses experts: give input_ids")
+        return self.table[token.reshape(-1)]
 
     def _best_groups(self, choice: Float[Tensor, "tokens experts"]) -> Float[Tensor, "tokens experts"]:
         """Experts outside the best groups lose."""
@@ -164,11 +188,13 @@ class UniversalExperts(nn.Module):
         if part.shared_gate:
             self.shared_gate = Linear(d_model, 1, bias=False)
 
-    def forward(self, x: Float[Tensor, "batch seq d_hidden"]) -> Float[Tensor, "batch seq d_hidden"]:
+    def forward(
+        self, x: Float[Tensor, "batch seq d_hidden"], token: Int[Tensor, "batch seq"] | None = None
+    ) -> Float[Tensor, "batch seq d_hidden"]:
         flat = x.reshape(-1, x.shape[-1])
         # A gated shared expert comes first, an ungated one last: the references' order, on which gradient bits depend.
         gated = self.shared(flat) if self.part.shared_gate else None
-        weights, chosen = self.router(flat)
+        weights, chosen = self.router(flat, token)
         read = flat if self.expert_norm is None else self.expert_norm(flat)
         if self.part.latent:
             out = self.latent_up(self.experts(self.latent_down(read), weights, chosen))

@@ -59,6 +59,11 @@ def _rms_then_weight(norm: UniversalNorm, x: Float[Tensor, "*lead width"]) -> Fl
     return (1.0 + norm.weight if norm.part.scale == "one_plus_weight" else norm.weight) * normed
 
 
+def bare_rms(x: Float[Tensor, "*lead width"], eps: float) -> Float[Tensor, "*lead width"]:
+    """x / rms(x), the reciprocal rounded to x's dtype before it is multiplied (DeepSeek-V4)."""
+    return x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps).to(x.dtype)
+
+
 class RMSNorm(UniversalNorm):
     """w · (x / rms(x)), statistics in float32, rounded to the input's dtype before the weight (LLaMA's order)."""
 

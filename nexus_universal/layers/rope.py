@@ -21,7 +21,6 @@ from nexus_universal.architecture.position import (
     SteppedScaling,
     YarnScaling,
 )
-from nexus_universal.layers.support import refuse_unless
 
 Tables = tuple[Float[Tensor, "rows seq _"], Float[Tensor, "rows seq _"]]
 
@@ -136,7 +135,6 @@ class UniversalRoPE(nn.Module):
         if not isinstance(part, Rope):
             part, head_dim = _rope_of(part)
         assert head_dim is not None
-        refuse_unless(part, part_rotated="first")
         self.part: Rope = part
         self.head_dim = head_dim
         self.dims = part.dims(head_dim)
@@ -212,12 +210,12 @@ class UniversalRoPE(nn.Module):
         return self._turned(x, tables[0].unsqueeze(1), tables[1].unsqueeze(1))
 
     def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        turned, rest = (x, None) if self.dims == x.shape[-1] else (x[..., : self.dims], x[..., self.dims :])
+        turned, rest = self._parted(x)
         dtype = turned.dtype
         if self.part.product == "complex64":
             pairs = torch.view_as_complex(turned.float().reshape(*turned.shape[:-1], -1, 2))
             out = torch.view_as_real(pairs * torch.complex(cos[..., ::2], sin[..., ::2])).flatten(3).type_as(turned)
-            return out if rest is None else torch.cat([out, rest], dim=-1)
+            return self._joined(out, rest)
         if self.part.product == "float32":
             turned = turned.float()
         if self.part.pairing == "interleaved_to_half":
@@ -228,7 +226,20 @@ class UniversalRoPE(nn.Module):
         else:
             out = (turned * cos) + (self._quarter_turn(turned) * sin)
         out = out.to(dtype)
-        return out if rest is None else torch.cat([out, rest], dim=-1)
+        return self._joined(out, rest)
+
+    def _parted(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The dimensions that turn, and those that do not."""
+        if self.dims == x.shape[-1]:
+            return x, None
+        if self.part.part_rotated == "last":
+            return x[..., -self.dims :], x[..., : -self.dims]
+        return x[..., : self.dims], x[..., self.dims :]
+
+    def _joined(self, turned: Tensor, rest: Tensor | None) -> Tensor:
+        if rest is None:
+            return turned
+        return torch.cat([rest, turned] if self.part.part_rotated == "last" else [turned, rest], dim=-1)
 
     def _quarter_turn(self, x: Tensor) -> Tensor:
         if self.part.pairing == "interleaved":

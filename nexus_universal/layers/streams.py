@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Streams
 from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.norms import bare_rms
 
 StreamsOf = Float[Tensor, "batch seq streams d_hidden"]
 One = Float[Tensor, "batch seq d_hidden"]
@@ -24,6 +26,10 @@ class UniversalStreams(nn.Module):
             self.fills = nn.ModuleList(Linear(d_model, d_model, bias=False) for _ in further)
         if part.merge == "mean":
             self.merges = nn.ModuleList(Linear(d_model, d_model, bias=False) for _ in further)
+        else:
+            self.weight = nn.Parameter(torch.empty(part.count, part.count * d_model))
+            self.bias = nn.Parameter(torch.empty(part.count))
+            self.scale = nn.Parameter(torch.empty(1))
 
     def fill(self, x: One) -> StreamsOf:
         """The streams that the first layer reads."""
@@ -33,6 +39,10 @@ class UniversalStreams(nn.Module):
 
     def merge(self, x: StreamsOf) -> One:
         """What the final norm reads."""
+        if self.part.norm_eps is not None:
+            rows = F.linear(bare_rms(x.flatten(2).float(), self.part.norm_eps), self.weight.float())
+            shares = torch.sigmoid(rows * self.scale.float() + self.bias.float()) + self.part.eps
+            return (shares.unsqueeze(-1) * x).sum(dim=2).to(x.dtype)
         first, *others = x.permute(2, 0, 1, 3).unbind(0)
         return torch.stack(self._rescaled(first, others, self.merges)).mean(dim=0)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nexus_universal.architecture.mixers import StateSpace
+from nexus_universal.architecture.mixers import CompressedAttention, StateSpace
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
 from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.families.shared.draws import PER_PAIR
@@ -90,14 +90,18 @@ def switch_length(n: Any) -> int | None:
 def asked(n: Any, mode: str, sample: Sample) -> Sample:
     """What the reference is asked in a mode: without pads on the left where it lets them into the tokens after them."""
     if mode == GIVEN and n.embedding.per_layer and n.embedding.per_layer.finds_tokens:
-        return replace(sample, looks_up=True)
+        return replace(sample, given="looked up")
+    if mode == GIVEN and any(getattr(getattr(part, "router", None), "by_token", None) for part in _parts(n)):
+        return replace(sample, given="ids")  # experts are chosen by them
     if mode == "chunks" and scans_restart(n):
         return sample.stepped()
     return sample.unpadded() if mode in LEFT_PADDED and pads_leak(n) else sample
 
 
 def pads_leak(n: Any) -> bool:
-    """Whether a reference's convolution reads the bias that a projection gives to a pad, instead of zeros."""
+    """Whether a reference lets pads in: a convolution that reads their bias, or a compressor that pools them."""
+    if any(isinstance(part, CompressedAttention) and part.rate for part in _parts(n)):
+        return True
     biased = [part.bias if isinstance(part, ShortConvolution) else "input" in part.biases for part in _convolving(n)]
     return any(biased)
 
@@ -113,8 +117,11 @@ def scans_restart(n: Any) -> bool:
 
 
 def _convolving(n: Any) -> list[StateSpace | ChannelStateSpace | ShortConvolution]:
-    branches = (branch for layer in n.layers for _, branch in layer.all_branches())
-    return [branch.part for branch in branches if isinstance(branch.part, CONVOLVING)]
+    return [part for part in _parts(n) if isinstance(part, CONVOLVING)]
+
+
+def _parts(n: Any) -> list[Any]:
+    return [branch.part for layer in n.layers for _, branch in layer.all_branches()]
 
 
 def longest_sample(n: Any, *, wanted: int) -> int:

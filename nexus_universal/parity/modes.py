@@ -35,7 +35,7 @@ class Sample:
     prompt: int
     new_tokens: int = 8
     given: Literal["rows", "looked up", "ids"] = "rows"
-    """What is given as embeddings: the table's rows, what ids look up (a model may find the ids by it), or ids after all."""
+    """What is given as embeddings: the table's rows, or what ids look up (a model may find them by it), or ids."""
 
     def cut(self, length: int) -> Sample:
         """The same rows, no longer than `length`."""

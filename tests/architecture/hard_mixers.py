@@ -200,7 +200,7 @@ def deepseek_v4() -> ArchitectureParameter:
                 scale=1.5,
                 weights="model",
                 order="unsorted",
-                by_token=by_token,
+                by_token=VOCAB if by_token else None,
             ),
         )
         connection = HyperConnection(streams=streams, iterations=20, eps=1e-6, norm_eps=1e-6)

@@ -90,6 +90,10 @@ EQUAL: dict[str, str] = {
     "part.repeat_first": "heads are repeated a little earlier or later",
     "router.order": "the order of the chosen",
     "router.sum_epsilon": "too small to show against weights that sum to 1",
+    "root": "the same root, taken otherwise: gradients show it",
+    "rope.over": "the order in which the same numbers lie: gradients show it",
+    "detached": "what goes forward is the same",
+    "per_layer.finds_tokens": "shows in embeddings that are given",
     "cohere2/rope.pairing": "interleaved_to_half has the same dot products",
     "glm4_moe_lite/rope.pairing": "interleaved has the same dot products",
 }

@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.nanochat import modeling_nanochat
 
 from nexus_universal import ArchitectureParameter, UniversalRoPE, UniversalTransformer
-from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
+from nexus_universal.architecture.errors import InvalidArchitecture
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, Rope
 from nexus_universal.layers.rope import frequencies
 from tests.helpers import pair, raw, same
@@ -262,11 +262,25 @@ def test_from_n_takes_the_commonest_rotation() -> None:
 def test_what_cannot_be_turned_is_refused() -> None:
     with pytest.raises(InvalidArchitecture, match="must be even"):
         UniversalRoPE(Rope(theta=100.0), head_dim=9)
-    with pytest.raises(UnsupportedPart, match=r"Rope\.part_rotated = 'last'"):
-        UniversalRoPE(Rope(theta=100.0, part_rotated="last"), head_dim=8)
     short = LongRopeScaling(factor=2.0, short_factors=(1.0,) * 4, long_factors=(1.0,) * 3, original_context=8)
     with pytest.raises(InvalidArchitecture, match=r"long_factors holds 3 numbers: must be 4"):
         UniversalRoPE(Rope(theta=100.0, scaling=short), head_dim=8)
+
+
+@pytest.mark.parametrize("pairing", ["half", "interleaved"])
+def test_the_last_dimensions_turn_as_the_first_would(pairing: Any) -> None:
+    first = UniversalRoPE(Rope(theta=100.0, fraction=0.5, pairing=pairing), head_dim=8)
+    last = UniversalRoPE(Rope(theta=100.0, fraction=0.5, pairing=pairing, part_rotated="last"), head_dim=8)
+    x, tables = torch.randn(1, 2, 5, 8), first(torch.arange(5)[None], torch.float32)
+    swapped = torch.cat([x[..., 4:], x[..., :4]], dim=-1)
+    turned = first.turned(swapped, tables)
+    assert torch.equal(last.turned(x, tables), torch.cat([turned[..., 4:], turned[..., :4]], dim=-1))
+
+
+def test_positions_of_heads_turn_as_heads_of_positions() -> None:
+    by_head, by_position = (UniversalRoPE(Rope(theta=100.0, over=over), head_dim=8) for over in ("heads", "positions"))
+    x, tables = torch.randn(1, 2, 5, 8), by_head(torch.arange(5)[None], torch.float32)
+    assert torch.equal(by_head.turned(x, tables), by_position.turned(x, tables))
 
 
 def test_equal_rotations_share_their_tables() -> None:
