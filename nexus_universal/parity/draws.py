@@ -16,14 +16,17 @@ from nexus_universal.parity.modes import LEFT_PADDED, Sample
 def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:
     """`count` configs: the tiny one first, then mixtures in which each key walks through all of its values in turn.
 
-    Keys are shifted against each other at random, so that combinations vary with the seed while no value is left out
-    as soon as `count` exceeds the longest list of values.
+    Each round of a key starts at a random value, so that equally long lists meet in other combinations every time,
+    while no value is left out as soon as `count` exceeds the longest list of values.
     """
     rng = random.Random(seed)
-    shifts = {key: rng.randrange(len(values)) for key, values in family.draws.items()}
+    starts = {key: [rng.randrange(len(v)) for _ in range(0, count, len(v))] for key, v in family.draws.items()}
     configs = [completed(family, dict(family.tiny))]
     for index in range(count - 1):
-        chosen = {key: values[(index + shifts[key]) % len(values)] for key, values in family.draws.items()}
+        chosen = {
+            key: values[(index + starts[key][index // len(values)]) % len(values)]
+            for key, values in family.draws.items()
+        }
         plain = {key: family.draws[key][0] for key in rng.sample(sorted(chosen), k=len(chosen) // 3) if index % 2}
         configs.append(completed(family, {**family.tiny, **chosen, **plain}))
     return configs

@@ -29,7 +29,8 @@ class Score:
 
     family: str
     configs: int = 0
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)
+    """By field and name: the same path leads to other parts in other n's."""
 
     def of(self, state: State) -> list[Outcome]:
         """The mutants with this outcome."""
@@ -67,9 +68,9 @@ class Score:
             "configs": self.configs,
             **{state: len(self.of(state)) for state in STATES},
             "beyond floor": sum(outcome.beyond_floor for outcome in self.outcomes.values()),
-            "survivors": [outcome.name for outcome in self.of("survived")],
-            "crashes": {outcome.name: outcome.why for outcome in self.of("crashed")},
-            "equivalents": {outcome.name: outcome.why for outcome in self.of("equivalent")},
+            "survivors": [outcome.title for outcome in self.of("survived")],
+            "crashes": {outcome.title: outcome.why for outcome in self.of("crashed")},
+            "equivalents": {outcome.title: outcome.why for outcome in self.of("equivalent")},
             "noticed in": dict(Counter(outcome.where for outcome in self.of("killed")).most_common()),
             "kinds": self.table("kind"),
             "fields": self.table("field"),
@@ -100,13 +101,14 @@ def mutation_score(
         seen.add(bench.n)
         score.configs += 1
         for mutant in mutants(bench.n):
-            known = score.outcomes.get(mutant.name)
+            key = mutant.field, mutant.name
+            known = score.outcomes.get(key)
             if known and _is_settled(known, mutant, bench.n):
                 continue
             say(progress, f"{model_type}: config {index + 1} of {count}, {mutant.name}")
             found = bench.tried(mutant)
             if known is None or STATES.index(found.state) < STATES.index(known.state):
-                score.outcomes[mutant.name] = found
+                score.outcomes[key] = found
     return score
 
 

@@ -212,6 +212,15 @@ def test_outcomes(model_type: str, config: dict[str, Any], name: str, state: str
     assert found.beyond_floor == beyond, found
 
 
+def test_one_path_to_several_parts_is_tried_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rope.scaling.factor` is another number in each scaling."""
+    monkeypatch.setattr(Bench, "tried", lambda self, found: Outcome(found.name, found.kind, found.field, "killed"))
+    fields = mutation_score("llama").table("field")
+    assert {"LinearScaling.factor", "YarnScaling.factor", "LongRopeScaling.factor", "Llama3Scaling.factor"} <= set(
+        fields
+    )
+
+
 def test_short_factors_are_seen_below_the_switch() -> None:
     family = families.find("llama")
     scalings = [config for config in draw_configs(family, 24, seed=0) if "long_factor" in str(config)]
@@ -298,17 +307,18 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     def stand_in(**counts: int) -> list[Any]:
         calls: list[Any] = []
 
-        def found(named: str, **settings: Any) -> Score:
+        def tried(named: str, **settings: Any) -> Score:
             settings.pop("progress")("one step")
             calls.append((named, settings))
             score = Score(named)
             for state, count in counts.items():
                 for index in range(count):
-                    name = f"{state}.{index} [0] × 1.1"
-                    score.outcomes[name] = Outcome(name, "number", "Rope.theta", state, beyond_floor=state == "killed")
+                    name, seen = f"{state}.{index} [0] × 1.1", state == "killed"
+                    found = Outcome(name, "number", "Rope.theta", state, beyond_floor=seen)
+                    score.outcomes[found.field, name] = found
             return score
 
-        monkeypatch.setattr(mutants, "mutation_score", found)
+        monkeypatch.setattr(mutants, "mutation_score", tried)
         return calls
 
     return stand_in
@@ -331,7 +341,7 @@ def test_the_command_prints_the_table_and_the_survivors(scored: Any, nexus: Any)
     calls = scored(killed=99, survived=1, refused=5, equivalent=2)
     shown = nexus("verify", "--mutants", "llama")
     assert (shown.status, shown.err) == (0, "")
-    assert "survived survived.0 [0] × 1.1" in shown.out
+    assert "survived survived.0 [0] × 1.1 (Rope)" in shown.out
     assert "llama: 99.0% of 100 mutants noticed (at least 97%), 99.0% beyond the floor" in shown.out
     row = next(line for line in shown.out.splitlines() if line.startswith("a number × 1.1"))
     assert row.split()[-5:] == ["99", "1", "2", "5", "0"]
