@@ -160,7 +160,8 @@ class Text(Part):
 
     `scaled_residual`: projections back to the residual start smaller by √(2 · layers) (GPT-2). `step_range`: a state
     space's Δ starts log-uniform between the first two numbers, none below the third; None starts its bias at 1.
-    `uniform_output`: its convolution and output start uniform in ±1/√fan-in.
+    `uniform_output`: its convolution and output start uniform in ±1/√fan-in. `reread_beyond`: a text that grows past so
+    many tokens is read anew, for keys turned by LongRoPE's short factors do not fit its long ones (Phi-3).
     """
 
     context: int | None = None
@@ -173,6 +174,7 @@ class Text(Part):
     scaled_residual: bool = False
     step_range: tuple[float, float, float] | None = None
     uniform_output: bool = False
+    reread_beyond: int | None = None
 
 
 @part

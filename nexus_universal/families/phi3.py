@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nexus_universal.architecture.mixers import Packed
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families.shared import common, draws, names, rotary
@@ -34,12 +36,14 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     text, embedding = common.ends(reader, context=4096, vocab=32064, width=3072, bos=1, eos=32000, pad=32000)
     norm = common.rms_norm(reader, 1e-5)
+    original = reader.count("original_context", 4096)
+    text = replace(text, reread_beyond=original)
     rope = rotary.rope(
         reader.section("rope_parameters"),
         context=text.context,
         takes_fraction=True,
         kinds=ROTATIONS,
-        original_context=reader.count("original_context", 4096),
+        original_context=original,
     )
     attention = common.attention(
         reader,
