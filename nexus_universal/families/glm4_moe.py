@@ -45,7 +45,7 @@ FAMILY = Family(
     | {
         "head_dim": (16, 8),
         "use_qk_norm": (False, True),
-        "partial_rotary_factor": (0.5, 0.25, 1.0),
+        "partial_rotary_factor": (0.5, 0.75, 1.0),
         "first_k_dense_replace": (1, 2, 0),
     },
 )

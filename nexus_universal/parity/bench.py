@@ -72,9 +72,17 @@ class Bench:
         self._sides: dict[str, Sides] = {}
 
     def sides(self, dtype: str) -> Sides:
-        """The reference and the right n in one precision."""
+        """The reference and the right n in one precision.
+
+        Raises:
+            Unproven: one of them cannot be built.
+        """
         if dtype not in self._sides:
-            self._sides[dtype] = Sides(self, dtype)
+            try:
+                self._sides[dtype] = Sides(self, dtype)
+            except Exception as error:
+                what = f"{self.family.model_type}: the right n is not built in {dtype}"
+                raise Unproven(f"{what} ({type(error).__name__}: {error})") from error
         return self._sides[dtype]
 
     def tried(self, mutant: Mutant) -> Outcome:

@@ -23,7 +23,7 @@ from nexus_universal.architecture.mixers import (
 )
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import ByLayer, Part
-from nexus_universal.architecture.position import Norm, Rope
+from nexus_universal.architecture.position import DynamicScaling, Norm, Rope
 from nexus_universal.architecture.program import (
     residual_step,
 )
@@ -220,12 +220,18 @@ def test_parts_that_say_nothing_wrong_pass() -> None:
         assert n.validate() is n
 
 
+GROWING = DynamicScaling(factor=2.0, context=8)
+AT_LEAST_FOUR = "needs four dimensions to rotate, or more: its base grows by a power d / (d - 2)"
+
+
 def test_a_rotation_must_turn_whole_pairs() -> None:
     """Of latent attention too, whose rotated part has a width of its own."""
     for rope_dim, rope, expected in (
         (24, Rope(theta=1e4, fraction=0.55), "rope.fraction rotates 13 dimensions, which must be even"),
         (7, Rope(theta=1e4), "rope_dim rotates 7 dimensions, which must be even"),
         (8, Rope(theta=1e4), None),
+        (4, Rope(theta=1e4, scaling=GROWING), None),
+        (2, Rope(theta=1e4, scaling=GROWING), f"rope.scaling {AT_LEAST_FOUR}"),
     ):
         latent = LatentAttention(
             heads=2,

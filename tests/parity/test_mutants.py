@@ -251,6 +251,17 @@ def test_a_wrong_n_has_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
         place.tried(mutant(place.n, "layers.0.attention.rope.theta × 1.1"))
 
 
+def test_a_right_n_that_does_not_run_is_no_crash_of_a_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("division by zero")
+
+    family = families.find("llama")
+    place = Bench(family, dict(family.tiny), seed=1)
+    monkeypatch.setattr(bench.Pair, "built", broken)
+    with pytest.raises(Unproven, match=r"llama: the right n is not built in float32 \(ZeroDivisionError: division"):
+        place.tried(mutant(place.n, "layers.0.attention.rope.theta × 1.1"))
+
+
 def test_a_false_proof_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     family = families.find("llama")
     place = Bench(family, dict(family.tiny), seed=1)
