@@ -21,6 +21,7 @@ from nexus_universal.parity.equivalents import EQUIVALENTS, Equivalent
 from nexus_universal.parity.mutants import ENOUGH, Score, mutation_score
 from nexus_universal.parity.mutations import KINDS, Mutant, Place, changes
 from nexus_universal.parity.mutations import mutants as mutants_of
+from nexus_universal.parity.prove import Pair
 from tests.cli.support import Result
 from tests.helpers import raw
 
@@ -257,7 +258,7 @@ def test_a_right_n_that_does_not_run_is_no_crash_of_a_mutant(monkeypatch: pytest
 
     family = families.find("llama")
     place = Bench(family, dict(family.tiny), seed=1)
-    monkeypatch.setattr(bench.Pair, "built", broken)
+    monkeypatch.setattr(Pair, "built", broken)
     with pytest.raises(Unproven, match=r"llama: the right n is not built in float32 \(ZeroDivisionError: division"):
         place.tried(mutant(place.n, "layers.0.attention.rope.theta × 1.1"))
 
