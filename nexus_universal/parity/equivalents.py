@@ -75,6 +75,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     ),
     Equivalent("YarnScaling.*", "the same frequencies and the same factor, number by number", rotates_alike),
     Equivalent(
+        "Rope.product",
+        "a product with a float32 table is float32 already",
+        lambda mutant, n: mutant.place.holder.table == "float32",  # type: ignore[attr-defined]
+    ),
+    Equivalent(
         "Router.weights",
         "weights take the dtype of the router's logits, which is float32 either way",
         lambda mutant, n: mutant.place.holder.logits == "float32",  # type: ignore[attr-defined]

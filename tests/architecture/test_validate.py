@@ -17,6 +17,7 @@ from nexus_universal.architecture.mixers import (
     LatentAttention,
     OutputGate,
     Packed,
+    QueryKeyNorm,
     ReusedIndices,
     SparseIndexer,
     StateSpace,
@@ -98,6 +99,10 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "norm bias": (small(final_norm=Norm(kind="rms", eps=1.0, scale="none", bias=True)), ("bias = True needs a scale",)),
     "rope theta": (mixer(rope=Rope(theta=0.0)), ("rope.theta = 0.0 must be positive",)),
     "rope fraction": (mixer(rope=Rope(theta=1e4, fraction=1.5)), ("rope.fraction = 1.5 must lie in (0, 1]",)),
+    "when over width": (
+        mixer(qk_norm=QueryKeyNorm(norm=rms(), over="width", when="after_rope")),
+        ("qk_norm.when = 'after_rope' must be 'before_rope' where over = 'width'",),
+    ),
     "odd rotation": (mixer(rope=Rope(theta=1e4, fraction=0.4)), ("rope.fraction", "rotates 3 dimensions")),
     "rule": (mixer(scale=ByLayer(rule="add", value=1.0)), ("scale.rule = 'add' must be one of 'divide', 'multiply'",)),
     "padding row": (
