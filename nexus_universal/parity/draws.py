@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nexus_universal.architecture.mixers import StateSpace
@@ -17,19 +17,23 @@ def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any
     """`count` configs: the tiny one first, then mixtures in which each key walks through all of its values in turn.
 
     Each round of a key starts at a random value, so that equally long lists meet in other combinations every time,
-    while no value is left out as soon as `count` exceeds the longest list of values.
+    while no value is left out as soon as `count` exceeds the longest list. Fewer configs are the first of more.
     """
     rng = random.Random(seed)
-    starts = {key: [rng.randrange(len(v)) for _ in range(0, count, len(v))] for key, v in family.draws.items()}
+    walks = {key: _walk(values, random.Random(f"{seed} {key}")) for key, values in family.draws.items()}
     configs = [completed(family, dict(family.tiny))]
     for index in range(count - 1):
-        chosen = {
-            key: values[(index + starts[key][index // len(values)]) % len(values)]
-            for key, values in family.draws.items()
-        }
+        chosen = {key: next(walk) for key, walk in walks.items()}
         plain = {key: family.draws[key][0] for key in rng.sample(sorted(chosen), k=len(chosen) // 3) if index % 2}
         configs.append(completed(family, {**family.tiny, **chosen, **plain}))
     return configs
+
+
+def _walk(values: tuple[Any, ...], rng: random.Random) -> Iterator[Any]:
+    """Round after round of all values, each from a random one on."""
+    while True:
+        start = rng.randrange(len(values))
+        yield from (*values[start:], *values[:start])
 
 
 def completed(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
