@@ -63,12 +63,12 @@ class Router(Part):
     """Which experts a token visits, and with what weight.
 
     score = `score`(W x + b), b where `bias`; the top k of score (+ a bias that affects selection only) are chosen;
-    their weights are the scores without that bias, divided by their sum + `sum_epsilon` where `normalise`, times `scale`. `score` "softmax_chosen"
-    takes the top k of the raw logits and a softmax over those. `order` is whether the k come sorted: a sum's bits
-    depend on it. `by_token` looks the k up in a fixed table by the token's id; only their weights depend on x
-    (DeepSeek-V4). `input_norm` makes the router read what the branch read before the branch's own norm, through this
-    norm; `input_scale` then multiplies by a learned vector and by d^-0.5, and `expert_scale` each weight by a learned
-    number (Gemma 4).
+    their weights are the scores without that bias, divided by their sum + `sum_epsilon` where `normalise`, times
+    `scale`. `score` "softmax_chosen" takes the top k of the raw logits and a softmax over those. `order` is whether the
+    k come sorted: a sum's bits depend on it. `by_token` looks the k up in a fixed table by the token's id; only their
+    weights depend on x (DeepSeek-V4). `input_norm` makes the router read what the branch read before the branch's own
+    norm, through this norm; `input_scale` then multiplies by a learned vector and by d^-0.5, and `expert_scale` each
+    weight by a learned number (Gemma 4).
     """
 
     score: Literal["softmax", "sigmoid", "softmax_chosen", "sqrt_softplus"]

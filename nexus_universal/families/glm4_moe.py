@@ -39,6 +39,7 @@ FAMILY = Family(
     aliases=deepseek.ALIASES,
     irrelevant=deepseek.IRRELEVANT,
     partial_rotary_factor=0.5,
+    completes={"head_dim": 128},  # half of 4096 // 96 dimensions would be 21, which do not pair
     tiny=draws.TINY | draws.TINY_ROUTED | {"head_dim": 16},
     draws=draws.DENSE
     | draws.ROUTED

@@ -38,7 +38,7 @@ class Family:
 
     `tiny` is a small config for proofs, `draws` the values that a proof may give to its keys, the plain one first.
     `aliases` are other spellings of keys; `irrelevant` are keys that change no logit, with the reason. `rope_default`
-    is what a config without rotary settings means.
+    is what a config without rotary settings means. `completes` is what the class's default config lacks to be a model.
     """
 
     model_type: str
@@ -53,6 +53,7 @@ class Family:
     rope_theta: float | Mapping[str, float] = 10000.0
     partial_rotary_factor: float | None = None
     rope_default: Mapping[str, Any] | None = None
+    completes: Mapping[str, Any] = field(default_factory=dict)
     reference: Reference | None = None
 
     def parameter(self, raw: Mapping[str, Any], *, ignore_keys: tuple[str, ...] = ()) -> ArchitectureParameter:
@@ -67,6 +68,10 @@ class Family:
         ignored = reader.finish()
         origin = Origin(family=self.model_type, config=json.dumps(raw), ignored_keys=ignored)
         return replace(n, origin=origin).validate()
+
+    def example(self) -> ArchitectureParameter:
+        """The n of the class's default config, with what `completes` adds where that alone is no model."""
+        return self.parameter({"model_type": self.model_type, **self.completes})
 
     def config(self, n: ArchitectureParameter) -> dict[str, Any]:
         """A config of this family that `parameter` reads as n: the one it was read from, with what has changed since.
