@@ -55,7 +55,7 @@ def main() -> int:
         start = time.perf_counter()
         score = mutation_score(model_type)
         enter(score)
-        left = [outcome.name for outcome in (*score.of("survived"), *score.of("crashed"))]
+        left = [outcome.title for outcome in (*score.of("survived"), *score.of("crashed"))]
         took = time.perf_counter() - start
         print(f"{model_type}: {score.noticed:.1%} of {score.alive}, {took:.0f} s", *left, sep="\n  ", flush=True)
         if not score.enough:

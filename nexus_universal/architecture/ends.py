@@ -168,8 +168,9 @@ class Text(Part):
     `scaled_residual`: projections back to the residual start smaller by √(2 · layers) (GPT-2). `step_range`: a state
     space's Δ starts log-uniform between the first two numbers, none below the third; None starts its bias at 1.
     `uniform_output`: its convolution and output start uniform in ±1/√fan-in; `shrunk_output`: its output in
-    ±1/√(fan-in · layers). `embedding_range`: the std of token
-    vectors, where they start otherwise than matrices.
+    ±1/√(fan-in · layers). `embedding_range`: the std of token vectors, where they start otherwise than matrices.
+    `reread_beyond`: a text that grows past so many tokens is read anew, for keys turned by LongRoPE's short factors do
+    not fit its long ones (Phi-3).
     """
 
     context: int | None = None
@@ -184,6 +185,7 @@ class Text(Part):
     uniform_output: bool = False
     shrunk_output: bool = False
     embedding_range: float | None = None
+    reread_beyond: int | None = None
 
 
 @part

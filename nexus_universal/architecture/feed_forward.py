@@ -74,10 +74,10 @@ class Router(Part):
     """Which experts a token visits, and with what weight.
 
     score = `score`(W x + b), b where `bias`; the top k of score (+ a bias that affects selection only) are chosen;
-    their weights are the scores without that bias, divided by their sum + `sum_epsilon` where `normalise`, times `scale`. `score` "softmax_chosen"
-    takes the top k of the raw logits and a softmax over those, in the dtype of `weights`: "rounded" is float32, rounded
-    to the model's at the end. `order` is whether the k come sorted: a sum's bits
-    depend on it. `by_token` looks the k up in a fixed table of so many tokens; only their weights depend on x
+    their weights are the scores without that bias, divided by their sum + `sum_epsilon` where `normalise`, times
+    `scale`. `score` "softmax_chosen" takes the top k of the raw logits and a softmax over those, in the dtype of
+    `weights`: "rounded" is float32, rounded to the model's at the end. `order` is whether the k come sorted: a sum's
+    bits depend on it. `by_token` looks the k up in a fixed table of so many tokens; only their weights depend on x
     (DeepSeek-V4). `input_norm` is a norm of the router's own; `input_scale` then multiplies by a learned vector and by
     d^-0.5, and `expert_scale` each weight by a learned number (Gemma 4).
     """

@@ -214,9 +214,8 @@ def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
     rows = times(part.scale, r"E_{token}")
     if part.positions:
         rows += " + P_{t" + (f" + {part.positions.offset}" if part.positions.offset else "") + "}"
-    lines = [
-        listed(f"x = e = {names.optional(part.norm, rows)}", says("in float32") if part.dtype == "float32" else "")
-    ]
+    wide = says("in float32") if part.dtype == "float32" else ""
+    lines = [listed(f"x = e = {names.optional(part.norm, rows)}", wide)]
     if part.bands is None:
         lines[0] = listed(lines[0], within("E", part.vocab, part.width))
     else:

@@ -54,6 +54,10 @@ class QueryKeyNorm(Part):
     over: Literal["head", "width"] = "head"
     when: Literal["before_rope", "after_rope"] = "before_rope"
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.over == "width" and self.when == "after_rope":
+            yield "when", "must be 'before_rope' where over = 'width': heads that are turned have been split"
+
 
 @part
 class QueryTemperature(Part):

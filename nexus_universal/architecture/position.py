@@ -181,6 +181,8 @@ class Rope(Part):
         dims = self.dims(head_dim)
         if dims % 2:
             yield ("rope.fraction" if head_dim % 2 == 0 else width), f"rotates {dims} dimensions, which must be even"
+        if dims == 2 and isinstance(self.scaling, DynamicScaling):
+            yield "rope.scaling", "needs four dimensions to rotate, or more: its base grows by a power d / (d - 2)"
 
     def dims(self, head_dim: int) -> int:
         """How many of `head_dim` dimensions the tables span."""

@@ -22,6 +22,9 @@ class Readable(Protocol):
     def config(self, n: ArchitectureParameter) -> dict[str, Any]: ...
 
 
+NEAR = 3
+"""So many names are suggested for an unknown one."""
+
 _find: Callable[[str], Any] | None = None
 _names: Callable[[], tuple[str, ...]] = tuple
 
@@ -46,8 +49,8 @@ def family(model_type: str) -> Any:
     names = known_families()
     if _find is None or model_type not in names:
         longer = [name for name in names if model_type and name.startswith(model_type)]
-        near = longer or difflib.get_close_matches(model_type, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        near = longer[:NEAR] or difflib.get_close_matches(model_type, names, n=NEAR, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise UnknownModelType(
             f"model_type {model_type!r} is not known ({hint}`nexus families` lists all {len(names)} that are)"
         )

@@ -32,14 +32,12 @@ def families(as_json: options.AsJson = False) -> None:
 
 def listed() -> list[dict[str, Any]]:
     """One row per model type: its title, and the kinds of its parts with the default config."""
-    from nexus_universal import ArchitectureParameter
     from nexus_universal.families import find, model_types
 
     proven = json.loads(PROVEN.read_text(encoding="utf-8"))["families"] if PROVEN.is_file() else {}
     rows = []
     for model_type in model_types():
-        n = ArchitectureParameter.from_huggingface({"model_type": model_type})
-        parts = [branch.part for layer in n.layers for _, branch in layer.all_branches()]
+        parts = [branch.part for layer in find(model_type).example().layers for _, branch in layer.all_branches()]
         kinds = {role: list(dict.fromkeys(_kind(p) for p in parts if p.role == role)) for role in ROLES}
         rows.append(
             {

@@ -49,7 +49,7 @@ def _show(score: Score) -> None:
     out.print(table)
     for outcome in (*score.of("crashed"), *score.of("survived"), *score.of("equivalent")):
         why = f": {outcome.why}" if outcome.why else ""
-        out.print(f"{outcome.state} {outcome.name}{why}", markup=False, soft_wrap=True)
+        out.print(f"{outcome.state} {outcome.title}{why}", markup=False, soft_wrap=True)
     colour = "green" if score.enough else "red"
     out.print(
         f"{score.family}: [bold {colour}]{score.noticed:.1%}[/bold {colour}] of {score.alive} mutants noticed "

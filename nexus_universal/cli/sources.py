@@ -53,8 +53,7 @@ def read_family(model_type: str) -> Read:
     Raises:
         UnknownModelType: naming the nearest known one.
     """
-    registry.family(model_type)
-    return Read(model_type, ArchitectureParameter.from_huggingface({"model_type": model_type}))
+    return Read(model_type, registry.family(model_type).example())
 
 
 def left_out(n: ArchitectureParameter) -> list[str]:

@@ -54,6 +54,7 @@ FAMILY = Family(
     | draws.TINY_LATENT
     | draws.TINY_ROUTED
     | {"first_k_dense_replace": 1, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2},
+    completes={"num_experts_per_tok": 6},
     draws=draws.DENSE
     | draws.without(draws.LATENT, "rope_interleave")
     | draws.without(draws.ROUTED, "norm_topk_prob")

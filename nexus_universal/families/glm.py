@@ -43,7 +43,7 @@ FAMILY = Family(
     draws=draws.DENSE
     | {
         "head_dim": (16, 8),
-        "partial_rotary_factor": (0.5, 0.25, 1.0),
+        "partial_rotary_factor": (0.5, 0.75, 1.0),
         "attention_bias": (True, False),
         "pad_token_id": (0, None),
         "eos_token_id": (3, None),

@@ -39,13 +39,14 @@ FAMILY = Family(
     aliases=deepseek.ALIASES,
     irrelevant=deepseek.IRRELEVANT,
     partial_rotary_factor=0.5,
+    completes={"head_dim": 128},  # half of 4096 // 96 dimensions would be 21, which do not pair
     tiny=draws.TINY | draws.TINY_ROUTED | {"head_dim": 16},
     draws=draws.DENSE
     | draws.ROUTED
     | {
         "head_dim": (16, 8),
         "use_qk_norm": (False, True),
-        "partial_rotary_factor": (0.5, 0.25, 1.0),
+        "partial_rotary_factor": (0.5, 0.75, 1.0),
         "first_k_dense_replace": (1, 2, 0),
     },
 )

@@ -39,7 +39,7 @@ FAMILY = Family(
         "num_key_value_heads": (2, 4, 1, None),
         "head_dim": (16, 8),
         "mlp_bias": (False, True),
-        "embedding_multiplier": (12.0, 1.0, 6),
+        "embedding_multiplier": (12.0, 1.0, 6, 5.3),
         "attention_multiplier": (0.25, 0.0078125),
         "residual_multiplier": (0.22, 1.0),
         "logits_scaling": (7.0, 1.0, 16),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nexus_universal.architecture.mixers import Packed
@@ -13,6 +14,15 @@ from nexus_universal.families.shared.reader import TRAINING, ConfigReader
 
 ROTATIONS = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
 """The reference knows no others; two are old names: configuration_phi3.py."""
+
+UNREAD = {
+    "attention_bias": False,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+    "lm_head_bias": False,
+    "mlp_bias": False,
+}
+"""Keys of published configs that transformers does not read, and the value that says what its class does anyway."""
 
 PHI_4_MINI = {
     "rope_type": "longrope",
@@ -31,12 +41,14 @@ def read(reader: ConfigReader, size: Mapping[str, Any] = SIZE, *, kv_heads: int 
     """The n of a config; `size` and `kv_heads` are the reference class's defaults."""
     text, embedding = common.ends(reader, **size)
     norm = common.rms_norm(reader, 1e-5)
+    original = reader.count("original_context", 4096)
+    text = replace(text, reread_beyond=original)
     rope = rotary.rope(
         reader.section("rope_parameters"),
         context=text.context,
         takes_fraction=True,
         kinds=ROTATIONS,
-        original_context=reader.count("original_context", 4096),
+        original_context=original,
     )
     attention = common.attention(
         reader,
@@ -50,6 +62,8 @@ def read(reader: ConfigReader, size: Mapping[str, Any] = SIZE, *, kv_heads: int 
         packing=(Packed(roles=("query", "key", "value")),),
     )
     feed_forward = common.feed_forward(reader, 8192, packing=(Packed(roles=("gate", "up")),))
+    for key, value in UNREAD.items():
+        reader.inert(key, value)
     depth = reader.count("num_hidden_layers", 32)
     layers = common.sequential([attention] * depth, feed_forward, norm=norm)
     return common.decoder(reader, text, embedding, layers, norm)
@@ -65,12 +79,7 @@ FAMILY = Family(
     aliases={"original_max_position_embeddings": "original_context"},
     irrelevant=dict.fromkeys(("resid_pdrop", "embd_pdrop"), TRAINING),
     partial_rotary_factor=1.0,
-    tiny=draws.TINY
-    | {
-        "original_max_position_embeddings": 16,
-        "eos_token_id": 3,
-        "pad_token_id": 0,
-    },
+    tiny=draws.TINY | {"original_max_position_embeddings": 16, "eos_token_id": 3, "pad_token_id": 0},
     draws=draws.without(draws.DENSE, "attention_bias")
     | {
         "num_key_value_heads": (2, 4, 1, None),

@@ -13,6 +13,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     text, embedding = common.ends(reader, context=32768, vocab=151936, width=4096)
     norm = common.rms_norm(reader, 1e-6)
     attention = common.attention(reader, text, embedding.width, heads=32, kv_heads=32, biases=common.INPUT_BIASES)
+    reader.inert("use_mrope", False)
     attentions = common.windowed_above(reader, attention, reader.count("num_hidden_layers", 32))
     layers = common.sequential(attentions, common.feed_forward(reader, 22016), norm=norm)
     return common.decoder(reader, text, embedding, layers, norm)

@@ -124,7 +124,7 @@ def _steps(
     choose = Sampler(settings, device=ids.device, first=prompt.first)
     eos = torch.tensor(settings.eos, dtype=torch.long, device=ids.device)
     running = torch.ones(ids.shape[0], dtype=torch.bool, device=ids.device)
-    fresh = ids[:, read:]
+    fresh, beyond = ids[:, read:], model.n.text.reread_beyond
     while True:
         with torch.no_grad():
             output = model(
@@ -148,4 +148,7 @@ def _steps(
         positions = torch.cat([positions, positions[:, -1:] + 1], dim=-1)
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones((mask.shape[0], 1))], dim=-1)
-        fresh = ids if cache is None else ids[:, -1:]
+        if cache is not None and beyond is not None and cache.length <= beyond < ids.shape[1]:
+            cache, fresh = model.new_cache(ids.shape[0]), ids
+        else:
+            fresh = ids if cache is None else ids[:, -1:]

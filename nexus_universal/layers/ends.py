@@ -97,7 +97,6 @@ class UniversalEmbedding(nn.Module):
         return x.float() if self.part.dtype == "float32" else x
 
 
-
 class UniversalHead(nn.Module):
     """logits = softcap(scale · W (h / input_divisor) / divisor); a tied head has no weight of its own and is given the token table."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,17 +20,24 @@ CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
 def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:
     """`count` configs: the tiny one first, then mixtures in which each key walks through all of its values in turn.
 
-    Keys are shifted against each other at random, so that combinations vary with the seed while no value is left out
-    as soon as `count` exceeds the longest list of values.
+    Each round of a key starts at a random value, so that equally long lists meet in other combinations every time,
+    while no value is left out as soon as `count` exceeds the longest list. Fewer configs are the first of more.
     """
     rng = random.Random(seed)
-    shifts = {key: rng.randrange(len(values)) for key, values in family.draws.items()}
+    walks = {key: _walk(values, random.Random(f"{seed} {key}")) for key, values in family.draws.items()}
     configs = [completed(family, dict(family.tiny))]
     for index in range(count - 1):
-        chosen = {key: values[(index + shifts[key]) % len(values)] for key, values in family.draws.items()}
+        chosen = {key: next(walk) for key, walk in walks.items()}
         plain = {key: family.draws[key][0] for key in rng.sample(sorted(chosen), k=len(chosen) // 3) if index % 2}
         configs.append(completed(family, {**family.tiny, **chosen, **plain}))
     return configs
+
+
+def _walk(values: tuple[Any, ...], rng: random.Random) -> Iterator[Any]:
+    """Round after round of all values, each from a random one on."""
+    while True:
+        start = rng.randrange(len(values))
+        yield from (*values[start:], *values[:start])
 
 
 def completed(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,12 +40,18 @@ def rotations(n: ArchitectureParameter) -> Iterator[tuple[Part, Rope, int]]:
 
 
 def rotates_alike(mutant: Mutant, n: ArchitectureParameter) -> bool:
-    """Whether every rotation's frequencies and factors are the same numbers; never for those that look at the call."""
+    """Whether every rotation's frequencies and factors are the same numbers.
+
+    Of scalings that look at the call none is compared: theirs are alike where only as many pairs turn.
+    """
     return all(_alike(*right, *wrong) for right, wrong in zip(rotations(n), rotations(mutant.n), strict=True))
 
 
 def _alike(mixer: Part, rope: Rope, width: int, other: Part, turned: Rope, _: int) -> bool:
     if rope == turned:
+        return True
+    same_pairs = rope.dims(width) == turned.dims(width) and not isinstance(rope.scaling, ProportionalScaling)
+    if same_pairs and replace(rope, fraction=turned.fraction) == turned:
         return True
     if type(rope.scaling) is not type(turned.scaling) or not isinstance(rope.scaling, FIXED):
         return False
@@ -67,6 +73,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "a + b = b + a: the first two terms of a sum may be swapped",
         lambda mutant, n: mutant.change == "[0] and [1] swapped",
     ),
+    Equivalent(
+        "*.packing",
+        "products are made in the order of the roles, whatever that of the packed matrices",
+        lambda mutant, n: mutant.kind == "order",
+    ),
     Equivalent("Attention.repeat_first", "heads that are not shared are repeated once: not at all", has_single_heads),
     Equivalent(
         "Attention.kernel",
@@ -74,6 +85,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         lambda mutant, n: has_single_heads(mutant, n) and {mutant.place.value, *mutant.change.split("'")} >= FUSED,
     ),
     Equivalent("YarnScaling.*", "the same frequencies and the same factor, number by number", rotates_alike),
+    Equivalent(
+        "Rope.product",
+        "a product with a float32 table is float32 already",
+        lambda mutant, n: mutant.place.holder.table == "float32",  # type: ignore[attr-defined]
+    ),
     Equivalent(
         "Router.weights",
         "weights take the dtype of the router's logits, which is float32 either way",

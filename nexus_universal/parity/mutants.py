@@ -16,6 +16,7 @@ from nexus_universal.parity.mutations import Mutant, mutants
 from nexus_universal.parity.prove import Progress, say
 from nexus_universal.parity.references import quiet
 
+FEWEST = 16
 ENOUGH = 0.97
 """The share of a family's mutants that must be noticed."""
 
@@ -28,8 +29,12 @@ class Score:
     """The outcomes of all mutants of a family."""
 
     family: str
+    borrowed: str | None = None
+    """The type whose class stands in for a reference that transformers lacks, where it does not round alike."""
+
     configs: int = 0
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)
+    """By field and name: the same path leads to other parts in other n's."""
 
     def of(self, state: State) -> list[Outcome]:
         """The mutants with this outcome."""
@@ -65,11 +70,12 @@ class Score:
         """What is published of it."""
         return {
             "configs": self.configs,
+            "borrowed": self.borrowed,
             **{state: len(self.of(state)) for state in STATES},
             "beyond floor": sum(outcome.beyond_floor for outcome in self.outcomes.values()),
-            "survivors": [outcome.name for outcome in self.of("survived")],
-            "crashes": {outcome.name: outcome.why for outcome in self.of("crashed")},
-            "equivalents": {outcome.name: outcome.why for outcome in self.of("equivalent")},
+            "survivors": [outcome.title for outcome in self.of("survived")],
+            "crashes": {outcome.title: outcome.why for outcome in self.of("crashed")},
+            "equivalents": {outcome.title: outcome.why for outcome in self.of("equivalent")},
             "noticed in": dict(Counter(outcome.where for outcome in self.of("killed")).most_common()),
             "kinds": self.table("kind"),
             "fields": self.table("field"),
@@ -82,7 +88,7 @@ def mutation_score(
 ) -> Score:
     """Try every mutant of every drawn n of a family, each until it is noticed.
 
-    `draws` None takes twice as many configs as the longest list of values that the family draws from.
+    `draws` None takes twice as many configs as the longest list of values that the family draws from, or 16.
 
     Raises:
         UnknownModelType: no such family, or none of that name in transformers.
@@ -90,8 +96,9 @@ def mutation_score(
         FalseProof: a mutant that is declared equivalent was noticed.
     """
     family = registry.family(model_type)
-    score = Score(model_type)
-    count = draws or 2 * max((len(values) for values in family.draws.values()), default=1) + 2
+    reference = family.reference
+    score = Score(model_type, borrowed=reference.model_type if reference and not reference.rounds_alike else None)
+    count = draws or max(FEWEST, 2 * max((len(values) for values in family.draws.values()), default=1) + 2)
     seen: set[ArchitectureParameter] = set()
     for index, config in enumerate(draw_configs(family, count, seed=seed)):
         bench = Bench(family, config, seed=seed + index)
@@ -100,13 +107,14 @@ def mutation_score(
         seen.add(bench.n)
         score.configs += 1
         for mutant in mutants(bench.n):
-            known = score.outcomes.get(mutant.name)
+            key = mutant.field, mutant.name
+            known = score.outcomes.get(key)
             if known and _is_settled(known, mutant, bench.n):
                 continue
             say(progress, f"{model_type}: config {index + 1} of {count}, {mutant.name}")
             found = bench.tried(mutant)
             if known is None or STATES.index(found.state) < STATES.index(known.state):
-                score.outcomes[mutant.name] = found
+                score.outcomes[key] = found
     return score
 
 

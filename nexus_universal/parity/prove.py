@@ -26,7 +26,6 @@ STEPPED = "in single steps after the first chunk where the reference would forge
 UNCUTTABLE = "Laws of cutting were not asked of draws whose Δ is bounded in the scan only: a step is another function."
 
 
-
 def say(progress: Progress | None, text: str) -> None:
     """Tell whoever watches what is being done."""
     if progress is not None:
@@ -62,8 +61,8 @@ class Pair:
 
 
 def _other_form(reference: Any) -> str | None:
-    if not getattr(reference, "_supports_sdpa", False):
-        return None
+    if not getattr(reference, "_supports_sdpa", False) or getattr(reference.config, "alibi", False):
+        return None  # the eager form of biased attention adds its biases twice (docs/REFERENCE_FAULTS.md)
     return "eager" if reference.config._attn_implementation == "sdpa" else "sdpa"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus_universal.architecture import registry
-from nexus_universal.architecture.errors import CheckpointError, UnknownModelType
+from nexus_universal.architecture.errors import CheckpointError, InputError, UnknownModelType
 from nexus_universal.checkpoint.files import TensorStore, dtype_named, find_checkpoint
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS
 from nexus_universal.families.shared.family import Family
@@ -39,6 +39,7 @@ def verify_family(
 
     Raises:
         UnknownModelType: no such family, or none of that name in transformers.
+        InputError: a dtype in which the reference of such a family would prove nothing.
     """
     family = registry.family(model_type)
     certificate: Certificate | None = None
@@ -67,13 +68,19 @@ def verify_family(
 
 
 def _borrowed(family: Family, dtype: str) -> list[str]:
-    """What a certificate says where the reference is another type's class."""
+    """What a certificate says where the reference is another type's class.
+
+    Raises:
+        InputError: a dtype in which that class would prove nothing.
+    """
     if family.reference is None:
         return []
-    notes = [f"transformers has no class for {family.model_type!r}: held to {family.reference.model_type!r}."]
     if dtype != "float32" and not family.reference.rounds_alike:
-        notes.append("That class rounds half precision at other places: float32 is the proof.")
-    return notes
+        raise InputError(
+            f"{family.model_type}: {family.reference.model_type}, which it is held to, rounds {dtype} at other places: "
+            "only float32 proves it"
+        )
+    return [f"transformers has no class for {family.model_type!r}: held to {family.reference.model_type!r}."]
 
 
 @quiet()

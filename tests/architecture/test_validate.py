@@ -17,13 +17,14 @@ from nexus_universal.architecture.mixers import (
     LatentAttention,
     OutputGate,
     Packed,
+    QueryKeyNorm,
     ReusedIndices,
     SparseIndexer,
     StateSpace,
 )
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import ByLayer, Part
-from nexus_universal.architecture.position import Norm, Rope
+from nexus_universal.architecture.position import DynamicScaling, Norm, Rope
 from nexus_universal.architecture.program import (
     residual_step,
 )
@@ -98,6 +99,10 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "norm bias": (small(final_norm=Norm(kind="rms", eps=1.0, scale="none", bias=True)), ("bias = True needs a scale",)),
     "rope theta": (mixer(rope=Rope(theta=0.0)), ("rope.theta = 0.0 must be positive",)),
     "rope fraction": (mixer(rope=Rope(theta=1e4, fraction=1.5)), ("rope.fraction = 1.5 must lie in (0, 1]",)),
+    "when over width": (
+        mixer(qk_norm=QueryKeyNorm(norm=rms(), over="width", when="after_rope")),
+        ("qk_norm.when = 'after_rope' must be 'before_rope' where over = 'width'",),
+    ),
     "odd rotation": (mixer(rope=Rope(theta=1e4, fraction=0.4)), ("rope.fraction", "rotates 3 dimensions")),
     "rule": (mixer(scale=ByLayer(rule="add", value=1.0)), ("scale.rule = 'add' must be one of 'divide', 'multiply'",)),
     "padding row": (
@@ -220,12 +225,18 @@ def test_parts_that_say_nothing_wrong_pass() -> None:
         assert n.validate() is n
 
 
+GROWING = DynamicScaling(factor=2.0, context=8)
+AT_LEAST_FOUR = "needs four dimensions to rotate, or more: its base grows by a power d / (d - 2)"
+
+
 def test_a_rotation_must_turn_whole_pairs() -> None:
     """Of latent attention too, whose rotated part has a width of its own."""
     for rope_dim, rope, expected in (
         (24, Rope(theta=1e4, fraction=0.55), "rope.fraction rotates 13 dimensions, which must be even"),
         (7, Rope(theta=1e4), "rope_dim rotates 7 dimensions, which must be even"),
         (8, Rope(theta=1e4), None),
+        (4, Rope(theta=1e4, scaling=GROWING), None),
+        (2, Rope(theta=1e4, scaling=GROWING), f"rope.scaling {AT_LEAST_FOUR}"),
     ):
         latent = LatentAttention(
             heads=2,

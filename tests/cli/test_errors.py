@@ -40,7 +40,7 @@ def one_line(result: Result, *words: str) -> None:
         (["inspect", "nowhere"], ["nowhere: no such"]),
         (["inspect", TRAINED / "model.safetensors"], ["model.safetensors: not readable as JSON"]),
         (["inspect", TRAINED.parent], ["holds no config.json"]),
-        (["inspect", "--family", "qwen33"], ["model_type 'qwen33' is not known", "did you mean 'qwen3'?"]),
+        (["inspect", "--family", "qwen33"], ["model_type 'qwen33' is not known", "did you mean 'qwen3' or "]),
         (["diff", TRAINED], ["Missing argument"]),
         (["diff", TRAINED, "lama"], ["lama: no such"]),
         (["diff", "llama", "/no/such/place"], ["/no/such/place"]),

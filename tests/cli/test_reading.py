@@ -53,7 +53,7 @@ def test_a_bare_command_shows_the_help(nexus: Run) -> None:
 
 @pytest.mark.parametrize("model_type", families.model_types())
 def test_inspect_shows_the_tree_the_counts_and_the_equations(model_type: str, nexus: Run) -> None:
-    n = ArchitectureParameter.from_huggingface({"model_type": model_type})
+    n = families.find(model_type).example()
     shown = nexus("inspect", "--family", model_type)
     assert (shown.status, shown.err) == (0, "")
     context = n.text.context
@@ -63,7 +63,7 @@ def test_inspect_shows_the_tree_the_counts_and_the_equations(model_type: str, ne
         f"{count.parameters:,}",
         f"{count.flops_per_token:,}",
         n.formula().unicode,
-        f"{context:,}",
+        f"{context:,}" if context else "",
     ):
         assert text in shown.out
     for layer in n.layers:
@@ -166,7 +166,8 @@ def test_families_lists_them_all(nexus: Run) -> None:
     shown, data = nexus("families"), nexus("families", "--json").json
     assert [row["type"] for row in data] == list(families.model_types())
     for row in data:
-        assert row["type"] in shown.out and row["title"] in shown.out and row["mixers"] and row["feed_forwards"]
+        assert row["type"] in shown.out and row["title"] in shown.out and row["mixers"]
+        assert row["feed_forwards"] or row["type"] == "mamba2"
     by_type = {row["type"]: row for row in data}
     assert by_type["qwen3_next"]["mixers"] == ["gated delta rule", "attention"]
     assert by_type["cohere2"]["mixers"] == ["attention (window 4096)", "attention (no rope)"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from nexus_universal import ArchitectureParameter
+from nexus_universal import ArchitectureParameter, families
 from nexus_universal.families.shared.draws import ROPE
 from tests.helpers import MODEL_TYPES, config, labelled, raw, single_changes
 
@@ -32,9 +32,6 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
 }
 """Keys that mean something only beside others."""
 
-SENSELESS = {"glm4_moe": {"head_dim": 128}, "deepseek_v2": {"num_experts_per_tok": 6}}
-"""Classes whose defaults make no model, and what they lack (half of GLM's 4096 // 96 dimensions would be 21)."""
-
 
 def read_both_ways(bare: dict[str, Any], settled: Any) -> None:
     ours, theirs = ArchitectureParameter.from_huggingface(bare), ArchitectureParameter.from_huggingface(settled)
@@ -45,7 +42,7 @@ def read_both_ways(bare: dict[str, Any], settled: Any) -> None:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_class_defaults(model_type: str) -> None:
-    lacking = SENSELESS.get(model_type, {})
+    lacking = families.find(model_type).completes
     read_both_ways({"model_type": model_type, **lacking}, CONFIG_MAPPING[model_type](**lacking))
 
 

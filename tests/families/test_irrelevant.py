@@ -243,7 +243,7 @@ def test_every_declared_key_has_a_varied_value() -> None:
     every = {*IRRELEVANT, *(key for t in MODEL_TYPES for key in families.find(t).irrelevant)}
     assert every == {*VARIED, *NOT_IN_THE_REFERENCE}
     known = {"context", "bos", "eos", "pad", "use_cache", "dtype", "initializer_range", "scaled_residual"}
-    known |= {"step_range", "uniform_output", "shrunk_output"}
+    known |= {"step_range", "uniform_output", "shrunk_output", "reread_beyond"}
     assert set(Text.__dataclass_fields__) == known, "a field of Text was added: vary its key here"
 
 

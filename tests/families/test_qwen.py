@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from nexus_universal import ArchitectureParameter, UniversalTransformer
+from nexus_universal import ArchitectureParameter, UniversalTransformer, families
 from nexus_universal.architecture.errors import UnsupportedConfig
 from nexus_universal.architecture.position import Rope, SteppedScaling
 from nexus_universal.cache import Cache
 from nexus_universal.layers.rope import UniversalRoPE
-from nexus_universal.parity.modes import positions_of
+from nexus_universal.parity.modes import MODES, Ours, compare, positions_of, sample
+from nexus_universal.parity.prove import Pair
+from nexus_universal.parity.references import reference_and_n
 from tests.checkpoint.on_disk import tensors_of
 from tests.families.borrowed import checkpoint, doubled
 from tests.helpers import furthest, ids, same
@@ -137,10 +139,27 @@ def test_the_bases_are_those_of_python_numbers() -> None:
         assert same(cos[0, :, :6], angles.cos()) and same(sin[0, :, 6:], angles.sin())
 
 
+def test_bfloat16_differs_from_its_successor_by_the_rotation_alone() -> None:
+    """With tables and products in the model's dtype, the bits are those of transformers' class in bfloat16, too."""
+    family = families.find("qwen")
+    theirs, n = reference_and_n(family, family.tiny)
+    for path in ("table", "product"):
+        n = n.replace(f"layers.*.attention.rope.{path}", "model")
+    pair = Pair.built(theirs, n, dtype=torch.bfloat16, seed=0)
+    drawn = sample(n.d_vocab, length=90, batch=3, seed=0)
+    with torch.no_grad():
+        for mode, run in MODES.items():
+            assert compare(run(pair.reference, drawn), run(Ours(pair.model), drawn)).equal, mode
+
+
 def test_bfloat16_turns_in_float32(both: Both) -> None:
     """Positions late in a long text: tables rounded to half precision would lose them."""
-    part = both.model.n.layers[0].steps[0].branches[0].part
-    assert (part.rope.table, part.rope.product) == ("float32", "float32")  # type: ignore[union-attr]
+    rope, query = both.model.plan.ropes[0], torch.randn(1, 4, 70, 12, dtype=torch.bfloat16)
+    found, _ = rope.rotate(query, query, tables := rope(torch.arange(70)[None], torch.bfloat16))
+    cos, sin = (table[:, None] for table in tables)
+    assert cos.dtype == torch.float32
+    wide = query.float()
+    assert same(found, (wide * cos + torch.cat([-wide[..., 6:], wide[..., :6]], -1) * sin).bfloat16())
     half = UniversalTransformer(both.model.n)
     half.load_state_dict(both.model.state_dict())
     logits = half.to(torch.bfloat16)(ids(1, 70)).logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nexus_universal import UniversalTransformer
 from nexus_universal.generation import encode
 from tests.generation.support import CHECKPOINTS, DATA
-from tests.helpers import MODEL_TYPES, ids, pair, same
+from tests.helpers import MODEL_TYPES, ids, pair, reference, same, universal
 
 NEW = 20
 PADS = (4, 0, 1)
@@ -50,11 +51,36 @@ def test_greedy_ids_are_the_references(model_type: str, use_cache: bool) -> None
         assert found.shape[1] == drawn.shape[1] + NEW
 
 
+LONG_ROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.2], "long_factor": [1.5, 3.0], "rope_theta": 100.0}
+
+
+@pytest.mark.parametrize("start", [11, 20, 25])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_text_that_outgrows_short_factors_is_read_anew(start: int, seed: int) -> None:
+    """Phi-3 drops its cache where LongRoPE takes its long factors: before, at and behind the switch at 20."""
+    theirs = reference(
+        "phi3",
+        seed=seed,
+        head_dim=4,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        rope_parameters=LONG_ROPE,
+        original_max_position_embeddings=20,
+        max_position_embeddings=80,
+    )
+    ours, prompt = universal(theirs), ids(2, start, seed=seed)
+    settings: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    mask = torch.ones_like(prompt)
+    expected = theirs.generate(prompt, attention_mask=mask, eos_token_id=None, **settings)
+    assert same(expected, ours.generate(prompt, mask, eos_token_id=[], **settings))
+
+
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_rows_end_at_any_of_several_ids_and_are_filled(model_type: str) -> None:
     drawn, mask = batch()
     free = both(model_type, drawn, mask)[0][:, drawn.shape[1] :].tolist()
-    eos = next([a, b] for a in free[0] for b in free[1] if len({*ends(free, a, b)}) > 1 and max(ends(free, a, b)) < NEW)
+    choices = (sorted(set(each)) for each in product(*free))
+    eos = next(each for each in choices if len({*ends(free, *each)}) > 1 and max(ends(free, *each)) < NEW)
     expected, found = both(model_type, drawn, mask, eos=eos, pad_token_id=1)
     assert same(expected, found)
     for row, end in zip(found[:, drawn.shape[1] :].tolist(), ends(free, *eos), strict=True):

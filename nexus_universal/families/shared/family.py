@@ -52,8 +52,9 @@ class Family:
 
     `tiny` is a small config for proofs, `draws` the values that a proof may give to its keys, the plain one first.
     `aliases` are other spellings of keys; `irrelevant` are keys that change no logit, with the reason. `rope_default`
-    is what a config without rotary settings means. `sections` are other families' whole configs within this one's,
-    `left_out` names what the config speaks of and n does not (a vision tower).
+    is what a config without rotary settings means. `completes` is what the class's default config lacks to be a model.
+    `sections` are other families' whole configs within this one's, `left_out` names what the config speaks of and n
+    does not (a vision tower).
     """
 
     model_type: str
@@ -68,6 +69,7 @@ class Family:
     rope_theta: float | Mapping[str, float] = 10000.0
     partial_rotary_factor: float | None = None
     rope_default: Mapping[str, Any] | None = None
+    completes: Mapping[str, Any] = field(default_factory=dict)
     reference: Reference | None = None
     sections: Mapping[str, Section] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
@@ -84,6 +86,10 @@ class Family:
         ignored = reader.finish()
         origin = Origin(family=self.model_type, config=json.dumps(raw), ignored_keys=ignored)
         return replace(n, origin=origin).validate()
+
+    def example(self) -> ArchitectureParameter:
+        """The n of the class's default config, with what `completes` adds where that alone is no model."""
+        return self.parameter({"model_type": self.model_type, **self.completes})
 
     def config(self, n: ArchitectureParameter) -> dict[str, Any]:
         """A config of this family that `parameter` reads as n: the one it was read from, with what has changed since.

@@ -156,15 +156,16 @@ class _Search:
         return values, distance
 
     def escaped(self, values: Values, distance: float) -> tuple[Values, float]:
-        """Two keys may only help together: change one that does no harm, then try all others."""
+        """Several keys may only help together: change one that does little harm, or a choice, then try all others."""
         n, reader = self.read(values)
         wanted = _wanted(n, self.n)
         for path, question in reader.asked.items():
             for candidate in () if question.length is not None else _candidates(question, wanted):
                 trial = _with(values, path, candidate)
-                if self.distance(trial) > distance + 1:
+                away = self.distance(trial)
+                if away == math.inf or (away > distance + 1 and not _is_choice(question)):
                     continue
-                found, reached = self.counted(*self.improved(self._completed(trial), self.distance(trial)))
+                found, reached = self.counted(*self.improved(self._completed(trial), away))
                 if reached < distance:
                     return found, reached
         return values, distance
@@ -254,6 +255,11 @@ def _ratios(found: ArchitectureParameter, n: ArchitectureParameter) -> set[Fract
 
 def _is_number(value: Any) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+def _is_choice(question: Question) -> bool:
+    """A flag or one of a few words: worth following even where it looks worse at first."""
+    return bool(question.known) or question.types[:1] == (bool,)
 
 
 def _candidates(question: Question, wanted: Iterable[Any]) -> Iterator[Any]:
