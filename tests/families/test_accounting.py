@@ -74,7 +74,7 @@ def test_a_number_that_is_none_is_refused_by_name(model_type: str, key: str, val
     assert named(refusal(model_type, **{key: value}), key)
 
 
-@pytest.mark.parametrize("model_type", [t for t in MODEL_TYPES if "eps" in str(SETTLED[t])])
+@pytest.mark.parametrize("model_type", [t for t in MODEL_TYPES if "eps" in " ".join(SETTLED[t])])
 def test_a_negative_epsilon_is_refused(model_type: str) -> None:
     """Here the type is right and n itself objects, naming its own field."""
     key = next(key for key in SETTLED[model_type] if "eps" in key)
@@ -142,14 +142,14 @@ INNER: dict[str, dict[str, Any]] = {
     },
     "proportional": {"rope_theta": 100.0, "factor": 2.0, "partial_rotary_factor": 0.5},
 }
-NARROW = {"phi3": ("default", "longrope")}
+NARROW = dict.fromkeys(("phi3", "phi4_multimodal"), ("default", "longrope"))
 """Families whose reference refuses all other rotations."""
 
 KINDS = [(model_type, kind) for model_type in ROTATED for kind in NARROW.get(model_type, INNER)]
-OUTSIDE = ("phi3", "longrope", "original_max_position_embeddings")
+OUTSIDE = [(t, "longrope", "original_max_position_embeddings") for t in ("phi3", "phi4_multimodal")]
 """One that stands outside the section overrules this key: what it holds is never looked at."""
 
-NESTED_KEYS = [where for t, kind in KINDS for key in INNER[kind] if (where := (t, kind, key)) != OUTSIDE]
+NESTED_KEYS = [where for t, kind in KINDS for key in INNER[kind] if (where := (t, kind, key)) not in OUTSIDE]
 
 
 def rope_of(model_type: str, inner: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -293,7 +293,8 @@ def test_a_key_that_matters_cannot_be_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "nearest"), [("qwen3_mo", "qwen3_moe"), ("lama", "llama"), ("gemma3", "gemma3_text"), ("gpt-2", "gpt2")]
+    ("asked", "nearest"),
+    [("qwen3_mo", "qwen3_moe"), ("lama", "llama"), ("gemma3_txt", "gemma3_text"), ("gpt-2", "gpt2")],
 )
 def test_an_unknown_model_type_names_the_nearest(asked: str, nearest: str) -> None:
     with pytest.raises(UnknownModelType, match=f"'{asked}'.*did you mean '{nearest}'"):

@@ -23,9 +23,10 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen2", "max_window_layers"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen3_moe", "sliding_window"): {"use_sliding_window": True},
     ("smollm3", "sliding_window"): {"use_sliding_window": True},
-    ("phi3", "original_max_position_embeddings"): {
-        "rope_parameters": next(rope for rope in ROPE if rope["rope_type"] == "longrope")
-    },
+    **dict.fromkeys(
+        [(t, "original_max_position_embeddings") for t in ("phi3", "phi4_multimodal")],
+        {"rope_parameters": next(rope for rope in ROPE if rope["rope_type"] == "longrope")},
+    ),
     ("falcon_h1", "mamba_norm_before_gate"): {"mamba_rms_norm": True},
     ("falcon", "num_kv_heads"): {"new_decoder_architecture": True},
     ("falcon", "num_ln_in_parallel_attn"): {"new_decoder_architecture": True},
