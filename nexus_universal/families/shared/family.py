@@ -53,7 +53,7 @@ class Family:
     `tiny` is a small config for proofs, `draws` the values that a proof may give to its keys, the plain one first.
     `aliases` are other spellings of keys; `irrelevant` are keys that change no logit, with the reason. `rope_default`
     is what a config without rotary settings means. `sections` are other families' whole configs within this one's,
-    `left_out` names what the config speaks of and n does not (a vision tower).
+    `left_out` names what the config speaks of and n does not (a vision tower); what is left is `saved_as` this type.
     """
 
     model_type: str
@@ -71,6 +71,7 @@ class Family:
     reference: Reference | None = None
     sections: Mapping[str, Section] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    saved_as: str | None = None
 
     def parameter(self, raw: Mapping[str, Any], *, ignore_keys: tuple[str, ...] = ()) -> ArchitectureParameter:
         """n of a raw config; every key is accounted for.
