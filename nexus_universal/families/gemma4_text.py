@@ -98,6 +98,6 @@ FAMILY = Family(
         "vocab_size_per_layer_input": (97, 120),
         "final_logit_softcapping": (None, 30.0),
         "sliding_window": (16, 7, 128),
-        "layer_types": ([*KINDS, KINDS[0]] * 2, None, list(KINDS * 3)),
+        "layer_types": ([*KINDS, KINDS[0]] * 2, list(KINDS * 3)),
     },
 )
