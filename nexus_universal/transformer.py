@@ -253,7 +253,8 @@ class UniversalTransformer(nn.Module):
     ) -> None:
         """Write a new directory: one that `AutoModelForCausalLM.from_pretrained` opens, or (any n) the nexus format.
 
-        `family` writes in the words of another model type, where those can say n. The tokenizer's files come along from
+        `family` writes in the words of another model type, where those can say n: for a model whose towers were left
+        out that of its text model, if nothing else is asked for. The tokenizer's files come along from
         the directory `tokenizer_from`.
 
         Raises:
@@ -269,7 +270,7 @@ class UniversalTransformer(nn.Module):
             metadata["transposed"] = json.dumps(transposed)
             documents[NEXUS_CONFIG] = json.loads(self.n.to_json())
         else:
-            raw = self.n.to_huggingface(family=family)
+            raw = self.n.to_huggingface(family=family or registry.saved_as(self.n.origin.family))
             tensors = published_tensors(self, registry.family_of(raw).weights)
             raw = {key: value for key, value in raw.items() if key not in ("torch_dtype", *CONFIG_KEYS)}
             documents[CONFIG_NAME] = raw | {"dtype": str(self.dtype).removeprefix("torch.")}

@@ -78,7 +78,12 @@ def config(model_type: str, **changes: Any) -> PreTrainedConfig:
 
 
 def inert_values(model_type: str, key: str) -> tuple[Any, ...]:
-    """The values at which a key changes nothing; a reference without fused attention has "eager" for "sdpa"."""
+    """The values at which a key changes nothing; a reference without fused attention has "eager" for "sdpa".
+
+    Beside a tower neither is said: one without fused attention is given another kernel than its text model.
+    """
+    if families.find(model_type).sections:
+        return tuple(None if value == "sdpa" else value for value in INERT[key])
     fused = MODEL_FOR_CAUSAL_LM_MAPPING[type(config(model_type))]._supports_sdpa
     return tuple("eager" if value == "sdpa" and not fused else value for value in INERT[key])
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.part import ByLayer, Part, part
-from nexus_universal.architecture.position import Alibi, Norm, Rope, YarnScaling, yarn_mscale
+from nexus_universal.architecture.position import Alibi, Norm, QueryTemperature, Rope, YarnScaling, yarn_mscale
 
 Activation = Literal[
     "silu", "gelu", "gelu_tanh", "gelu_new", "gelu_fast", "gelu_quick", "relu", "relu_squared", "sigmoid", "tanh"
@@ -60,18 +60,6 @@ class QueryKeyNorm(Part):
 
 
 @part
-class QueryTemperature(Part):
-    """Queries at position t are multiplied by 1 + growth · ln(1 + ⌊t / span⌋), after the rotation (Llama 4)."""
-
-    growth: float
-    span: int
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.span < 1:
-            yield "span", "must be at least 1"
-
-
-@part
 class OutputGate(Part):
     """The mixer's output times an activation of a projection of its input (arXiv 2505.06708)."""
 
@@ -85,7 +73,7 @@ class SparseIndexer(Part):
 
     score_ts = Σ_h w_th · heads^-0.5 · relu(q_th · k_s · head_dim^-0.5), causal, in float32: q from the query latent,
     k and w from x. `scale_on` "weights" moves head_dim^-0.5 out of the relu to w (other bits). `emit` names the
-    chosen set so that later layers can reuse it.
+    chosen set so that later layers can reuse it. `rope_dim` are the leading dimensions that turn, None all.
     """
 
     heads: int
@@ -95,6 +83,11 @@ class SparseIndexer(Part):
     rope: Rope | None = None
     scale_on: Literal["scores", "weights"] = "scores"
     emit: str | None = None
+    rope_dim: int | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.rope_dim is not None and not (self.rope and self.rope_dim <= self.head_dim):
+            yield "rope_dim", f"needs a rope, and must not exceed head_dim = {self.head_dim}"
 
 
 @part
@@ -102,23 +95,6 @@ class ReusedIndices(Part):
     """The keys that an earlier layer's indexer chose and emitted under the name `reuse` (GLM-5)."""
 
     reuse: str
-
-
-@part
-class Differential(Part):
-    """Differential attention (arXiv 2410.05258): o = (1 - λ₀) · norm(a - λ b), a and b being paired heads' mixtures.
-
-    Both halves of the value heads serve every head, so that its mixture is twice as wide; a is the first half of the
-    heads, b the second. λ = exp(q₁ · k₁) - exp(q₂ · k₂) + λ₀ with four learned vectors, λ₀ = 0.8 - 0.6 exp(-0.3 l) at
-    layer l.
-    """
-
-    norm: Norm
-
-    @staticmethod
-    def start(layer_index: int) -> float:
-        """λ₀."""
-        return 0.8 - 0.6 * math.exp(-0.3 * layer_index)
 
 
 @part
@@ -134,8 +110,8 @@ class Attention(Part):
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
     "eager" is written out, its softmax in float32 (with sinks in the model's dtype); "eager_gated" leaves sinks out of
-    it and multiplies what it gives by the share that they leave. `repeat_first` repeats key/value
-    heads before the rotation, `late_bias` adds biases to the finished, rounded product.
+    it and multiplies by the share that they leave. `repeat_first` repeats key/value heads before the rotation,
+    `late_bias` adds biases to the finished, rounded product.
     """
 
     role: ClassVar[str] = "mixer"
@@ -175,8 +151,9 @@ class Attention(Part):
             yield "kv_heads", "must be even where differential pairs heads"
         if self.differential and (self.value_dim or self.gate or self.repeat_first or self.kernel != "sdpa"):
             yield "differential", "needs kernel = 'sdpa', and neither gate, value_dim nor repeat_first"
-        if self.log_scale is not None and self.log_scale < 2:
-            yield "log_scale", "must be at least 2: it is the base of a logarithm"
+        for name, least in (("log_scale", 2), ("clip", 1e-9)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                yield name, f"must be at least {least}"
         if self.heads % self.kv_heads:
             yield "kv_heads", f"must divide heads = {self.heads}"
         if self.rope:
@@ -187,10 +164,8 @@ class Attention(Part):
             yield "biases", "names 'gate', but gate = None"
         if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
-        if self.kernel == "eager_gated" and (not self.sinks or self.softcap is not None):
+        if self.kernel == "eager_gated" and not (self.sinks and self.softcap is None):
             yield "kernel", "is 'eager_gated' with sinks and without softcap only"
-        if self.clip is not None and self.clip <= 0:
-            yield "clip", "must be positive"
         if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
         if self.late_bias and not self.biases:

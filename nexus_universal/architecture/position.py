@@ -205,6 +205,18 @@ class Alibi(Part):
 
 
 @part
+class QueryTemperature(Part):
+    """Queries at position t are multiplied by 1 + growth · ln(1 + ⌊t / span⌋), after the rotation (Llama 4)."""
+
+    growth: float
+    span: int
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.span < 1:
+            yield "span", "must be at least 1"
+
+
+@part
 class LearnedPositions(Part):
     """A table of `count` learned position vectors, added to the token embedding; row = position + `offset`."""
 

@@ -96,6 +96,11 @@ class HyperConnection(Part):
     eps: float
     norm_eps: float
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in ("eps", "norm_eps"):
+            if getattr(self, name) < 0:
+                yield name, "must not be negative"
+
 
 @part
 class AltUp(Part):

@@ -44,9 +44,13 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Joined:
-    """Several file tensors, one below the other: they hold apart what is one matrix here. Loaded, never saved."""
+    """Several file tensors, one below the other: they hold apart what is one matrix here. Loaded, never saved.
+
+    `axis` is one of length 1 that they have in the file.
+    """
 
     names: tuple[str, ...]
+    axis: int | None = None
 
 
 Rule = Direct | Transposed | Squeezed | Stacked | Joined
@@ -122,5 +126,5 @@ def _of_module(rule: str | Rule, suffix: str) -> Rule:
     if isinstance(rule, Transposed):
         return Direct(f"{rule.name}.bias") if suffix == "bias" else Transposed(f"{rule.name}.{suffix}")
     if isinstance(rule, Joined):
-        return Joined(tuple(f"{name}.{suffix}" for name in rule.names))
+        return Joined(tuple(f"{name}.{suffix}" for name in rule.names), axis=rule.axis)
     raise KeyError(f"{rule} says nothing about a {suffix}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nexus_universal.architecture.mixers import Differential
+from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.families.shared import common, draws, names

@@ -21,6 +21,7 @@ FAMILY = Family(
         passed_over={r"^(model\.)?vision_embed_tokens\.": "reads image patches, which are left out"},
     ),
     left_out=("the projection of image patches",),
+    saved_as="persimmon",
     sections={"text_config": TEXT},
     irrelevant=composite.IRRELEVANT | dict.fromkeys(OF_IMAGES, composite.OF_TOWERS),
     rope="none",

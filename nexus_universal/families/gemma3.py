@@ -31,6 +31,7 @@ FAMILY = Family(
     ),
     sections={"text_config": TEXT},
     left_out=("the vision tower",),
+    saved_as="gemma3_text",
     irrelevant=composite.IRRELEVANT | dict.fromkeys(OF_IMAGES, composite.OF_TOWERS),
     rope="none",
     tiny={

@@ -1,4 +1,4 @@
-"""Gemma 3n, text: four streams by alternating updates, a learned augmented residual, a per-layer table, sparse gates."""
+"""Gemma 3n, text: four streams by alternating updates, an augmented residual, a per-layer table, sparse gates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.architecture.mixers import LowRank, QueryKeyNorm
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.program import AltUp
-from nexus_universal.families.shared import common, draws, gemma, names, reuse, rotary
+from nexus_universal.families.shared import common, draws, gemma_layers, names, reuse, rotary
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 
@@ -33,19 +33,20 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         rotary.rope(ropes.section(f"{kind}_attention"), context=text.context, nested=True, over="positions")
         for kind in ("full", "sliding")
     )
-    bare = replace(norm, scale="none")
-    normed = {"qk_norm": QueryKeyNorm(norm=norm), "value_norm": bare}
+    normed = {"qk_norm": QueryKeyNorm(norm=norm), "value_norm": replace(norm, scale="none")}
     full = common.attention(reader, text, width, heads=8, kv_heads=2, head_dim=256, rope=far, scale=1.0, **normed)
-    reader.require(width % full.heads == 0, "hidden_size", width, f"must be a multiple of {full.heads} heads")
+    reader.require(width % full.heads == 0, "hidden_size", width, f"must be a multiple of {full.heads}")
     sliding = replace(full, rope=near, window=reader.count("sliding_window", 512))
     mixers = [sliding if kind == "sliding_attention" else full for kind in kinds]
     mixers = reuse.reused(mixers, kinds, reuse.first_reusing(reader, kinds, shared=15))
     streams = Streams(count=reader.count("altup_num_inputs", 4), fill="project", merge="mean", eps=1e-5)
-    altup = AltUp(streams=streams.count, active=reader.take("altup_active_idx", 0), norm=norm)
+    active = reader.take("altup_active_idx", 0)
+    reader.require(0 <= active < streams.count, "altup_active_idx", active, f"must name one of {streams.count} streams")
+    altup = AltUp(streams=streams.count, active=active, norm=norm)
     corrected = reader.take("altup_correct_scale", True)
     laurel = LowRank(rank=reader.count("laurel_rank", 64))
     layers = (
-        gemma.updated_layer(mixer, feed_forward, laurel, table.width, altup, scaled=corrected)
+        gemma_layers.updated_layer(mixer, feed_forward, laurel, table.width, altup, scaled=corrected)
         for mixer, feed_forward in zip(mixers, _feed_forwards(reader, depth), strict=True)
     )
     softcap = reader.number("final_logit_softcapping", 30.0)
@@ -77,7 +78,7 @@ FAMILY = Family(
     title="Gemma 3n (text)",
     read=read,
     weights=names.weights(
-        gemma.updated(),
+        gemma_layers.updated(),
         passed_over=reuse.PASSED_OVER | {r"\.altup\.correct_output_scale$": "altup_correct_scale is false"},
     ),
     irrelevant={"cache_implementation": "a default of generation", "altup_coef_clip": "used in training only"},

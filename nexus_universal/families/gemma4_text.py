@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.families.shared import common, draws, gemma, names, reuse
+from nexus_universal.families.shared import common, draws, gemma_layers, names, reuse
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 
@@ -26,20 +26,20 @@ def read(reader: ConfigReader, *, unified: bool = False) -> ArchitectureParamete
         pad=0,
         scale=width**0.5,
         scale_rounding="model",
-        per_layer=None if unified else gemma.table(reader, norm),
+        per_layer=None if unified else gemma_layers.table(reader, norm),
     )
     reader.inert("use_bidirectional_attention", None, "vision")
     depth = reader.count("num_hidden_layers", 30)
     listed = reader.names("layer_types", length=depth, known=KINDS)
     kinds = (*(listed or [KINDS[(index + 1) % 6 == 0] for index in range(depth)])[:-1], "full_attention")
     first = reuse.first_reusing(reader, kinds, shared=0)
-    attention = gemma.attention(reader, kinds, norm, text, window=1024 if unified else 512)
+    attention = gemma_layers.attention(reader, kinds, norm, text, window=1024 if unified else 512)
     mixers = reuse.reused([attention[kind] for kind in kinds], kinds, first)
     dense = common.feed_forward(reader, 9216, key="hidden_activation", act="gelu_pytorch_tanh")
     wide = replace(dense, width=2 * dense.width) if reader.take("use_double_wide_mlp", False) else dense
-    experts = None if unified else gemma.experts(reader, dense, norm)
+    experts = None if unified else gemma_layers.experts(reader, dense, norm)
     layers = (
-        gemma.sandwich_layer(mixer, wide if index >= first else dense, experts, embedding.per_layer, norm=norm)
+        gemma_layers.sandwich_layer(mixer, wide if index >= first else dense, experts, embedding.per_layer, norm=norm)
         for index, mixer in enumerate(mixers)
     )
     softcap = reader.number("final_logit_softcapping", None)
@@ -64,7 +64,7 @@ FAMILY = Family(
     model_type="gemma4_text",
     title="Gemma 4 (text)",
     read=read,
-    weights=names.weights(gemma.sandwich(), passed_over=reuse.PASSED_OVER),
+    weights=names.weights(gemma_layers.sandwich(), passed_over=reuse.PASSED_OVER),
     irrelevant={"cache_implementation": "a default of generation"},
     rope="none",
     rope_default=ROPE,
@@ -98,6 +98,6 @@ FAMILY = Family(
         "vocab_size_per_layer_input": (97, 120),
         "final_logit_softcapping": (None, 30.0),
         "sliding_window": (16, 7, 128),
-        "layer_types": ([*KINDS, KINDS[0]] * 2, None, list(KINDS * 3)),
+        "layer_types": ([*KINDS, KINDS[0]] * 2, list(KINDS * 3)),
     },
 )

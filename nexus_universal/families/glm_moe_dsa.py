@@ -55,12 +55,11 @@ FAMILY = replace(
     read=read,
     irrelevant=deepseek_v32.FAMILY.irrelevant
     | {"index_share_for_mtp_iteration": "speaks of multi-token prediction, which is passed over"},
-    tiny={**deepseek_v32.FAMILY.tiny, "first_k_dense_replace": 1, "indexer_types": ["full", "shared", "shared"]},
+    tiny={**deepseek_v32.FAMILY.tiny, "index_topk_freq": 2},
     draws=deepseek_v32.FAMILY.draws
     | {
-        "n_group": (1, 4),
-        "indexer_types": (["full", "shared", "shared"], None, ["full", "shared", "full"]),
-        "index_topk_freq": (1, 2, 4),
+        "indexer_types": (None, ["full", "shared", "shared"]),
+        "index_topk_freq": (2, 1),
         "index_skip_topk_offset": (2, 1),
         "index_topk_pattern": (None, "FSF"),
     },

@@ -29,6 +29,7 @@ FAMILY = Family(
     weights=names.relocated(TEXT.family.weights, *names.LANGUAGE_MODEL, passed_over=names.TOWERS),
     sections={"text_config": TEXT},
     left_out=("the vision tower",),
+    saved_as="qwen2",
     irrelevant=composite.IRRELEVANT
     | dict.fromkeys(("vision_config", "image_token_index", "image_seq_length"), composite.OF_TOWERS),
     rope="none",

@@ -99,7 +99,7 @@ FAMILY = Family(
         "mlp_bias": (False, True),
         "H_cycles": (2, 1),
         "L_cycles": (3, 2, 1),
-        "L_bp_cycles": (None, [1], [3], [1, 2]),
+        "L_bp_cycles": (None, [1], [3], [2, 2]),
         "embedding_scale": (None, 7.5),
         "initializer_range": (0.02, 0.05),
     },

@@ -64,7 +64,7 @@ FAMILY = Family(
         "num_attention_heads": "follows from num_key_value_heads and num_experts_per_tok",
         "aux_loss_coef": "used in training only",
     },
-    tiny=draws.without(draws.TINY, "num_attention_heads") | {"kv_channels": 12, "num_local_experts": 8},
+    tiny=draws.TINY | {"kv_channels": 12, "num_local_experts": 8},
     draws=draws.without(draws.DENSE, "attention_bias", "hidden_act")
     | {
         "kv_channels": (12, 16),

@@ -66,6 +66,7 @@ FAMILY = Family(
     ),
     aliases=lfm.ALIASES,
     rope_theta=1000000.0,
+    completes={"layer_types": ["conv"] * 31 + ["full_attention"]},
     tiny=draws.without(draws.TINY | draws.TINY_EXPERTS, "head_dim") | lfm.TINY | {"num_dense_layers": 1},
     draws=lfm.DRAWS
     | {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nexus_universal.architecture.mixers import QueryTemperature
 from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.position import QueryTemperature
 from nexus_universal.families.shared import common, dense, draws, names, rotary
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
@@ -25,8 +25,9 @@ GROWTH = {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 16}
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     section = reader.section("rope_parameters")
-    growth = section.number("llama_4_scaling_beta", None)
-    span = None if growth is None else section.count("original_max_position_embeddings")
+    growth, temperature = section.number("llama_4_scaling_beta", None), None
+    if growth is not None:
+        temperature = QueryTemperature(growth=growth, span=section.count("original_max_position_embeddings"))
     section.take("max_position_embeddings", None)  # beside the model's own, which is what is read
     return dense.decoder(
         reader,
@@ -35,7 +36,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         rope=rotary.rope(section, context=reader.count("max_position_embeddings", SIZE.context)),
         biases=(),
         window=reader.count("sliding_window", None, optional=True),
-        temperature=None if growth is None else QueryTemperature(growth=growth, span=span),
+        temperature=temperature,
     )
 
 

@@ -36,6 +36,7 @@ FAMILY = Family(
     weights=names.relocated(TEXT.family.weights, *names.LANGUAGE_MODEL, passed_over=names.TOWERS),
     sections={"text_config": TEXT},
     left_out=("the audio tower",),
+    saved_as="qwen3",
     irrelevant=composite.IRRELEVANT | dict.fromkeys(OF_AUDIO, composite.OF_TOWERS),
     rope="none",
     tiny={

@@ -30,6 +30,7 @@ FAMILY = replace(
         },
     ),
     left_out=("the vision tower", "the audio tower"),
+    saved_as="phi3",
     irrelevant={**phi3.FAMILY.irrelevant, **dict.fromkeys(("vision_config", "audio_config"), composite.OF_TOWERS)},
     tiny={
         **phi3.FAMILY.tiny,

@@ -20,8 +20,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     experts = delta.experts(reader, act, count=256, chosen=8, normalise=True)
     made = {kind: delta.layer(kind, mixers, experts, norm) for kind in mixers}
     kinds = common.layer_types(reader, reader.count("num_hidden_layers", 40), **delta.PATTERN)
-    reader.inert("attn_output_gate", True)
-    reader.inert("mamba_ssm_dtype", "float32")
+    delta.inert(reader)
     return common.decoder(reader, text, embedding, (made[kind] for kind in kinds), norm)
 
 

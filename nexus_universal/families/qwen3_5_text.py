@@ -8,7 +8,7 @@ from nexus_universal.families.shared import common, delta, draws, names
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 
-PACKING = (Packed(roles=("query", "key", "value")),)
+PACKING = (Packed(roles=("query", "key", "value")), Packed(roles=("gate",)))
 
 TENSORS = delta.NAMES | names.gated_delta() | names.unpacked_gated_delta()
 
@@ -28,8 +28,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     }
     made = {kind: delta.layer(kind, mixers, dense, norm) for kind in mixers}
     kinds = common.layer_types(reader, reader.count("num_hidden_layers", 32), **delta.PATTERN)
-    reader.inert("attn_output_gate", True)
-    reader.inert("mamba_ssm_dtype", "float32")
+    delta.inert(reader)
     return common.decoder(reader, text, embedding, (made[kind] for kind in kinds), norm)
 
 

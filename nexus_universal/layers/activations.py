@@ -58,6 +58,9 @@ class Xielu(nn.Module):
     α and β are learned; b and ε are not, but come with a checkpoint.
     """
 
+    slope: Tensor
+    bound: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.positive = nn.Parameter(torch.empty(1))

@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.architecture.mixers import QueryTemperature
-from nexus_universal.architecture.position import Alibi, Rope, SteppedScaling
+from nexus_universal.architecture.position import Alibi, QueryTemperature, Rope, SteppedScaling
 from nexus_universal.cache import Cache, FirstLength, KeyValueState, State
 from nexus_universal.layers.alibi import UniversalAlibi
 from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask

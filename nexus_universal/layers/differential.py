@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.mixers import Differential
+from nexus_universal.architecture.differential import Differential
 from nexus_universal.layers.norms import UniversalNorm
 
 

@@ -98,8 +98,10 @@ class NativeLayerNorm(UniversalNorm):
     """torch's own LayerNorm kernel."""
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
-        one_plus = self.weight is not None and self.part.scale == "one_plus_weight"
-        return F.layer_norm(x, x.shape[-1:], self.weight + 1.0 if one_plus else self.weight, self.bias, self.eps)
+        weight = self.weight
+        if weight is not None and self.part.scale == "one_plus_weight":
+            weight = weight + 1.0
+        return F.layer_norm(x, x.shape[-1:], weight, self.bias, self.eps)
 
 
 class WideLayerNorm(UniversalNorm):

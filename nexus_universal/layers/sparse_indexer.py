@@ -28,7 +28,7 @@ class UniversalSparseIndexer(nn.Module):
         self.key = Linear(d_model, part.head_dim, bias=False)
         self.key_norm = UniversalNorm.of(part.key_norm, part.head_dim)
         self.weights = Linear(d_model, part.heads, bias=False)
-        self.rope_index = plan.rope(part.rope, part.head_dim) if part.rope else None
+        self.rope_index = plan.rope(part.rope, part.rope_dim or part.head_dim) if part.rope else None
 
     @torch.no_grad()
     def forward(

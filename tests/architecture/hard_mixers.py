@@ -136,7 +136,8 @@ def deepseek_v32() -> ArchitectureParameter:
             head_dim=14,
             keep=7,
             key_norm=Norm(kind="layer", eps=1e-6, bias=True, rounding="native"),
-            rope=Rope(theta=1e4, fraction=4 / 14, scaling=yarn),
+            rope=Rope(theta=1e4, scaling=yarn),
+            rope_dim=4,
         ),
     )
     experts = deepseek_experts(

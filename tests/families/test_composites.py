@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer, families
 from nexus_universal.architecture.ends import Origin
@@ -18,7 +19,7 @@ from nexus_universal.families.shared import names
 from nexus_universal.parity.references import build_reference, reference_config
 from tests.helpers import ids, raw, same
 
-COMPOSITES = [name for name in families.model_types() if families.find(name).left_out]
+COMPOSITES = [name for name in families.model_types() if families.find(name).saved_as]
 NESTED = [name for name in COMPOSITES if families.find(name).sections]
 
 
@@ -47,10 +48,22 @@ def test_a_whole_checkpoint_loads_and_says_what_it_left_out(model_type: str, tmp
     assert sources.left_out(ours.n) == list(families.find(model_type).left_out)
 
 
+@pytest.mark.parametrize("model_type", COMPOSITES)
+def test_it_is_saved_as_the_text_model_that_it_is(model_type: str, tmp_path: Path) -> None:
+    """No tower's weights are there: a config that speaks of one would let transformers draw it at random."""
+    saved(model_type, tmp_path / "whole")
+    ours = UniversalTransformer.from_pretrained(tmp_path / "whole").eval()
+    ours.save_pretrained(tmp_path / "text")
+    theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "text", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert theirs.config.model_type == families.find(model_type).saved_as
+    assert same(theirs.eval()(ids(2, 20)).logits, ours(ids(2, 20)).logits)
+
+
 @pytest.mark.parametrize("model_type", NESTED)
 def test_older_files_hold_the_text_model_elsewhere(model_type: str, tmp_path: Path) -> None:
     theirs = saved(model_type, tmp_path)
-    held, older = names.LANGUAGE_MODEL
+    older, held = names.LANGUAGE_MODEL
     renamed = {}
     for name, tensor in load_file(tmp_path / "model.safetensors").items():
         prefix = next((prefix for prefix, place in held.items() if name.startswith(place)), None)

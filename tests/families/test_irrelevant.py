@@ -76,6 +76,12 @@ VARIED: dict[str, Any] = {
     "hidden_activation": "relu",
     "ep_size": 8,
     "norm_topk_prob": True,
+    "mtp_num_hidden_layers": 3,
+    "mtp_use_dedicated_embeddings": True,
+    "mlp_only_layers": [0],
+    "mlp_bias": True,
+    "head_dim": 6,
+    "index_share_for_mtp_iteration": True,
     "aux_loss_alpha": 0.7,
     "seq_aux": False,
     "hidden_act": "relu",
@@ -124,6 +130,14 @@ VARIED: dict[str, Any] = {
     "mtp_layers_block_type": ["moe"],
     "mtp_hybrid_override_pattern": "E",
     "z_loss_coefficient": 0.3,
+    "use_mambapy": True,
+    "use_associative_scan": False,
+    "fused_add_norm": True,
+    "pad_vocab_size_multiple": 16,
+    "block_mlp_init_scale": 0.7,
+    "block_out_init_scale": 0.7,
+    "block_use_xavier_init": False,
+    "conv_use_xavier_init": False,
     "apply_residual_connection_post_layernorm": True,
     "initial_context_length": 8,
     "eod_token_id": 5,
@@ -166,6 +180,10 @@ TEXT_KEYS: dict[str, Any] = {
 
 TEXT_KEYS_OF = {
     "mamba2": {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05},
+    **dict.fromkeys(
+        ("mamba", "falcon_mamba"),
+        {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05, "rescale_prenorm_residual": True},
+    ),
     "nemotron_h": {"rescale_prenorm_residual": False, "time_step_max": 0.2, "time_step_floor": 0.05},
 }
 """Those of one family alone."""

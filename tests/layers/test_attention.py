@@ -19,10 +19,9 @@ from nexus_universal.architecture.mixers import (
     OutputGate,
     Packed,
     QueryKeyNorm,
-    QueryTemperature,
 )
 from nexus_universal.architecture.part import ByLayer
-from nexus_universal.architecture.position import Norm, Rope, YarnScaling
+from nexus_universal.architecture.position import Norm, QueryTemperature, Rope, YarnScaling
 from nexus_universal.layers.attention import UniversalAttention as FromModule
 from nexus_universal.layers.call import CallPlan
 from nexus_universal.layers.kernels import fused_attention, repeat_heads

@@ -25,7 +25,6 @@ from nexus_universal.architecture.mixers import (
     OutputGate,
     Packed,
     QueryKeyNorm,
-    QueryTemperature,
     ReusedIndices,
     SparseIndexer,
 )
@@ -38,6 +37,7 @@ from nexus_universal.architecture.position import (
     LongRopeScaling,
     Norm,
     ProportionalScaling,
+    QueryTemperature,
     Rope,
     SinusoidPositions,
     SteppedScaling,
@@ -118,6 +118,9 @@ ALIKE = {
     ("cohere2", "rounding=native"): "the same, the other way round",
     ("glm4_moe_lite", "router.weights=model"): "its router's logits are float32 in any model",
     ("mamba2", "part.norm.rounding=after_scale"): "what a scan of many positions gives it is float32 in any model",
+    ("falcon_mamba", "inner_norm.rounding=after_scale"): "there is no weight to round before",
+    ("falcon_mamba", "final_norm.rounding=after_scale"): "its residual is float32 in any model",
+    ("nemotron_h", "router.weights=model"): "its router's logits are float32 in any model",
     ("mamba2", "final_norm.rounding=after_scale"): "its residual is float32 in any model",
 }
 """Values of these that happen to round alike here."""
@@ -176,6 +179,13 @@ BASES: dict[str, dict[str, Any]] = {
         "layer_norm_epsilon": 0.1,
     },
     "mamba2": {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1, "chunk_size": 8},
+    "falcon_mamba": {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1, "mixer_rms_eps": 0.1},
+    "lfm2": {"num_hidden_layers": 1, "layer_types": ["conv"], "norm_eps": 0.1},
+    "falcon_h1": {"num_hidden_layers": 1, "mamba_rms_norm": True, "mamba_chunk_size": 8},
+    "nemotron_h": {"layers_block_type": ["moe"], "moe_latent_size": 32, "n_group": 2, "layer_norm_epsilon": 0.1}
+    | {"routed_scaling_factor": 1.5},
+    "granitemoehybrid": {"num_hidden_layers": 1, "layer_types": ["full_attention"], "hidden_size": 32, "head_dim": 8}
+    | {"mamba_n_heads": 4, "mamba_d_head": "auto"},
 }
 BASES = {name: changes | ({} if "eps" in str(changes) else {"rms_norm_eps": 0.1}) for name, changes in BASES.items()}
 """One layer of each kind, with an epsilon that can be felt."""

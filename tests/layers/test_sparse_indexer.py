@@ -25,7 +25,8 @@ PART = SparseIndexer(
     head_dim=20,
     keep=5,
     key_norm=Norm(kind="layer", eps=1e-6, bias=True, rounding="native"),
-    rope=Rope(theta=500.0, fraction=8 / 20),
+    rope=Rope(theta=500.0),
+    rope_dim=8,
     emit="chosen",
 )
 
@@ -69,7 +70,7 @@ def test_it_chooses_as_the_reference_does(model_type: str, dtype: torch.dtype) -
 
 
 def test_the_chosen_have_the_highest_scores() -> None:
-    ours, plan = built(replace(PART, rope=None))
+    ours, plan = built(replace(PART, rope=None, rope_dim=None))
     x, latent = inputs()
     call = plan.begin(x)
     assert call.masks[0] is not None

@@ -14,9 +14,12 @@ DTYPES = (None, "float32", "float16", "bfloat16", "float64")
 
 
 def text_model(
-    reader: ConfigReader, section: Section, *, key: str = "text_config", tied: bool
+    reader: ConfigReader, section: Section, *, key: str = "text_config", tied: bool | None
 ) -> ArchitectureParameter:
-    """The n of the text model: whether its head is tied, and special tokens and dtype if given, are said outside."""
+    """The n of the text model: whether its head is tied, and special tokens and dtype if given, are said outside.
+
+    `tied` None: the text model says itself whether its head is tied, and outside nothing else may be said.
+    """
     n = section.read(reader, key)
     eos = reader.take("eos_token_id", None, kinds=(int, list, type(None)))
     text = replace(
@@ -26,4 +29,7 @@ def text_model(
         pad=reader.take("pad_token_id", n.text.pad, kinds=(int, type(None))),
         dtype=reader.take("dtype", None, known=DTYPES) or n.text.dtype,
     )
+    if tied is None:
+        reader.inert("tie_word_embeddings", n.head.tied)
+        return replace(n, text=text)
     return replace(n, text=text, head=replace(n.head, tied=reader.take("tie_word_embeddings", tied)))

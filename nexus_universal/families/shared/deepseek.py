@@ -126,14 +126,13 @@ def sparse_indexer(reader: ConfigReader, attention: LatentAttention, *, heads: i
     """The indexer of DeepSeek-V3.2: it turns as many dimensions as the attention, in pairs of its own kind."""
     assert attention.rope is not None
     head_dim = reader.count("index_head_dim", 128)
-    turned = attention.rope_dim / head_dim
-    reader.require(turned <= 1, "index_head_dim", head_dim, f"must hold the {attention.rope_dim} dimensions that turn")
     return SparseIndexer(
         heads=reader.count("index_n_heads", heads),
         head_dim=head_dim,
         keep=reader.count("index_topk", 2048),
         key_norm=Norm(kind="layer", eps=1e-6, bias=True, rounding="native"),
-        rope=replace(attention.rope, fraction=min(turned, 1.0), pairing=pairing),  # type: ignore[arg-type]
+        rope=replace(attention.rope, pairing=pairing),  # type: ignore[arg-type]
+        rope_dim=attention.rope_dim,
     )
 
 

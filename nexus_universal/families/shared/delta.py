@@ -100,3 +100,9 @@ def layer(kind: str, mixers: Mapping[str, Part], feed_forward: Part, norm: Norm)
     """A layer of one kind: `mixers` has one under each name of `layer_types`."""
     name = "attention" if kind == "full_attention" else kind
     return sequential_layer((name, mixers[kind]), ("feed_forward", feed_forward), norm=norm)
+
+
+def inert(reader: ConfigReader) -> None:
+    """Keys of Qwen3.5's published configs that the reference does not read, at the values that it computes."""
+    for key, value in {"attn_output_gate": True, "output_gate_type": "swish", "mamba_ssm_dtype": "float32"}.items():
+        reader.inert(key, value)

@@ -54,7 +54,7 @@ class Family:
     `aliases` are other spellings of keys; `irrelevant` are keys that change no logit, with the reason. `rope_default`
     is what a config without rotary settings means. `completes` is what the class's default config lacks to be a model.
     `sections` are other families' whole configs within this one's, `left_out` names what the config speaks of and n
-    does not (a vision tower).
+    does not (a vision tower); what is left is `saved_as` this type.
     """
 
     model_type: str
@@ -73,6 +73,7 @@ class Family:
     reference: Reference | None = None
     sections: Mapping[str, Section] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    saved_as: str | None = None
 
     def parameter(self, raw: Mapping[str, Any], *, ignore_keys: tuple[str, ...] = ()) -> ArchitectureParameter:
         """n of a raw config; every key is accounted for.

@@ -13,10 +13,16 @@ Names = dict[str, Rules]
 LAYER = "model.layers.{i}"
 
 LANGUAGE_MODEL = (
-    {"model.": "model.language_model.", "lm_head": "lm_head"},
     {"model.": "language_model.model.", "lm_head": "language_model.lm_head"},
+    {"model.": "model.language_model.", "lm_head": "lm_head"},
 )
-"""Where a text model lies beside towers: as transformers 5 holds and saves it, and in older files."""
+"""Where a text model lies beside towers: in files, and as transformers 5 holds it."""
+
+LANGUAGE_MODEL_OF_TEXT_CLASS = (
+    {"model.": "model.language_model.", "lm_head": "lm_head"},
+    {"model.": "model.", "lm_head": "lm_head"},
+)
+"""The same as published, and as the class of the text model alone holds it."""
 
 TOWERS = {r"^(model\.)?(vision_tower|audio_tower|multi_modal_projector)\.": "a tower, of which nothing is built"}
 
@@ -215,6 +221,21 @@ def gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
         "layers.{i}.linear_attention.decay_bias": f"{layer}.{module}.dt_bias",
         "layers.{i}.linear_attention.norm": f"{layer}.{module}.norm",
         "layers.{i}.linear_attention.output": f"{layer}.{module}.out_proj",
+    }
+
+
+def separate_gated_delta(
+    roles: Mapping[str, str], layer: str = LAYER, module: str = "linear_attn", ours: str = "linear_attention"
+) -> Names:
+    """A gated delta rule with a matrix for each of `roles`; files hold the convolutions of q, k and v apart."""
+    stem, theirs = f"layers.{{i}}.{ours}", f"{layer}.{module}"
+    convolutions = Joined(tuple(f"{theirs}.{role}_conv1d.weight" for role in ("q", "k", "v")), axis=1)
+    return {
+        f"{stem}_norm": f"{layer}.input_layernorm",
+        **{f"{stem}.{role}": f"{theirs}.{name}" for role, name in roles.items()},
+        f"{stem}.convolution.weight": (Squeezed(f"{theirs}.conv1d.weight", axis=1), convolutions),
+        f"{stem}.norm": f"{theirs}.o_norm",
+        f"{stem}.output": f"{theirs}.o_proj",
     }
 
 

@@ -9,7 +9,11 @@ from typing import Any, Literal
 LAYER_TYPES = ("sliding_attention", "full_attention")
 NEEDS_ORIGINAL_CONTEXT = ("llama3", "yarn", "longrope")
 OUTER_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
-OLD_LAYER_TYPES = {"attention": "full_attention", "mamba": "linear_attention"}
+OLD_LAYER_TYPES = {
+    "attention": "full_attention",
+    "mamba": "linear_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+}
 TAGGED_FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 
 

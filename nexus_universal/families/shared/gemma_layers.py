@@ -28,6 +28,8 @@ LAYER = names.LAYER
 def table(reader: ConfigReader, norm: Norm) -> PerLayerEmbedding | None:
     """Gemma 4's per-layer table; None where its width is 0."""
     rows, width = reader.count("vocab_size_per_layer_input", 262144), reader.take("hidden_size_per_layer_input", 256)
+    if width < 0:
+        raise reader.refuse("hidden_size_per_layer_input", width, "must not be negative")
     if not width:
         return None
     return PerLayerEmbedding(vocab=rows, width=width, norm=norm, scale_rounding="none", finds_tokens=True)
@@ -79,7 +81,10 @@ def _full_geometry(
         return head_dim, kv_heads if has_own_heads and kv_heads else sliding.kv_heads
     own = next(iter(said.values()), {})
     full = {str(index): own for index, kind in enumerate(kinds) if kind == "full_attention"} if own else {}
-    if {str(index): value for index, value in said.items()} != full or set(own) - {"head_dim", "num_key_value_heads"}:
+    if {str(index).lstrip("0") or "0": value for index, value in said.items()} != full or set(own) - {
+        "head_dim",
+        "num_key_value_heads",
+    }:
         raise reader.refuse("per_layer_config", said, "known: one head_dim and num_key_value_heads of full layers")
     return own.get("head_dim", sliding.head_dim), own.get("num_key_value_heads", sliding.kv_heads)
 
