@@ -59,6 +59,7 @@ def main() -> None:
         kept["versions"] = {k: v for k, v in found.versions.items() if k != "machine"}
         verdicts = {dtype: entry["verdict"] for dtype, entry in kept["families"][model_type].items()}
         print(f"  {verdicts} in {time.monotonic() - begun:.0f} s", flush=True)
+    kept["families"] = dict(sorted(kept["families"].items()))
     kept["checkpoints"] = {}
     for name in CHECKPOINTS:
         found = verify_checkpoint(ROOT / "tests" / "data" / name)
