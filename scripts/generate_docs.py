@@ -256,19 +256,15 @@ def command_line() -> str:
 
 
 def readme() -> str:
-    """README.md with its table of families brought up to date."""
+    """README.md with its list of types and its figures brought up to date."""
     proven = json.loads(PROVEN.read_text(encoding="utf-8"))["families"]
-    rows = [["model type", "models", "in float32", "in bfloat16"]]
+    by_verdict: dict[str, list[str]] = {}
     for name in families.model_types():
-        entry = proven.get(name)
-        verdicts = (
-            [entry[dtype]["verdict"] if dtype in entry else "no reference" for dtype in ("float32", "bfloat16")]
-            if entry
-            else ["not yet run"] * 2
-        )
-        rows.append([f"`{name}`", families.find(name).title, *verdicts])
+        verdict = proven[name]["float32"]["verdict"] if name in proven else "not yet run"
+        by_verdict.setdefault(verdict, []).append(f"`{name}`")
+    lines = [f"{verdict} in float32 ({len(names)}): {' '.join(names)}" for verdict, names in sorted(by_verdict.items())]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return between(between(text, "families", table(rows)), "benchmark", benchmark())
+    return between(between(text, "families", "\n\n".join(lines)), "benchmark", benchmark())
 
 
 def specified() -> str:

@@ -38,6 +38,13 @@ def summary(certificate: Certificate) -> dict[str, Any]:
     }
 
 
+def write(kept: dict[str, Any]) -> None:
+    """Keep what was seen so far: a later family that fails takes nothing along."""
+    kept["families"] = dict(sorted(kept["families"].items()))
+    kept["date"] = date.today().isoformat()
+    PROVEN.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Prove and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -59,13 +66,13 @@ def main() -> None:
         kept["versions"] = {k: v for k, v in found.versions.items() if k != "machine"}
         verdicts = {dtype: entry["verdict"] for dtype, entry in kept["families"][model_type].items()}
         print(f"  {verdicts} in {time.monotonic() - begun:.0f} s", flush=True)
+        write(kept)
     kept["checkpoints"] = {}
     for name in CHECKPOINTS:
         found = verify_checkpoint(ROOT / "tests" / "data" / name)
         kept["checkpoints"][name] = summary(found)
         print(f"{name}: {found.verdict}", flush=True)
-    kept["date"] = date.today().isoformat()
-    PROVEN.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    write(kept)
 
 
 if __name__ == "__main__":
