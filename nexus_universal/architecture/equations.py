@@ -211,7 +211,10 @@ def _(part: StateSpace, name: str, names: Names, width: int, model: int) -> list
 @equations.register
 def _(part: ShortConvolution, name: str, names: Names, width: int, model: int) -> list[str]:
     convolved = rf"\mathrm{{conv}}_{{{part.kernel}}}({product('B', 'x')})" + (" + b" if part.bias else "")
-    return [f"{joined('B', 'C', 'x')} = " + linear("i", "z", part.bias), output(name, product("C", convolved), part.bias)]
+    return [
+        f"{joined('B', 'C', 'x')} = " + linear("i", "z", part.bias),
+        output(name, product("C", convolved), part.bias),
+    ]
 
 
 @equations.register

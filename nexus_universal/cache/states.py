@@ -11,7 +11,6 @@ from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
 
-
 COMPRESSED = ("waiting_values", "waiting_gates", "before_values", "before_gates", "entries")
 """What a compressor remembers."""
 

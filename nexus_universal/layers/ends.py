@@ -98,7 +98,10 @@ class UniversalEmbedding(nn.Module):
 
 
 class UniversalHead(nn.Module):
-    """logits = softcap(scale · W (h / input_divisor) / divisor); a tied head has no weight of its own and is given the token table."""
+    """logits = softcap(scale · W (h / input_divisor) / divisor).
+
+    A tied head has no weight of its own and is given the token table.
+    """
 
     def __init__(self, part: Head, *, d_model: int, vocab: int) -> None:
         super().__init__()

@@ -23,10 +23,12 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen2", "max_window_layers"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen3_moe", "sliding_window"): {"use_sliding_window": True},
     ("smollm3", "sliding_window"): {"use_sliding_window": True},
-    **dict.fromkeys(
-        [(t, "original_max_position_embeddings") for t in ("phi3", "phi4_multimodal")],
-        {"rope_parameters": next(rope for rope in ROPE if rope["rope_type"] == "longrope")},
-    ),
+    **{
+        (name, "original_max_position_embeddings"): {
+            "rope_parameters": next(rope for rope in ROPE if rope["rope_type"] == "longrope")
+        }
+        for name in ("phi3", "phi4_multimodal")
+    },
     ("lfm2", "block_multiple_of"): {"block_auto_adjust_ff_dim": True},
     ("lfm2", "block_ffn_dim_multiplier"): {"block_auto_adjust_ff_dim": True, "block_multiple_of": 24},
     ("jamba", "expert_layer_period"): {"num_hidden_layers": 4},

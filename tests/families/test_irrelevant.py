@@ -180,10 +180,10 @@ TEXT_KEYS: dict[str, Any] = {
 
 TEXT_KEYS_OF = {
     "mamba2": {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05},
-    **dict.fromkeys(
-        ("mamba", "falcon_mamba"),
-        {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05, "rescale_prenorm_residual": True},
-    ),
+    **{
+        name: {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05, "rescale_prenorm_residual": True}
+        for name in ("mamba", "falcon_mamba")
+    },
     "nemotron_h": {"rescale_prenorm_residual": False, "time_step_max": 0.2, "time_step_floor": 0.05},
 }
 """Those of one family alone."""

@@ -20,7 +20,7 @@ from nexus_universal.parity.verify import verify_family
 
 TYPES = families.model_types()
 BOUNDED = ("nemotron_h",)
-"""Those whose Δ is bounded in the scan and not in a step, whatever the config: laws of cutting are not asked of them."""
+"""Those whose Δ is bounded in the scan and never in a step: laws of cutting are not asked of them."""
 
 ROUND_ALIKE = [name for name in TYPES if (borrowed := families.find(name).reference) is None or borrowed.rounds_alike]
 
