@@ -29,7 +29,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         rank=state_space.rank(reader, "mamba_dt_rank", embedding.width),
         convolution=reader.count("mamba_d_conv", 4),
         inner_norm=norm,
-        activation=dense.activation,
+        activation=common.activation(reader),
         convolution_bias=reader.take("mamba_conv_bias", True),
         biases=state_space.projection_biases(reader),
     )
