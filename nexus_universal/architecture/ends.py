@@ -169,8 +169,8 @@ class Text(Part):
     space's Δ starts log-uniform between the first two numbers, none below the third; None starts its bias at 1.
     `uniform_output`: its convolution and output start uniform in ±1/√fan-in; `shrunk_output`: its output in
     ±1/√(fan-in · layers). `embedding_range`: the std of token vectors, where they start otherwise than matrices.
-    `decay_range`: what a delta rule's exp(A) starts uniform in. `reread_beyond`: a text that grows past so many tokens
-    is read anew, for keys turned by LongRoPE's short factors do not fit its long ones (Phi-3).
+    `reread_beyond`: a text that grows past so many tokens is read anew, for keys turned by LongRoPE's short factors do
+    not fit its long ones (Phi-3).
     """
 
     context: int | None = None
@@ -185,7 +185,6 @@ class Text(Part):
     uniform_output: bool = False
     shrunk_output: bool = False
     embedding_range: float | None = None
-    decay_range: tuple[float, float] = (0.01, 16.0)
     reread_beyond: int | None = None
 
 

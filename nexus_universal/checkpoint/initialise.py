@@ -20,8 +20,8 @@ from nexus_universal.layers.tables import Table
 def initialise(model: nn.Module, text: Text) -> None:
     """Matrices normal with std `initializer_range`, biases zero, norms the identity, the pad row zero.
 
-    A delta rule's decays start as log U with bias 1, or as steps do. `scaled_residual` shrinks what writes to the
-    residual by √(2 · layers) (GPT-2).
+    A delta rule's decays start as log U(0.01, 16) with bias 1. `scaled_residual` shrinks what writes to the residual by
+    √(2 · layers) (GPT-2).
     """
     std = text.initializer_range
     for name, parameter in model.named_parameters():
@@ -41,9 +41,8 @@ def initialise(model: nn.Module, text: Text) -> None:
             nn.init.normal_(module.rows.weight, std=module.rows.weight.shape[1] ** -0.5)
             nn.init.xavier_uniform_(module.projection.weight)
         elif isinstance(module, UniversalGatedDelta):
-            module.decay_log.uniform_(*text.decay_range).log_()
+            module.decay_log.uniform_(0.01, 16).log_()
             nn.init.ones_(module.decay_bias)
-            _initialise_steps(module.decay_bias, text)
         elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace):
             _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
     for buffer in model.buffers():
@@ -62,18 +61,13 @@ def _initialise_state_space(
         bias, bound = module.step.bias, module.part.rank**-0.5
         if text.step_range:
             nn.init.uniform_(module.step.weight, -bound, bound)
-    _initialise_steps(bias, text)
-    if text.uniform_output:
-        for weight in (module.convolution.weight, module.output.weight):
-            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-    if text.shrunk_output:
-        nn.init.kaiming_uniform_(module.output.weight, a=math.sqrt(5)).div_(math.sqrt(layers))
-
-
-def _initialise_steps(bias: torch.Tensor, text: Text) -> None:
-    """The bias whose softplus is log-uniform in `step_range`."""
     if text.step_range:
         low, high, floor = text.step_range
         step = torch.empty_like(bias, dtype=torch.float32).uniform_(math.log(low), math.log(high))
         step = step.exp().clamp_min(floor)
         bias.copy_(step + torch.log(-torch.expm1(-step)))
+    if text.uniform_output:
+        for weight in (module.convolution.weight, module.output.weight):
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    if text.shrunk_output:
+        nn.init.kaiming_uniform_(module.output.weight, a=math.sqrt(5)).div_(math.sqrt(layers))

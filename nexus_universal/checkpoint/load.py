@@ -105,7 +105,7 @@ def _check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tupl
     for part, found in parts:
         if isinstance(rule, Transposed):
             expected = (*shape[:-2], shape[-1], shape[-2])
-        elif isinstance(rule, Squeezed | Joined) and rule.axis is not None:
+        elif isinstance(rule, Squeezed):
             expected = (*shape[: rule.axis], 1, *shape[rule.axis :])
         elif isinstance(rule, Stacked):
             expected = (shape[1] // len(rule.names), *shape[2:])
@@ -133,8 +133,7 @@ def assemble(
             read_into(name, out[expert, part * rows : (part + 1) * rows])
         return out
     if isinstance(rule, Joined):
-        joined = torch.cat([read(name) for name in names]).to(dtype)
-        return joined if rule.axis is None else joined.squeeze(rule.axis)
+        return torch.cat([read(name) for name in names]).to(dtype)
     tensor = read(names[0])
     if isinstance(rule, Transposed):
         tensor = tensor.mT

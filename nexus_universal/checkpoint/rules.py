@@ -44,13 +44,9 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Joined:
-    """Several file tensors, one below the other: they hold apart what is one matrix here. Loaded, never saved.
-
-    `axis` is one of length 1 that they have in the file.
-    """
+    """Several file tensors, one below the other: they hold apart what is one matrix here. Loaded, never saved."""
 
     names: tuple[str, ...]
-    axis: int | None = None
 
 
 Rule = Direct | Transposed | Squeezed | Stacked | Joined
@@ -126,5 +122,5 @@ def _of_module(rule: str | Rule, suffix: str) -> Rule:
     if isinstance(rule, Transposed):
         return Direct(f"{rule.name}.bias") if suffix == "bias" else Transposed(f"{rule.name}.{suffix}")
     if isinstance(rule, Joined):
-        return Joined(tuple(f"{name}.{suffix}" for name in rule.names), axis=rule.axis)
+        return Joined(tuple(f"{name}.{suffix}" for name in rule.names))
     raise KeyError(f"{rule} says nothing about a {suffix}")

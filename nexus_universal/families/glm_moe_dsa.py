@@ -38,7 +38,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
 def _modes(reader: ConfigReader, depth: int) -> tuple[str, ...]:
     """Which layers choose keys and which reuse them: listed, as a string of F and S, or one of every few chooses."""
     listed = reader.names("indexer_types", length=depth, known=MODES)
-    every, offset = max(reader.take("index_topk_freq", 1), 1), reader.take("index_skip_topk_offset", 2)
+    every, offset = reader.count("index_topk_freq", 1), reader.count("index_skip_topk_offset", 2)
     derived = tuple(MODES[max(index - offset + 1, 0) % every > 0] for index in range(depth))
     pattern = reader.take("index_topk_pattern", None, kinds=(str, list, type(None)))
     if isinstance(pattern, str):
@@ -55,7 +55,7 @@ FAMILY = replace(
     read=read,
     irrelevant=deepseek_v32.FAMILY.irrelevant
     | {"index_share_for_mtp_iteration": "speaks of multi-token prediction, which is passed over"},
-    tiny={**deepseek_v32.FAMILY.tiny, "index_topk_freq": 2},
+    tiny={**deepseek_v32.FAMILY.tiny, "index_topk_freq": 2, "index_skip_topk_offset": 2, "index_topk_pattern": None},
     draws=deepseek_v32.FAMILY.draws
     | {
         "indexer_types": (None, ["full", "shared", "shared"]),

@@ -61,7 +61,7 @@ FAMILY = Family(
     | {
         "layer_types": (["conv", "full_attention"], ["full_attention", "conv"]),
         "block_auto_adjust_ff_dim": (False, True),
-        "block_ffn_dim_multiplier": (1.0, 1.3),
+        "block_ffn_dim_multiplier": (1.0, 1.7),
         "block_multiple_of": (256, 24),
     },
 )

@@ -74,7 +74,8 @@ class Compressor(nn.Module):
             start = torch.full((1,), first, device=x.device)
             before = self._of(state, "before_values"), self._of(state, "before_gates")
             entries, series = self._pooled(values[:, :used], gates[:, :used], start, before)
-            self._put(state, before_values=series[0][:, -1], before_gates=series[1][:, -1])
+            if self.overlap:
+                self._put(state, before_values=series[0][:, -1], before_gates=series[1][:, -1])
         if known is not None:
             entries = torch.cat([known, entries], dim=1) if groups else known
         self._put(state, waiting_values=values[:, used:], waiting_gates=gates[:, used:], entries=entries)
@@ -122,7 +123,8 @@ class Compressor(nn.Module):
             kept.append(torch.where((complete > 0)[:, None, None], found, old))
         waiting = [each.gather(1, left.expand(-1, -1, each.shape[-1])) for each in joined]
         self._put(state, waiting_values=waiting[0], waiting_gates=waiting[1], entries=entries)
-        self._put(state, before_values=kept[0], before_gates=kept[1])
+        if self.overlap:
+            self._put(state, before_values=kept[0], before_gates=kept[1])
         return entries
 
     def _pooled(

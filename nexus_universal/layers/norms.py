@@ -137,7 +137,7 @@ class SlicedGatedNorm(UniversalNorm):
 
     def __init__(self, part: Norm, width: int, *, slices: int = 1, norm_first: bool = False) -> None:
         refuse_unless(part, kind="rms", scale="weight", bias=False)
-        if norm_first:
+        if norm_first or part.rounding != "before_scale":
             refuse_unless(part, rounding="after_scale")
         refuse_unless(part, root="rsqrt")
         super().__init__(part, width)

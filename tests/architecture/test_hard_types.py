@@ -230,7 +230,8 @@ def test_the_works_use_every_part_that_only_they_need() -> None:
     used = {value for work in WORKS.values() for path, value in leaves(work()) if path.endswith("is")}
     used |= {type(part).__name__ for work in WORKS.values() for part in _parts(work())}
     waiting = {"LinearScaling", "DynamicScaling", "Llama3Scaling", "LongRopeScaling", "LearnedPositions", "ByLayer"}
-    waiting |= {"Alibi", "Bands", "SinusoidPositions", "SteppedScaling"}
+    waiting |= {"Alibi", "Bands", "SinusoidPositions", "SteppedScaling", "ShortConvolution", "ChannelStateSpace"}
+    waiting |= {"Differential", "QueryTemperature"}
     assert set(PARTS) - used == waiting | {"ReusedIndices"}
 
 

@@ -89,6 +89,10 @@ EQUAL: dict[str, str] = {
     "part.kernel": "three forms of the same attention",
     "part.repeat_first": "heads are repeated a little earlier or later",
     "router.order": "the order of the chosen",
+    "indexer.emit": "later layers may reuse what this one chose",
+    "deepseek_v32/latent_norm.eps": "too small beside a variance of one",
+    "deepseek_v32/indexer.key_norm.eps": "the same",
+    "deepseek_v32/rope.pairing": "interleaved has the same dot products, and which of them an indexer scales is the same",
     "router.sum_epsilon": "too small to show against weights that sum to 1",
     "root": "the same root, taken otherwise: gradients show it",
     "rope.over": "the order in which the same numbers lie: gradients show it",
@@ -116,16 +120,27 @@ ALIKE = {
     ("gpt2", "rounding=after_scale"): "torch's kernel computes in float32 and rounds at the end, too",
     ("falcon", "rounding=after_scale"): "the same",
     ("cohere2", "rounding=native"): "the same, the other way round",
+    ("deepseek_v32", "indexer.key_norm.rounding=before_scale"): "no other keys are chosen for it here",
+    ("deepseek_v32", "indexer.key_norm.rounding=after_scale"): "the same",
+    ("deepseek_v32", "indexer.rope.table=float32"): "the same",
+    ("deepseek_v32", "indexer.rope.product=float32"): "the same",
     ("glm4_moe_lite", "router.weights=model"): "its router's logits are float32 in any model",
     ("mamba2", "part.norm.rounding=after_scale"): "what a scan of many positions gives it is float32 in any model",
     ("falcon_mamba", "inner_norm.rounding=after_scale"): "there is no weight to round before",
+    ("falcon_mamba", "inner_norm.rounding=native"): "the same",
+    ("granitemoehybrid", "router.weights=model"): "torch's softmax of bfloat16 differs in one entry of 100,000",
+    ("nemotron_h", "norm.rounding=native"): "torch's kernel computes in float32 and rounds at the end, too",
     ("falcon_mamba", "final_norm.rounding=after_scale"): "its residual is float32 in any model",
     ("nemotron_h", "router.weights=model"): "its router's logits are float32 in any model",
     ("mamba2", "final_norm.rounding=after_scale"): "its residual is float32 in any model",
 }
 """Values of these that happen to round alike here."""
 
-TOGETHER = {"qk_norm.over": "Attention.packing", "part.norm_first": "Norm.rounding"}
+TOGETHER = {
+    "final_norm.rounding": "Embedding.dtype",
+    "qk_norm.over": "Attention.packing",
+    "part.norm_first": "Norm.rounding",
+}
 """Fields that are refused only beside another, which the message names instead."""
 
 BASES: dict[str, dict[str, Any]] = {
@@ -150,6 +165,7 @@ BASES: dict[str, dict[str, Any]] = {
         "hidden_size": 32,
         "layer_norm_eps": 0.1,
     },
+    "deepseek_v32": {"num_hidden_layers": 1, "first_k_dense_replace": 1, "index_topk": 5},
     "glm4_moe_lite": {
         "num_hidden_layers": 1,
         "mlp_layer_types": ["sparse"],
@@ -185,7 +201,7 @@ BASES: dict[str, dict[str, Any]] = {
     "nemotron_h": {"layers_block_type": ["moe"], "moe_latent_size": 32, "n_group": 2, "layer_norm_epsilon": 0.1}
     | {"routed_scaling_factor": 1.5},
     "granitemoehybrid": {"num_hidden_layers": 1, "layer_types": ["full_attention"], "hidden_size": 32, "head_dim": 8}
-    | {"mamba_n_heads": 4, "mamba_d_head": "auto"},
+    | {"mamba_n_heads": 4, "mamba_d_head": "auto", "embedding_multiplier": 12.3},
 }
 BASES = {name: changes | ({} if "eps" in str(changes) else {"rms_norm_eps": 0.1}) for name, changes in BASES.items()}
 """One layer of each kind, with an epsilon that can be felt."""

@@ -224,21 +224,6 @@ def gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
     }
 
 
-def separate_gated_delta(
-    roles: Mapping[str, str], layer: str = LAYER, module: str = "linear_attn", ours: str = "linear_attention"
-) -> Names:
-    """A gated delta rule with a matrix for each of `roles`; files hold the convolutions of q, k and v apart."""
-    stem, theirs = f"layers.{{i}}.{ours}", f"{layer}.{module}"
-    convolutions = Joined(tuple(f"{theirs}.{role}_conv1d.weight" for role in ("q", "k", "v")), axis=1)
-    return {
-        f"{stem}_norm": f"{layer}.input_layernorm",
-        **{f"{stem}.{role}": f"{theirs}.{name}" for role, name in roles.items()},
-        f"{stem}.convolution.weight": (Squeezed(f"{theirs}.conv1d.weight", axis=1), convolutions),
-        f"{stem}.norm": f"{theirs}.o_norm",
-        f"{stem}.output": f"{theirs}.o_proj",
-    }
-
-
 def unpacked_gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
     """What Qwen3.5 projects apart: query, key and value as one; gate, beta and decay each alone."""
     rows = {"query_key_value": "qkv", "gate": "z", "beta": "b", "decay": "a"}

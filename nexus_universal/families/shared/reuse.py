@@ -19,9 +19,8 @@ def first_reusing(reader: ConfigReader, kinds: tuple[str, ...], *, shared: int) 
     count = reader.take("num_kv_shared_layers", shared)
     first = len(kinds) - count
     has_source = 0 <= count <= len(kinds) and (not count or set(kinds[:first]) == set(kinds))
-    if not has_source:
-        raise reader.refuse("num_kv_shared_layers", count, "must leave a layer of every kind that keeps its own")
-    return first
+    reader.require(has_source, "num_kv_shared_layers", count, "must leave a layer of every kind that keeps its own")
+    return first if has_source else len(kinds)
 
 
 def reused(mixers: list[Attention], kinds: tuple[str, ...], first: int) -> list[Attention]:

@@ -134,7 +134,7 @@ def time_step_limit(reader: ConfigReader) -> tuple[float, float]:
     return low, high
 
 
-def projection_biases(reader: ConfigReader) -> tuple[str, ...]:
+def projection_biases(reader: ConfigReader) -> Any:
     """The biases that `mamba_proj_bias` gives to both projections."""
     return ("input", "output") if reader.take("mamba_proj_bias", False) else ()
 
