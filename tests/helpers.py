@@ -111,6 +111,9 @@ def widen(model: nn.Module, seed: int = 0) -> nn.Module:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if any(part in name for part in COMPUTED_BUFFERS):
                 continue
+            if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
+                tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))
+                continue
             noise = torch.randn(tensor.shape, generator=generator)
             if tensor.dim() > 1:
                 tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)
