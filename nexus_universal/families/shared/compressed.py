@@ -89,6 +89,7 @@ def experts(reader: ConfigReader) -> MixtureOfExperts:
         order="unsorted",
     )
     return MixtureOfExperts(
+        views="own",
         experts=reader.count("n_routed_experts", 256),
         per_token=reader.count("num_experts_per_tok", 6),
         expert=expert,
