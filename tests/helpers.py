@@ -122,12 +122,18 @@ def widen(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+def built(settled: Any) -> nn.Module:
+    """The reference model of a config; beside towers it may be the text model's own class, on that section."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)]
+    return kind(settled if isinstance(settled, kind.config_class) else settled.get_text_config())
+
+
 def reference(model_type: str, *, seed: int = 0, **changes: Any) -> nn.Module:
     """The reference model of a tiny config, with wide weights."""
     settled = config(model_type, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # some parameters (a delta rule's decays) start from a draw that widening only shifts
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)](settled)
+        model = built(settled)
     return widen(model, seed).eval()
 
 

@@ -109,7 +109,7 @@ class Router(Part):
         if self.input_scale and self.input_norm is None:
             yield "input_scale", "needs input_norm"
         if self.groups and self.selection_bias == (self.groups.by == "best"):
-            yield "groups.by", "must be 'two_best' with selection_bias = True, 'best' without: others are not known"
+            yield "groups", "must be by 'two_best' with selection_bias = True, by 'best' without: no others are known"
 
 
 @part
