@@ -120,9 +120,9 @@ class MixtureOfExperts(Part):
     between two projections (Nemotron-H); router and shared expert stay outside it. `shared_gate` weighs the shared
     expert by a sigmoid, `bias` adds a learned vector at the end (JetMoE). `expert_norm` is a norm that experts read x
     through and the router does not (Gemma 4). With `views` "own" router and shared expert see x itself, and not the
-    list of tokens that the experts see: gradients then meet in another order, and differ in bits. `sum_order` "chosen" adds a token's k
-    outputs as they were chosen, in the weights' dtype; "expert" adds them one by one in the experts' order, rounding
-    each to the model's dtype.
+    list of tokens that the experts see: gradients then meet in another order, and differ in bits. `sum_order` "chosen"
+    adds a token's k outputs as they were chosen, in the weights' dtype; "expert" adds them one by one in the experts'
+    order, rounding each to the model's dtype.
     """
 
     role: ClassVar[str] = "feed_forward"
