@@ -111,6 +111,9 @@ def widen(model: nn.Module, seed: int = 0) -> nn.Module:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if any(part in name for part in COMPUTED_BUFFERS):
                 continue
+            if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
+                tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))
+                continue
             noise = torch.randn(tensor.shape, generator=generator)
             if tensor.dim() > 1:
                 tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)
@@ -119,12 +122,18 @@ def widen(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+def built(settled: Any) -> nn.Module:
+    """The reference model of a config; beside towers it may be the text model's own class, on that section."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)]
+    return kind(settled if isinstance(settled, kind.config_class) else settled.get_text_config())
+
+
 def reference(model_type: str, *, seed: int = 0, **changes: Any) -> nn.Module:
     """The reference model of a tiny config, with wide weights."""
     settled = config(model_type, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # some parameters (a delta rule's decays) start from a draw that widening only shifts
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)](settled)
+        model = built(settled)
     return widen(model, seed).eval()
 
 

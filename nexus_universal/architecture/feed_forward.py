@@ -109,7 +109,7 @@ class Router(Part):
         if self.input_scale and self.input_norm is None:
             yield "input_scale", "needs input_norm"
         if self.groups and self.selection_bias == (self.groups.by == "best"):
-            yield "groups.by", "must be 'two_best' with selection_bias = True, 'best' without: others are not known"
+            yield "groups", "must be by 'two_best' with selection_bias = True, by 'best' without: no others are known"
 
 
 @part
@@ -119,9 +119,10 @@ class MixtureOfExperts(Part):
     `identity_experts` add choices that return x itself (LongCat). `latent` runs the experts in a smaller space
     between two projections (Nemotron-H); router and shared expert stay outside it. `shared_gate` weighs the shared
     expert by a sigmoid, `bias` adds a learned vector at the end (JetMoE). `expert_norm` is a norm that experts read x
-    through and the router does not (Gemma 4). `sum_order` "chosen" adds a token's k
-    outputs as they were chosen, in the weights' dtype; "expert" adds them one by one in the experts' order, rounding
-    each to the model's dtype.
+    through and the router does not (Gemma 4). With `views` "own" router and shared expert see x itself, and not the
+    list of tokens that the experts see: gradients then meet in another order, and differ in bits. `sum_order` "chosen"
+    adds a token's k outputs as they were chosen, in the weights' dtype; "expert" adds them one by one in the experts'
+    order, rounding each to the model's dtype.
     """
 
     role: ClassVar[str] = "feed_forward"
@@ -138,6 +139,7 @@ class MixtureOfExperts(Part):
     bias: bool = False
     sum_order: Literal["chosen", "expert"] = "chosen"
     expert_norm: Norm | None = None
+    views: Literal["one", "own"] = "one"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.latent_bias and self.latent is None:

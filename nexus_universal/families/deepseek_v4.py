@@ -78,7 +78,7 @@ FAMILY = Family(
         "sliding_window": 16,
         "o_groups": 2,
         "o_lora_rank": 12,
-        "index_n_heads": 3,
+        "index_n_heads": 16,  # of few, all may score 0: which of equals is chosen depends on how many there are
         "index_head_dim": 12,
         "index_topk": 5,
         "n_routed_experts": 8,

@@ -194,7 +194,8 @@ class UniversalExperts(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         # A gated shared expert comes first, an ungated one last: the references' order, on which gradient bits depend.
         gated = self.shared(flat) if self.part.shared_gate else None
-        weights, chosen = self.router(flat, token)
+        own = self.part.views == "own"
+        weights, chosen = self.router(x.reshape(-1, x.shape[-1]) if own else flat, token)
         read = flat if self.expert_norm is None else self.expert_norm(flat)
         if self.part.latent:
             out = self.latent_up(self.experts(self.latent_down(read), weights, chosen))
@@ -203,5 +204,6 @@ class UniversalExperts(nn.Module):
         if gated is not None:
             out = out + torch.sigmoid(self.shared_gate(flat)) * gated
         elif self.part.shared:
-            out = out + self.shared(flat)
+            seen = x if own else flat
+            out = out.view_as(seen) + self.shared(seen)
         return out.view_as(x) if self.bias is None else out.view_as(x) + self.bias

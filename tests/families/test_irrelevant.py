@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from nexus_universal import ArchitectureParameter, families
 from nexus_universal.architecture.ends import Text
 from nexus_universal.families.shared.reader import INERT, IRRELEVANT
-from tests.helpers import MODEL_TYPES, config, ids, inert_values, reference, same
+from tests.helpers import MODEL_TYPES, built, config, ids, inert_values, reference, same
 
 VARIED: dict[str, Any] = {
     "_name_or_path": "somewhere/else",
@@ -147,6 +146,7 @@ VARIED: dict[str, Any] = {
     "eoi_token_index": 4,
     "image_token_index": 5,
     "image_token_id": 5,
+    **dict.fromkeys(("video_token_id", "vision_start_token_id", "vision_end_token_id"), 5),
     "image_seq_length": 7,
     "image_size": 60,
     "audio_token_id": 5,
@@ -196,7 +196,7 @@ def logits(model: Any) -> Tensor:
 
 
 def with_weights_of(plain: Any, settled: Any) -> Any:
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)](settled).eval()
+    model = built(settled).eval()
     model.load_state_dict(plain.state_dict())
     return model
 

@@ -96,6 +96,7 @@ EQUAL: dict[str, str] = {
     "router.sum_epsilon": "too small to show against weights that sum to 1",
     "root": "the same root, taken otherwise: gradients show it",
     "rope.over": "the order in which the same numbers lie: gradients show it",
+    "part.views": "the same numbers: gradients show it",
     "detached": "what goes forward is the same",
     "per_layer.finds_tokens": "shows in embeddings that are given",
     "cohere2/rope.pairing": "interleaved_to_half has the same dot products",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import CompressedAttention, SparseIndexer
@@ -21,10 +22,10 @@ def attention(reader: ConfigReader, norm: Norm, *, context: int | None) -> dict[
     """Each kind's attention."""
     head_dim = reader.count("head_dim", 512)
     near, far = _ropes(reader, head_dim, context=context)
-    rates = {SPARSE: 4, HEAVY: 128}
-    if reader.values.get("compress_rates") is not None:
-        section = reader.section("compress_rates")
-        rates = {kind: section.count(kind, rate) for kind, rate in rates.items()}
+    if reader.values.get("compress_rates") is None:
+        reader.values["compress_rates"] = {}
+    section = reader.section("compress_rates")
+    rates = {kind: section.count(kind, rate) for kind, rate in ((SPARSE, 4), (HEAVY, 128))}
     sliding = CompressedAttention(
         heads=reader.count("num_attention_heads", 64),
         head_dim=head_dim,
@@ -50,23 +51,21 @@ def attention(reader: ConfigReader, norm: Norm, *, context: int | None) -> dict[
 def _ropes(reader: ConfigReader, head_dim: int, *, context: int | None) -> list[Rope]:
     """The rotations of plain and of compressing layers: said apart, or as one scaling that is the latter's only."""
     dims = reader.count("qk_rope_head_dim", None, optional=True)
-    fraction = reader.number("partial_rotary_factor", None)
-    shared = {"partial_rotary_factor": fraction or (dims / head_dim if dims else 64 / 512)}
-    said = reader.values.get("rope_parameters") or {}
+    fraction = reader.number("partial_rotary_factor", None) or (dims / head_dim if dims else 64 / 512)
     thetas = reader.number("rope_theta", 10000.0), reader.number("compress_rope_theta", 160000.0)
-    if isinstance(said, dict) and not {"main", "compress"} <= said.keys():
-        factor = {"attention_factor": 1.0} if said.get("rope_type") == "yarn" else {}
-        said = {
-            "main": {"rope_theta": thetas[0], **shared},
-            "compress": {**factor, **said, "rope_theta": thetas[1], **shared},
-        }
-    reader.values["rope_parameters"] = said
-    ropes = reader.section("rope_parameters")
-    form = {"pairing": "interleaved", "part_rotated": "last", "product": "float32"}
-    return [
-        rotary.rope(ropes.section(kind), context=context, takes_fraction=True, nested=True, **form)
-        for kind in ("main", "compress")
-    ]
+    form: dict[str, Any] = {"pairing": "interleaved", "part_rotated": "last", "product": "float32"}
+    if reader.values.get("rope_parameters") is None:
+        reader.values["rope_parameters"] = {}
+    said = reader.section("rope_parameters")
+    if {"main", "compress"} <= said.values.keys():
+        sections = [said.section(kind) for kind in ("main", "compress")]
+    else:
+        factor = {"attention_factor": 1.0} if said.values.get("rope_type") == "yarn" else {}
+        said.values = {**factor, **said.values, "rope_theta": thetas[1], "partial_rotary_factor": fraction}
+        sections = [said]
+    settings = {"context": context, "takes_fraction": True, "nested": True}
+    ropes = [rotary.rope(section, **settings, **form) for section in sections]
+    return ropes if len(ropes) == 2 else [Rope(theta=thetas[0], fraction=fraction, **form), *ropes]
 
 
 def experts(reader: ConfigReader) -> MixtureOfExperts:
@@ -89,6 +88,7 @@ def experts(reader: ConfigReader) -> MixtureOfExperts:
         order="unsorted",
     )
     return MixtureOfExperts(
+        views="own",
         experts=reader.count("n_routed_experts", 256),
         per_token=reader.count("num_experts_per_tok", 6),
         expert=expert,
