@@ -163,7 +163,8 @@ def _(part: Attention, place: Place) -> Cost:
             norm_cost(part.differential.norm, 2 * part.head_dim),
         ]
     if part.qk_norm:
-        widths = (width, kv_width) if part.qk_norm.over == "width" else (part.head_dim, part.head_dim)
+        wide = part.qk_norm.over == "width" or part.qk_norm.own
+        widths = (width, kv_width) if wide else (part.head_dim, part.head_dim)
         costs += [norm_cost(part.qk_norm.norm, each) for each in (widths[:1] if part.reuse else widths)]
     if not part.reuse:
         remembered = kv_width + part.kv_heads * part.value_width

@@ -48,13 +48,23 @@ def packing_problems(
 
 @part
 class QueryKeyNorm(Part):
-    """A norm on queries and keys, over each head or over the whole width, before or after the rotation."""
+    """A norm on queries and keys, over each head or over the whole width, before or after the rotation.
+
+    With `own` every head has weights of its own. `order` is that in which heads are normed before the rotation:
+    position by position, or head by head (the same numbers, other bits in gradients).
+    """
 
     norm: Norm
     over: Literal["head", "width"] = "head"
     when: Literal["before_rope", "after_rope"] = "before_rope"
+    own: bool = False
+    order: Literal["positions", "heads"] = "positions"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.own and (self.over == "width" or self.when == "after_rope"):
+            yield "own", "needs over = 'head' and when = 'before_rope'"
+        if self.order == "heads" and (self.over == "width" or self.when == "after_rope"):
+            yield "order", "must be 'positions' but where each head is normed before the rotation"
         if self.over == "width" and self.when == "after_rope":
             yield "when", "must be 'before_rope' where over = 'width': heads that are turned have been split"
 
@@ -105,7 +115,7 @@ class Attention(Part):
     values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
     is not head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks`
     give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds
-    what the projections give on both sides, `output_norm` norms all heads together before the output projection.
+    what the projections (and a norm of their whole width) give on both sides, `output_norm` norms all heads together before the output projection.
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
@@ -255,7 +265,8 @@ class GatedDeltaRule(Part):
     """Gated delta rule (arXiv 2412.06464), or Kimi delta attention where the decay is per key channel (2510.26692).
 
     S ← exp(g)·S;  S ← S + k (β (v − kᵀS))ᵀ;  o = Sᵀ q · key_dim^-0.5, with g = −exp(A)·softplus(a + bias), q and k
-    L2-normed, after a causal depthwise convolution over [q|k|v]; the output is normed per head and gated.
+    L2-normed, after a causal depthwise convolution over [q|k|v]; the output is normed per head and gated. `cut` takes
+    as many convolved positions as the call has, even where there are no more: a copy that gradients' bits show.
     """
 
     role: ClassVar[str] = "mixer"
@@ -274,6 +285,7 @@ class GatedDeltaRule(Part):
     beta_range: float = 1.0
     chunk: int = 64
     packing: tuple[Packed, ...] = ()
+    cut: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.value_heads % self.key_heads:

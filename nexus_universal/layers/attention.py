@@ -16,7 +16,7 @@ from nexus_universal.layers.differential import UniversalDifferential
 from nexus_universal.layers.kernels import eager_attention, fused_attention, gated_eager_attention, repeat_heads
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.masks import Mask
-from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.norms import HeadNorms, UniversalNorm
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -62,7 +62,10 @@ class UniversalAttention(nn.Module):
         self.sinks = nn.Parameter(torch.empty(part.heads)) if part.sinks else None
         if part.qk_norm and part.qk_norm.over == "width" and part.packing:
             refuse_unless(part, packing=())
-        self.norms_at = part.qk_norm and ("width" if part.qk_norm.over == "width" else part.qk_norm.when)
+        self.norms_at = None
+        if part.qk_norm:
+            split = "split" if part.qk_norm.order == "heads" else part.qk_norm.when
+            self.norms_at = "width" if part.qk_norm.over == "width" else split
         self.query_norm = self._head_norm(part.heads)
         self.key_norm = None if part.reuse else self._head_norm(part.kv_heads)
         self.value_norm = UniversalNorm.of(part.value_norm, part.value_width) if part.value_norm else None
@@ -81,7 +84,11 @@ class UniversalAttention(nn.Module):
         if self.part.qk_norm is None:
             return None
         width = self.part.head_dim * (heads if self.part.qk_norm.over == "width" else 1)
-        return UniversalNorm.of(self.part.qk_norm.norm, width)
+        if not self.part.qk_norm.own:
+            return UniversalNorm.of(self.part.qk_norm.norm, width)
+        native = self.part.qk_norm.norm.rounding == "native"
+        refuse_unless(self.part.qk_norm, order="heads" if native else "positions")
+        return HeadNorms.of(self.part.qk_norm.norm, (heads, width))
 
     def _mask_kind(self) -> MaskKind:
         part = self.part
@@ -103,7 +110,7 @@ class UniversalAttention(nn.Module):
         state: State | None = None,
     ) -> Float[Tensor, "batch seq d_hidden"]:
         call = call or self.plan.begin(x)
-        part, roles = self.part, self._clipped(self.project(x))
+        part, roles = self.part, self.project(x)
         query = self._placed(self._by_head(roles["query"], self.query_norm), self.query_norm, call)
         for rule in self.growths:
             query = query * call.query_growth[rule].type_as(query)
@@ -120,20 +127,18 @@ class UniversalAttention(nn.Module):
         mixed = mixed.reshape(*x.shape[:-1], -1)
         return self.output(mixed if self.output_norm is None else self.output_norm(mixed))
 
-    def _clipped(self, roles: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Queries, keys and values within the clip's bounds."""
+    def _clipped(self, role: Float[Tensor, "batch seq *rows"]) -> Float[Tensor, "batch seq *rows"]:
+        """Queries, keys or values within the clip's bounds."""
         bound = self.part.clip
-        if bound is None:
-            return roles
-        return {role: x if role == "gate" else x.clamp(min=-bound, max=bound) for role, x in roles.items()}
+        return role if bound is None else role.clamp(min=-bound, max=bound)
 
     def _by_head(
         self, role: Float[Tensor, "batch seq *rows"], norm: nn.Module | None
     ) -> Float[Tensor, "batch seq heads head_dim"]:
-        """Queries or keys by head, behind a norm over the whole width."""
+        """Queries or keys by head, behind a norm over the whole width and the clip."""
         if norm is not None and self.norms_at == "width":
             role = norm(role)
-        return role.reshape(*role.shape[:2], -1, self.part.head_dim)
+        return self._clipped(role).reshape(*role.shape[:2], -1, self.part.head_dim)
 
     def _placed(
         self, heads: Float[Tensor, "batch seq heads head_dim"], norm: nn.Module | None, call: Call, times: int = 1
@@ -142,6 +147,8 @@ class UniversalAttention(nn.Module):
         if norm is not None and self.norms_at == "before_rope":
             heads = norm(heads)
         heads = _repeated(heads, times).transpose(1, 2)
+        if norm is not None and self.norms_at == "split":
+            heads = norm(heads)
         if self.rope_index is not None:
             heads = self.plan.ropes[self.rope_index].turned(heads, call.tables[self.rope_index])
         return norm(heads) if norm is not None and self.norms_at == "after_rope" else heads
@@ -153,7 +160,9 @@ class UniversalAttention(nn.Module):
         times = part.heads // part.kv_heads if part.repeat_first and state is None else 1
         heads = self._by_head(roles["key"], self.key_norm)
         key = self._placed(heads if part.key_scale is None else heads * part.key_scale, self.key_norm, call, times)
-        value = heads if part.value_is_key else roles["value"].reshape(*heads.shape[:2], -1, part.value_width)
+        value = heads
+        if not part.value_is_key:
+            value = self._clipped(roles["value"]).reshape(*heads.shape[:2], -1, part.value_width)
         if self.value_norm is not None:
             value = self.value_norm(value)
         value = _repeated(value, times).transpose(1, 2)

@@ -15,7 +15,7 @@ from nexus_universal.layers.support import refuse_unless
 class UniversalNorm(nn.Module):
     """Base: holds weight and bias as the part says. `UniversalNorm.of(part, width)` picks the class."""
 
-    def __init__(self, part: Norm, width: int) -> None:
+    def __init__(self, part: Norm, width: int | tuple[int, int]) -> None:
         super().__init__()
         self.part = part
         self.eps = part.eps
@@ -102,6 +102,25 @@ class NativeLayerNorm(UniversalNorm):
         if weight is not None and self.part.scale == "one_plus_weight":
             weight = weight + 1.0
         return F.layer_norm(x, x.shape[-1:], weight, self.bias, self.eps)
+
+
+class HeadNorms(LayerNorm):
+    """A LayerNorm whose weights [heads, width] each head has of its own, written out in float32 (Cohere)."""
+
+    @staticmethod
+    def of(part: Norm, shape: tuple[int, int]) -> HeadNorms:
+        """The norms of so many heads of such a width, position by position; torch's kernel takes head by head."""
+        refuse_unless(part, kind="layer", scale="weight", bias=False)
+        return (NativeHeadNorms if part.rounding == "native" else HeadNorms)(part, shape)
+
+
+class NativeHeadNorms(HeadNorms):
+    """One call of torch's own LayerNorm kernel for each head (StableLM)."""
+
+    def forward(self, x: Float[Tensor, "batch heads seq width"]) -> Float[Tensor, "batch heads seq width"]:
+        assert self.weight is not None
+        heads = zip(x.split(1, dim=1), self.weight, strict=True)
+        return torch.cat([F.layer_norm(head, head.shape[-1:], weight, None, self.eps) for head, weight in heads], dim=1)
 
 
 class WideLayerNorm(UniversalNorm):

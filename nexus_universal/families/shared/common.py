@@ -13,7 +13,7 @@ from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm, Rope
-from nexus_universal.architecture.program import Program, sequential_layer
+from nexus_universal.architecture.program import Program, parallel_layer, sequential_layer
 from nexus_universal.families.shared import rotary
 from nexus_universal.families.shared.reader import ConfigReader
 
@@ -165,23 +165,35 @@ def sequential(
     norm: Norm | None,
     output_norm: Norm | None = None,
     scale: float | None = None,
+    sum_norm: Norm | None = None,
 ) -> tuple[Program, ...]:
     """Layer by layer one mixer, then one feed-forward (or the same in all); equal layers are one program.
 
-    `scale` multiplies what each adds to the residual.
+    `scale` multiplies what each adds to the residual; `sum_norm` norms the sum.
     """
+    norms = {"norm": norm, "output_norm": output_norm, "sum_norm": sum_norm}
     made: dict[tuple[Part, Part], Program] = {}
     pairs = zip(mixers, repeat(feed_forwards) if isinstance(feed_forwards, Part) else feed_forwards, strict=False)
     return tuple(
         made.get(pair)
         or made.setdefault(
             pair,
-            sequential_layer(
-                ("attention", pair[0]), ("feed_forward", pair[1]), norm=norm, output_norm=output_norm, scale=scale
-            ),
+            sequential_layer(("attention", pair[0]), ("feed_forward", pair[1]), scale=scale, **norms),
         )
         for pair in pairs
     )
+
+
+def parallel(
+    mixers: Iterable[Part], feed_forward: Part, *, norm: Norm | None, sum_order: tuple[str, ...]
+) -> tuple[Program, ...]:
+    """Layer by layer one mixer beside the feed-forward, both behind the same norm; equal layers are one program."""
+    made: dict[Part, Program] = {}
+    for mixer in (mixers := tuple(mixers)):
+        if mixer not in made:
+            pairs = ("attention", mixer), ("feed_forward", feed_forward)
+            made[mixer] = parallel_layer(*pairs, norm=norm, sum_order=sum_order)
+    return tuple(made[mixer] for mixer in mixers)
 
 
 def decoder(
@@ -189,7 +201,7 @@ def decoder(
     text: Text,
     embedding: Embedding,
     layers: Iterable[Program],
-    norm: Norm,
+    norm: Norm | None,
     *,
     tied: bool = False,
     **head: Any,
