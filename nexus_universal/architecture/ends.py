@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
+from nexus_universal.architecture.mixers import Activation
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import LearnedPositions, Norm, SinusoidPositions
 
@@ -57,8 +58,20 @@ class PerLayerEmbedding(Part):
 
 
 @part
+class Narrow(Part):
+    """Tables of a smaller `width`, and a projection to the model's behind the norm (ALBERT, arXiv 1909.11942)."""
+
+    width: int
+    bias: bool = True
+
+
+@part
 class Embedding(Part):
     """Token table [vocab, width], times `scale`, plus positions.
+
+    `types` are the rows of a table of which every token gets the first, added before the positions; of a table of
+    `tasks` it is added after them (BERT, ERNIE). `narrow` tables are not as wide as the model. The norm stands behind
+    all that, or right behind the scale where it is `norm_first` (BlenderbotSmall).
 
     `scale_rounding` "model" rounds the scale to the table's dtype first (Gemma). `scale_inputs` scales embeddings that
     a caller gives instead of ids, too. `padding_row` never receives a gradient. `bands` make it the adaptive input of
@@ -79,10 +92,23 @@ class Embedding(Part):
     per_layer: PerLayerEmbedding | None = None
     bands: Bands | None = None
     dtype: Literal["model", "float32"] = "model"
+    types: int | None = None
+    tasks: int | None = None
+    narrow: Narrow | None = None
+    norm_first: bool = False
+
+    @property
+    def table_width(self) -> int:
+        """Width of a token vector in the table."""
+        return self.narrow.width if self.narrow else self.width
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.narrow and (self.bands or self.per_layer):
+            yield "narrow", "must be None where bands or per_layer are set"
         if self.padding_row is not None and not 0 <= self.padding_row < self.vocab:
             yield "padding_row", f"must lie in [0, {self.vocab})"
+        if self.norm_first and self.norm is None:
+            yield "norm_first", "needs a norm"
         if self.scale is None and (self.scale_inputs or self.scale_rounding != "none"):
             yield "scale", "is None, but scale_inputs or scale_rounding is set"
         if self.bands:
@@ -126,8 +152,20 @@ class Register(Part):
 
 
 @part
+class HeadTransform(Part):
+    """norm(act(A h + a)) of `width`: what a head multiplies instead of h (BERT, arXiv 1810.04805)."""
+
+    width: int
+    activation: Activation
+    norm: Norm
+    bias: bool = True
+
+
+@part
 class Head(Part):
     """logits = softcap(scale · W (h / input_divisor) / divisor): `tied` shares W with the token table.
+
+    A `transform` stands before everything else.
 
     `dtype` "float32" casts the logits. A `divisor` is no scale: x / 3 and x · (1/3) differ in bits. Positions whose
     logits are not asked for are left out of the head, or already (`skips` "reusing") of the last layers, where those
@@ -147,6 +185,7 @@ class Head(Part):
     bands: Bands | None = None
     skips: Literal["head", "reusing"] = "head"
     input_divisor: float | None = None
+    transform: HeadTransform | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in ("divisor", "input_divisor"):
@@ -154,7 +193,7 @@ class Head(Part):
                 yield name, "must not be zero"
         if self.bands:
             plain = Head(tied=False)
-            for name in ("tied", "bias", "scale", "divisor", "input_divisor", "softcap", "dtype"):
+            for name in ("tied", "bias", "scale", "divisor", "input_divisor", "softcap", "dtype", "transform"):
                 if getattr(self, name) != getattr(plain, name):
                     yield name, f"must be {getattr(plain, name)!r} where the head has bands"
             if self.bands.width is not None:
@@ -170,7 +209,8 @@ class Text(Part):
     `uniform_output`: its convolution and output start uniform in ±1/√fan-in; `shrunk_output`: its output in
     ±1/√(fan-in · layers). `embedding_range`: the std of token vectors, where they start otherwise than matrices.
     `reread_beyond`: a text that grows past so many tokens is read anew, for keys turned by LongRoPE's short factors do
-    not fit its long ones (Phi-3).
+    not fit its long ones (Phi-3). `decay_range`: what a delta rule's exp(A) starts uniform in. `zero_routers`: they
+    start at 0 (AFMoE).
     """
 
     context: int | None = None
@@ -186,6 +226,8 @@ class Text(Part):
     shrunk_output: bool = False
     embedding_range: float | None = None
     reread_beyond: int | None = None
+    decay_range: tuple[float, float] = (0.01, 16.0)
+    zero_routers: bool = False
 
 
 @part

@@ -10,9 +10,20 @@ from nexus_universal.architecture.part import ByLayer, Part, part
 from nexus_universal.architecture.position import Alibi, Norm, QueryTemperature, Rope, YarnScaling, yarn_mscale
 
 Activation = Literal[
-    "silu", "gelu", "gelu_tanh", "gelu_new", "gelu_fast", "gelu_quick", "relu", "relu_squared", "sigmoid", "tanh"
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "gelu_new",
+    "gelu_fast",
+    "gelu_derived",
+    "gelu_quick",
+    "relu",
+    "relu_squared",
+    "sigmoid",
+    "tanh",
 ]
-"""gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, other names."""
+"""gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, other names.
+gelu_fast rounds its constant, and gelu_derived is the same with a derivative written out."""
 
 
 @part
@@ -115,12 +126,18 @@ class Attention(Part):
     values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
     is not head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks`
     give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds
-    what the projections (and a norm of their whole width) give on both sides, `output_norm` norms all heads together before the output projection.
+    what the projections, and a norm of their whole width, give on both sides; `output_norm` norms all heads together
+    before the output projection.
+    `query_scale` multiplies the projected query. `contiguous` copies queries, keys and values head by head before they
+    meet: the same numbers, other bits in gradients.
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
-    "eager" is written out, its softmax in float32 (with sinks in the model's dtype); "eager_gated" leaves sinks out of
-    it and multiplies by the share that they leave. `repeat_first` repeats key/value heads before the rotation,
+    "eager" is written out, its softmax in float32 (with sinks in the model's dtype), "eager_rounded" with one in the
+    model's dtype always; "eager_gated" leaves sinks out of it and multiplies by the share that they leave.
+    "eager_divided" divides scores by 1/`scale`; "eager_wide" does so, too, and multiplies queries and keys in float32;
+    "eager_fused" scales and adds the mask within the product.
+    `repeat_first` repeats key/value heads before the rotation,
     `late_bias` adds biases to the finished, rounded product.
     """
 
@@ -143,7 +160,16 @@ class Attention(Part):
     sinks: bool = False
     key_scale: float | None = None
     value_is_key: bool = False
-    kernel: Literal["sdpa", "sdpa_masked", "eager", "eager_gated"] = "sdpa"
+    kernel: Literal[
+        "sdpa",
+        "sdpa_masked",
+        "eager",
+        "eager_rounded",
+        "eager_gated",
+        "eager_divided",
+        "eager_wide",
+        "eager_fused",
+    ] = "sdpa"
     alibi: Alibi | None = None
     repeat_first: bool = False
     late_bias: bool = False
@@ -155,6 +181,8 @@ class Attention(Part):
     clip: float | None = None
     output_norm: Norm | None = None
     differential: Differential | None = None
+    query_scale: float | None = None
+    contiguous: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.differential and self.kv_heads % 2:
@@ -174,8 +202,12 @@ class Attention(Part):
             yield "biases", "names 'gate', but gate = None"
         if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
+        if self.kernel in ("eager_divided", "eager_wide", "eager_fused") and (self.softcap is not None or self.sinks):
+            yield "kernel", f"is {self.kernel!r} without softcap and sinks only"
         if self.kernel == "eager_gated" and not (self.sinks and self.softcap is None):
             yield "kernel", "is 'eager_gated' with sinks and without softcap only"
+        if self.kernel == "eager_rounded" and self.sinks:
+            yield "kernel", "is 'eager_rounded' without sinks only: with them 'eager' rounds already"
         if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
         if self.late_bias and not self.biases:

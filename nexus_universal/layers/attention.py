@@ -13,7 +13,14 @@ from nexus_universal.cache import KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.differential import UniversalDifferential
-from nexus_universal.layers.kernels import eager_attention, fused_attention, gated_eager_attention, repeat_heads
+from nexus_universal.layers.kernels import (
+    added_eager_attention,
+    divided_eager_attention,
+    eager_attention,
+    fused_attention,
+    gated_eager_attention,
+    repeat_heads,
+)
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import HeadNorms, UniversalNorm
@@ -111,9 +118,12 @@ class UniversalAttention(nn.Module):
     ) -> Float[Tensor, "batch seq d_hidden"]:
         call = call or self.plan.begin(x)
         part, roles = self.part, self.project(x)
-        query = self._placed(self._by_head(roles["query"], self.query_norm), self.query_norm, call)
+        query = roles["query"] if part.query_scale is None else roles["query"] * part.query_scale
+        query = self._placed(self._by_head(query, self.query_norm), self.query_norm, call)
         for rule in self.growths:
             query = query * call.query_growth[rule].type_as(query)
+        if part.contiguous:
+            query = query.contiguous()
         key, value = call.emitted[part.reuse] if part.reuse else self._keys_and_values(roles, call, state)
         if part.emit:
             call.emitted[part.emit] = key, value
@@ -166,6 +176,8 @@ class UniversalAttention(nn.Module):
         if self.value_norm is not None:
             value = self.value_norm(value)
         value = _repeated(value, times).transpose(1, 2)
+        if part.contiguous:
+            key, value = key.contiguous(), value.contiguous()
         if state is None:
             return key, value
         assert isinstance(state, KeyValueState)
@@ -173,14 +185,28 @@ class UniversalAttention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
         part = self.part
-        if part.kernel == "eager":
+        if part.kernel in ("eager", "eager_rounded"):
             assert mask is not None
             return eager_attention(
-                query, key, value, mask=mask, scale=self.scale, softcap=part.softcap, sinks=self.sinks
+                query,
+                key,
+                value,
+                mask=mask,
+                scale=self.scale,
+                softcap=part.softcap,
+                sinks=self.sinks,
+                softmax=torch.float32 if part.kernel == "eager" else None,
             )
         if part.kernel == "eager_gated":
             assert mask is not None and self.sinks is not None
             return gated_eager_attention(query, key, value, mask=mask, scale=self.scale, sinks=self.sinks)
+        if part.kernel == "eager_fused":
+            assert mask is not None
+            return added_eager_attention(query, key, value, mask=mask, scale=self.scale)
+        if part.kernel in ("eager_divided", "eager_wide"):
+            assert mask is not None
+            wide = part.kernel == "eager_wide"
+            return divided_eager_attention(query, key, value, mask=mask, scale=self.scale, wide=wide)
         if part.repeat_first:
             key, value = (repeat_heads(role, part.heads // role.shape[1]) for role in (key, value))
         broadcast = part.kernel == "sdpa_masked"

@@ -25,9 +25,9 @@ from nexus_universal.architecture.position import (
 Tables = tuple[Float[Tensor, "rows seq _"], Float[Tensor, "rows seq _"]]
 
 
-def _plain(theta: float | Tensor, dims: int) -> Tensor:
+def _plain(theta: float | Tensor, dims: int, dtype: torch.dtype = torch.float) -> Tensor:
     device = theta.device if isinstance(theta, Tensor) else None
-    exponents = torch.arange(0, dims, 2, dtype=torch.float, device=device) / dims
+    exponents = (torch.arange(0, dims, 2, dtype=torch.float, device=device) / dims).to(dtype)
     return 1.0 / (theta**exponents)
 
 
@@ -150,6 +150,8 @@ class UniversalRoPE(nn.Module):
             kept = {"initial": frequencies(part.scaling, part, head_dim)}
             if isinstance(part.scaling, LongRopeScaling):
                 kept["long"] = longrope_frequencies(part.scaling.long_factors, part, head_dim)
+            if part.frequencies == "model":
+                kept |= {str(dtype): _plain(part.theta, self.dims, dtype) for dtype in (torch.bfloat16, torch.float16)}
         self._kept = {(name, made.device): made for name, made in kept.items()}
 
     def _frequencies(self, device: torch.device, name: str = "initial") -> Float[Tensor, " half"]:
@@ -184,7 +186,11 @@ class UniversalRoPE(nn.Module):
 
         `lengths` are those of the rows at the first call, where that is not this one.
         """
-        angles = positions[..., None].float() * self._frequencies_of_call(positions, lengths)
+        if self.part.frequencies == "model" and dtype in (torch.bfloat16, torch.float16):
+            turns = self._frequencies(positions.device, str(dtype))
+        else:
+            turns = self._frequencies_of_call(positions, lengths)
+        angles = positions[..., None].float() * turns
         angles = -angles if self.part.clockwise else angles
         if self.part.pairing == "interleaved":
             angles = torch.repeat_interleave(angles, 2, dim=-1)
