@@ -105,14 +105,17 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
 
 
 def _embedding_cost(part: Embedding, layers: int) -> Cost:
-    costs = [norm_cost(part.norm, part.width)]
+    inner = part.table_width
+    costs = [norm_cost(part.norm, inner)]
     if part.bands is None:
-        costs.append(weights(part.vocab * part.width))
+        costs.append(weights((part.vocab + (part.types or 0) + (part.tasks or 0)) * inner))
     else:
         for start, end, inner in part.bands.spans(vocab=part.vocab, width=part.width):
             costs += [weights((end - start) * inner), linear(inner, part.width)]
     if isinstance(part.positions, LearnedPositions):
-        costs.append(weights(part.positions.count * part.width))
+        costs.append(weights(part.positions.count * inner))
+    if part.narrow:
+        costs.append(linear(inner, part.width, part.narrow.bias))
     if part.per_layer:
         all_layers = layers * part.per_layer.width
         costs += [
@@ -132,8 +135,12 @@ def _kept_lengths(n: ArchitectureParameter) -> set[object]:
 
 def _head_cost(part: Head, *, vocab: int, width: int) -> Cost:
     if part.bands is None:
-        whole = linear(width, vocab, part.bias)
-        return replace(whole, parameters=whole.parameters - width * vocab * part.tied)
+        before, read = Cost(), width
+        if part.transform:
+            read = part.transform.width
+            before = total(linear(width, read, part.transform.bias), norm_cost(part.transform.norm, read))
+        whole = linear(read, vocab, part.bias)
+        return total(before, replace(whole, parameters=whole.parameters - read * vocab * part.tied))
     (_, first, _), *further = part.bands.spans(vocab=vocab, width=width)
     within_bands = (linear(width, rank) + linear(rank, end - start) for start, end, rank in further)
     return total(linear(width, first + len(further)), *within_bands)

@@ -103,13 +103,21 @@ class YarnScaling(Part):
 
 @part
 class LongRopeScaling(Part):
-    """LongRoPE (arXiv 2402.13753): one factor per frequency; the long set once a call passes `original_context`."""
+    """LongRoPE (arXiv 2402.13753): one factor per frequency; the long set once a call passes `original_context`.
+
+    Cos and sin are multiplied by `attention_factor`, and by `long_attention_factor` in such a call.
+    """
 
     factor: float
     short_factors: tuple[float, ...]
     long_factors: tuple[float, ...]
     original_context: int
     attention_factor: float | None = None
+    long_attention_factor: float | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.long_attention_factor is not None and self.attention_factor is None:
+            yield "long_attention_factor", "needs attention_factor, which it takes the place of"
 
     @property
     def table_factor(self) -> float:
@@ -254,13 +262,14 @@ class SinusoidPositions(Part):
 
     Row t = position + `offset` holds sine and cosine of a_i = t · 10000^(-2i/d), in turn, or all of one before all of
     the other. `closed` lets the last frequency be 1/10000 itself, a_i = t · 10000^(-i/(d/2 - 1)), in float32 all
-    through (tensor2tensor, fairseq). The row `zero` is empty. `uncounted` is as in a learned table.
+    through (tensor2tensor, fairseq); otherwise `angles` says what they are computed in. The row `zero` is empty. `uncounted` is as in a learned table.
     """
 
     count: int
     offset: int = 0
     layout: Literal["pairs", "sin_cos", "cos_sin"] = "pairs"
     closed: bool = False
+    angles: Literal["float64", "float32"] = "float64"
     zero: int | None = None
     uncounted: int | None = None
 
@@ -269,6 +278,8 @@ class SinusoidPositions(Part):
             yield "offset", "must be at least 1 where tokens are uncounted: they stand one row before the first"
         if self.offset >= self.count:
             yield "count", f"must exceed offset = {self.offset}"
+        if self.closed and self.angles != "float64":
+            yield "angles", "must be left alone where closed"
         if self.closed and self.layout == "pairs":
             yield "layout", "must keep sines and cosines apart where closed"
 

@@ -24,7 +24,18 @@ from nexus_universal.architecture.program import (
 )
 from nexus_universal.architecture.serial import type_hints
 
-SIGNED_OR_ZERO = {"offset", "bos", "pad", "eos", "padding_row", "read", "write", "active", "identity_experts"}
+SIGNED_OR_ZERO = {
+    "offset",
+    "uncounted",
+    "bos",
+    "pad",
+    "eos",
+    "padding_row",
+    "read",
+    "write",
+    "active",
+    "identity_experts",
+}
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 
 Problem = tuple[str, Any, str]
@@ -59,6 +70,13 @@ def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iter
             yield f"head.{name}", getattr(head.bands, name.removeprefix("bands.")), message
     if head.skips == "reusing" and not only_reuses(layers[-1]):
         yield "head.skips", "reusing", "must be 'head' where the last layer keeps keys and values of its own"
+    width = head.transform.width if head.transform else embedding.width
+    if head.tied and not embedding.bands and width != embedding.table_width:
+        yield (
+            "head.tied",
+            True,
+            f"must be False: the head reads {width} numbers, rows have {embedding.table_width}",
+        )
     if head.tied and embedding.bands:
         yield "head.tied", True, "must be False where the embedding has bands: there is no single table to share"
 
