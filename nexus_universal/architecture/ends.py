@@ -71,7 +71,8 @@ class Embedding(Part):
 
     `types` are the rows of a table of which every token gets the first, added before the positions; of a table of
     `tasks` it is added after them (BERT, ERNIE). `narrow` tables are not as wide as the model. The norm stands behind
-    all that, or right behind the scale where it is `norm_first` (BlenderbotSmall).
+    all that, or right behind the scale where it is `norm_first` (BlenderbotSmall). `spare` rows stand behind those
+    of the vocabulary, for ids that no head scores: where an image or a sound goes.
 
     `scale_rounding` "model" rounds the scale to the table's dtype first (Gemma). `scale_inputs` scales embeddings that
     a caller gives instead of ids, too. `padding_row` never receives a gradient. `bands` make it the adaptive input of
@@ -96,6 +97,12 @@ class Embedding(Part):
     tasks: int | None = None
     narrow: Narrow | None = None
     norm_first: bool = False
+    spare: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows the token table has."""
+        return self.vocab + (self.spare or 0)
 
     @property
     def table_width(self) -> int:
@@ -105,8 +112,10 @@ class Embedding(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.narrow and (self.bands or self.per_layer):
             yield "narrow", "must be None where bands or per_layer are set"
-        if self.padding_row is not None and not 0 <= self.padding_row < self.vocab:
-            yield "padding_row", f"must lie in [0, {self.vocab})"
+        if self.padding_row is not None and not 0 <= self.padding_row < self.rows:
+            yield "padding_row", f"must lie in [0, {self.rows})"
+        if self.spare and self.bands:
+            yield "spare", "must be None where bands are set"
         if self.norm_first and self.norm is None:
             yield "norm_first", "needs a norm"
         if self.scale is None and (self.scale_inputs or self.scale_rounding != "none"):
@@ -124,7 +133,7 @@ class Streams(Part):
     "copy" repeats it, "project" gives each further stream its own projection, scaled to the embedding's RMS (no
     smaller than √eps). "weigh" takes Σ_j (σ(s f_j + b_j) + eps) x_j, f = F · rms(all streams, concatenated) without
     weight and with `norm_eps`; "mean" the mean after a projection of each further stream, scaled to the first one's
-    RMS.
+    RMS. `late_norm` divides F x by the RMS instead of x (other bits).
     """
 
     count: int
@@ -132,8 +141,11 @@ class Streams(Part):
     merge: Literal["weigh", "mean"]
     eps: float
     norm_eps: float | None = None
+    late_norm: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.late_norm and self.merge != "weigh":
+            yield "late_norm", "needs merge = 'weigh'"
         if self.count < 2:
             yield "count", "must be at least 2"
         if (self.norm_eps is not None) != (self.merge == "weigh"):

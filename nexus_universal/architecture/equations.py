@@ -23,6 +23,7 @@ from nexus_universal.architecture.notation import (
     listed,
     number,
     product,
+    raised,
     says,
     set_to,
     times,
@@ -60,7 +61,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
 
     whole = says("normed over all heads") if wide else ""
     whole = says("each head's norm has its own weights") if part.qk_norm and part.qk_norm.own else whole
-    query = turned("query")
+    query = turned("query", part.query_scale)
     if part.log_scale is not None:
         query = rf"\mathrm{{max}}(1, \mathrm{{log}}_{{{part.log_scale}}}(t + 1)) \cdot {query}"
     if part.temperature is not None:
@@ -84,7 +85,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     return [
         *lines,
-        listed(mixed, seen(part.window, part.causal), _slopes(part)),
+        listed(mixed, seen(part.window, part.causal), _slopes(part), raised(part.dynamic_mask)),
         *_difference(part, names),
         output(
             name,
@@ -349,9 +350,9 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
     groups = says(f"within the best {part.groups.keep} of {part.groups.count} groups") if part.groups else ""
     weight = "s_{i}"
     if part.normalise:
-        epsilon = f" + {number(part.sum_epsilon)}" if part.sum_epsilon else ""
-        bottom = rf"\sum_{{j \in T}} s_{{j}}{epsilon}"
-        weight = f"s_{{i}} / ({bottom})"
+        bottom = r"\sum_{j \in T} s_{j}" + (f" + {number(part.sum_epsilon)}" if part.sum_epsilon else "")
+        least = rf"\mathrm{{max}}({bottom}, {number(part.sum_floor)})" if part.sum_floor else f"({bottom})"
+        weight = f"s_{{i}} / {least}"
     weight = times(part.scale, weight) + (r" \cdot a_{i}" if part.expert_scale else "")
     return [listed(within(f"s = {score}", choices), f"T = {best}", groups, f"w_{{i}} = {weight}")]
 

@@ -163,7 +163,9 @@ class Rope(Part):
     written (the same dot products, other bits). `table` and `product` are the dtypes of cos/sin and of the rotation;
     "complex64" is a product of complex numbers, from kernels of torch with other last bits. `clockwise` turns by the
     negative angle. `over` is the order that its input lies in: heads of positions, or positions of heads (the same
-    numbers, other bits in gradients). `frequencies` "model" computes them in the model's dtype (GPT-J).
+    numbers, other bits in gradients). `frequencies` "model" computes them in the model's dtype (GPT-J),
+    "float64" angles, too, as positions divided by theirs (RoFormer). `rounded` "keys" leaves turned queries in the
+    dtype of the product (CodeGen).
     """
 
     theta: float
@@ -175,15 +177,18 @@ class Rope(Part):
     product: Literal["model", "float32", "complex64"] = "model"
     clockwise: bool = False
     over: Literal["heads", "positions"] = "heads"
-    frequencies: Literal["float32", "model"] = "float32"
+    frequencies: Literal["float32", "float64", "model"] = "float32"
+    rounded: Literal["both", "keys"] = "both"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.product == "complex64" and (self.table, self.pairing) != ("float32", "interleaved"):
             yield "product", "'complex64' needs table = 'float32' and pairing = 'interleaved'"
         if self.theta <= 0:
             yield "theta", "must be positive"
-        if self.frequencies == "model" and self.scaling:
-            yield "frequencies", "must be 'float32' where there is a scaling"
+        if self.rounded == "keys" and self.product != "float32":
+            yield "rounded", "must be 'both' but where product = 'float32'"
+        if self.frequencies != "float32" and (self.scaling or self.product == "complex64"):
+            yield "frequencies", "must be 'float32' where there is a scaling or a complex product"
         if not 0 < self.fraction <= 1:
             yield "fraction", "must lie in (0, 1]"
 

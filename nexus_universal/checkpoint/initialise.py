@@ -9,8 +9,12 @@ from torch import nn
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.adaptive import Band
+from nexus_universal.layers.block import Gain
+from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
+from nexus_universal.layers.experts import UniversalRouter
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
+from nexus_universal.layers.lightning_attention import UniversalLightningAttention
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.state_space import UniversalStateSpace
 from nexus_universal.layers.tables import Table
@@ -20,10 +24,12 @@ from nexus_universal.layers.tables import Table
 def initialise(model: nn.Module, text: Text) -> None:
     """Matrices normal with std `initializer_range`, biases zero, norms the identity, the pad row zero.
 
-    A delta rule's decays start as log U(0.01, 16) with bias 1. `scaled_residual` shrinks what writes to the residual by
+    A delta rule's decays start as log U with bias 1, or as steps do. `scaled_residual` shrinks what writes to the residual by
     √(2 · layers) (GPT-2).
     """
     std = text.initializer_range
+    for buffer in model.buffers():
+        nn.init.zeros_(buffer)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and not name.endswith("bias"):
             is_residual = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
@@ -35,18 +41,23 @@ def initialise(model: nn.Module, text: Text) -> None:
     for module in model.modules():
         if isinstance(module, UniversalNorm) and module.weight is not None:
             nn.init.constant_(module.weight, 0.0 if module.part.scale == "one_plus_weight" else 1.0)
+        elif isinstance(module, Gain):
+            nn.init.ones_(module.weight)
         elif isinstance(module, Table) and module.padding_row is not None:
             nn.init.zeros_(module.weight[module.padding_row])
         elif isinstance(module, Band):  # as fairseq's adaptive_input.py: each band's output alike, however narrow
             nn.init.normal_(module.rows.weight, std=module.rows.weight.shape[1] ** -0.5)
             nn.init.xavier_uniform_(module.projection.weight)
-        elif isinstance(module, UniversalGatedDelta):
-            module.decay_log.uniform_(0.01, 16).log_()
+        elif isinstance(module, UniversalRouter) and text.zero_routers:
+            nn.init.zeros_(module.weight)
+        elif isinstance(module, UniversalGatedDelta | UniversalChannelDelta):
+            module.decay_log.uniform_(*text.decay_range).log_()
             nn.init.ones_(module.decay_bias)
+            _initialise_steps(module.decay_bias, text)
+        elif isinstance(module, UniversalLightningAttention):
+            module.start_decays()
         elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace):
             _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
-    for buffer in model.buffers():
-        nn.init.zeros_(buffer)
 
 
 def _initialise_state_space(
@@ -61,13 +72,18 @@ def _initialise_state_space(
         bias, bound = module.step.bias, module.part.rank**-0.5
         if text.step_range:
             nn.init.uniform_(module.step.weight, -bound, bound)
-    if text.step_range:
-        low, high, floor = text.step_range
-        step = torch.empty_like(bias, dtype=torch.float32).uniform_(math.log(low), math.log(high))
-        step = step.exp().clamp_min(floor)
-        bias.copy_(step + torch.log(-torch.expm1(-step)))
+    _initialise_steps(bias, text)
     if text.uniform_output:
         for weight in (module.convolution.weight, module.output.weight):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
     if text.shrunk_output:
         nn.init.kaiming_uniform_(module.output.weight, a=math.sqrt(5)).div_(math.sqrt(layers))
+
+
+def _initialise_steps(bias: torch.Tensor, text: Text) -> None:
+    """The bias whose softplus is log-uniform in `step_range`."""
+    if text.step_range:
+        low, high, floor = text.step_range
+        step = torch.empty_like(bias, dtype=torch.float32).uniform_(math.log(low), math.log(high))
+        step = step.exp().clamp_min(floor)
+        bias.copy_(step + torch.log(-torch.expm1(-step)))
