@@ -82,6 +82,8 @@ def inert_values(model_type: str, key: str) -> tuple[Any, ...]:
 
     Beside a tower neither is said: one without fused attention is given another kernel than its text model.
     """
+    if key in families.find(model_type).completes:
+        return (families.find(model_type).completes[key],)
     if families.find(model_type).sections:
         return tuple(None if value == "sdpa" else value for value in INERT[key])
     fused = MODEL_FOR_CAUSAL_LM_MAPPING[type(config(model_type))]._supports_sdpa
@@ -105,11 +107,14 @@ def _short(value: Any) -> str:
 
 
 def widen(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter and buffer a random value of a size that matters."""
-    generator = torch.Generator().manual_seed(seed)
+    """Give every parameter and buffer a random value of a size that matters; indices that no file holds stay."""
+    generator, saved = torch.Generator().manual_seed(seed), set(model.state_dict())
+    computed = {f"{name}.weight" for name, module in model.named_modules() if "Sinusoid" in type(module).__name__}
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if any(part in name for part in COMPUTED_BUFFERS):
+            if name in computed or any(part in name for part in COMPUTED_BUFFERS):
+                continue
+            if not tensor.is_floating_point() and name not in saved:
                 continue
             if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
                 tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))

@@ -18,7 +18,7 @@ from nexus_universal.architecture.costs import (
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import LearnedPositions, SteppedScaling
 from nexus_universal.architecture.program import Branch, Program, Step
-from nexus_universal.architecture.recurrence_costs import cost
+from nexus_universal.architecture.connection_costs import cost
 
 if TYPE_CHECKING:
     from nexus_universal.architecture.ends import Embedding, Head, Streams
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 LENGTH_BYTES = 8
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+
+GAIN_WEIGHTS = {"none": 0, "scale": 1, "shift_scale": 2}
+"""Learned vectors of a term."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ def _embedding_cost(part: Embedding, layers: int) -> Cost:
     inner = part.table_width
     costs = [norm_cost(part.norm, inner)]
     if part.bands is None:
-        costs.append(weights((part.vocab + (part.types or 0) + (part.tasks or 0)) * inner))
+        costs.append(weights((part.rows + (part.types or 0) + (part.tasks or 0)) * inner))
     else:
         for start, end, inner in part.bands.spans(vocab=part.vocab, width=part.width):
             costs += [weights((end - start) * inner), linear(inner, part.width)]
@@ -180,6 +183,8 @@ def _program_costs(program: Program, widths: dict[str, int], place: Place, seen:
         _extend(widths, step, here)
         for write in step.writes:
             yield norm_cost(write.norm, widths[write.register])
+            gains = [GAIN_WEIGHTS[term.gain] for term in write.terms]
+            yield weights(sum(gains) * widths[write.register])
 
 
 def _extend(widths: dict[str, int], step: Step, place: Place) -> None:

@@ -23,7 +23,7 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.paths import ranges
 from nexus_universal.architecture.position import SinusoidPositions
-from nexus_universal.architecture.program import AltUp, Branch, HyperConnection, Program, Step, StreamSlice, Write
+from nexus_universal.architecture.program import AltUp, Branch, GatedStreams, HyperConnection, Program, Step, StreamSlice, Term, Write
 from nexus_universal.architecture.symbols import Names, linear
 
 if TYPE_CHECKING:
@@ -166,6 +166,13 @@ def _read(step: Step, names: Names) -> tuple[list[str], str]:
             rf"C = \mathrm{{sinkhorn}}_{{{connection.iterations}}}({mixing})",
         )
         return [maps, listed(*weights)], r"\sum_{j} a_{j} x_{j}"
+    if isinstance(connection, GatedStreams):
+        eps, streams = number(connection.eps), joined("x_{1}", ELLIPSIS, f"x_{{{connection.streams}}}")
+        maps = joined(r"\alpha ", r"\gamma ") + f" = F {call('RMS', streams)}"
+        magnitude = number(connection.magnitude)
+        gates = call("sigmoid", r"s_{0} \alpha + b"), call("sigmoid", r"s_{1} \gamma + b")
+        weights = f"a = {gates[0]} + {eps}", f"c = {magnitude} {gates[1]} + {eps}"
+        return [maps, listed(*weights)], r"\sum_{j} a_{j} x_{j}"
     if isinstance(connection, AltUp):
         active = connection.active
         predicted = r"p_{j} = x_{j} + \sum_{k} P_{jk} x_{k}"
@@ -180,6 +187,8 @@ def _read(step: Step, names: Names) -> tuple[list[str], str]:
 
 def _back_to_streams(step: Step, names: Names) -> list[str]:
     connection = step.connection
+    if isinstance(connection, GatedStreams):
+        return [set_to("x_{j}", r"x_{j} + c_{j} y")]
     if isinstance(connection, HyperConnection):
         return [set_to("x_{j}", r"c_{j} y + \sum_{i} C_{ij} x_{i}")]
     if isinstance(connection, AltUp):
@@ -199,7 +208,7 @@ def _output(branch: Branch, v: str, names: Names) -> str:
 
 
 def _sum(write: Write, outputs: dict[str, str], names: Names) -> str:
-    terms = [times(term.scale, outputs.get(term.source) or symbol(term.source)) for term in write.terms]
+    terms = [_term(term, outputs) for term in write.terms]
     total = " + ".join(terms)
     if write.divisor is not None:
         total = f"{bracketed(total)} / {number(write.divisor)}"
@@ -207,6 +216,13 @@ def _sum(write: Write, outputs: dict[str, str], names: Names) -> str:
     if write.scale is not None:
         total = times(write.scale, bracketed(total))
     return bracketed(total) + r" \cdot \lambda_{\ell }" if write.layer_scale else total
+
+
+def _term(term: Term, outputs: dict[str, str]) -> str:
+    value = times(term.scale, outputs.get(term.source) or symbol(term.source))
+    if term.gain == "shift_scale":
+        value = f"({value} + b_{{{term.source}}})"
+    return value if term.gain == "none" else product(f"w_{{{term.source}}}", value)
 
 
 def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
@@ -228,7 +244,7 @@ def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
     lines = [listed(f"x = e = {rows}", wide)]
     lines += [within(name, count, inner) for name, count in (("T", part.types), ("K", part.tasks)) if count]
     if part.bands is None:
-        lines[0] = listed(lines[0], within("E", part.vocab, inner))
+        lines[0] = listed(lines[0], within("E", part.rows, inner))
     else:
         lines += _banded_rows(part.bands, vocab=part.vocab, width=part.width)
     if isinstance(part.positions, SinusoidPositions):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from nexus_universal.architecture.differential import Differential
+from nexus_universal.architecture.dynamic_mask import DynamicMask
 from nexus_universal.architecture.part import ByLayer, Part, part
 from nexus_universal.architecture.position import Alibi, Norm, QueryTemperature, Rope, YarnScaling, yarn_mscale
 
@@ -129,7 +130,8 @@ class Attention(Part):
     what the projections, and a norm of their whole width, give on both sides; `output_norm` norms all heads together
     before the output projection.
     `query_scale` multiplies the projected query. `contiguous` copies queries, keys and values head by head before they
-    meet: the same numbers, other bits in gradients.
+    meet: the same numbers, other bits in gradients. A layer with a window `keeps` no more keys than it spans, or all:
+    other bits again (GPT-Neo).
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
@@ -181,10 +183,14 @@ class Attention(Part):
     clip: float | None = None
     output_norm: Norm | None = None
     differential: Differential | None = None
+    dynamic_mask: DynamicMask | None = None
     query_scale: float | None = None
     contiguous: bool = False
+    keeps: Literal["window", "all"] = "window"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
+            yield "dynamic_mask", "needs kernel = 'sdpa', and neither alibi, reuse nor differential"
         if self.differential and self.kv_heads % 2:
             yield "kv_heads", "must be even where differential pairs heads"
         if self.differential and (self.value_dim or self.gate or self.repeat_first or self.kernel != "sdpa"):
@@ -210,6 +216,8 @@ class Attention(Part):
             yield "kernel", "is 'eager_rounded' without sinks only: with them 'eager' rounds already"
         if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
+        if self.keeps == "all" and self.window is None:
+            yield "keeps", "must be 'window' where there is none: all is kept anyway"
         if self.late_bias and not self.biases:
             yield "late_bias", "needs biases"
         if self.value_dim is not None and self.value_is_key:
@@ -299,6 +307,10 @@ class GatedDeltaRule(Part):
     S ← exp(g)·S;  S ← S + k (β (v − kᵀS))ᵀ;  o = Sᵀ q · key_dim^-0.5, with g = −exp(A)·softplus(a + bias), q and k
     L2-normed, after a causal depthwise convolution over [q|k|v]; the output is normed per head and gated. `cut` takes
     as many convolved positions as the call has, even where there are no more: a copy that gradients' bits show.
+
+    Per channel, a `decay_floor` f makes g = f · σ(exp(A) (a + bias)) instead, `softplus` "written" is log(1 + e^x) term
+    by term, `decay_rounding` rounds g to the model's dtype, and A, the bias and the convolution may be `stored` in
+    float32 in any model; `low_rank` makes W of a and of the gate a product of two thin matrices.
     """
 
     role: ClassVar[str] = "mixer"
@@ -318,12 +330,22 @@ class GatedDeltaRule(Part):
     chunk: int = 64
     packing: tuple[Packed, ...] = ()
     cut: bool = False
+    decay_floor: float | None = None
+    softplus: Literal["fused", "written"] = "fused"
+    decay_rounding: Literal["none", "model"] = "none"
+    stored: Literal["model", "float32"] = "model"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.value_heads % self.key_heads:
             yield "key_heads", f"must divide value_heads = {self.value_heads}"
-        if self.low_rank and self.decay == "head":
-            yield "low_rank", "factorises the decay and the gate of decay = 'channel' only"
+        plain = {"low_rank": None, "decay_floor": None, "softplus": "fused", "decay_rounding": "none", "stored": "model"}
+        for name, value in plain.items():
+            if self.decay == "head" and getattr(self, name) != value:
+                yield name, f"must be {value!r} where decay = 'head'"
+        if self.decay == "channel" and self.key_heads != self.value_heads:
+            yield "key_heads", f"must be value_heads = {self.value_heads} where decay = 'channel'"
+        if self.decay_floor is not None and (self.decay_floor >= 0 or self.softplus == "written"):
+            yield "decay_floor", "must be negative, and leaves nothing to softplus"
         yield from packing_problems(self.packing, self.projections)
 
 

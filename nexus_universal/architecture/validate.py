@@ -16,6 +16,7 @@ from nexus_universal.architecture.paths import anchor, fields_of
 from nexus_universal.architecture.program import (
     AltUp,
     Branch,
+    GatedStreams,
     HyperConnection,
     Program,
     Step,
@@ -27,6 +28,7 @@ from nexus_universal.architecture.serial import type_hints
 SIGNED_OR_ZERO = {
     "offset",
     "uncounted",
+    "zero",
     "bos",
     "pad",
     "eos",
@@ -77,6 +79,8 @@ def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iter
             True,
             f"must be False: the head reads {width} numbers, rows have {embedding.table_width}",
         )
+    if head.tied and embedding.spare:
+        yield "head.tied", True, "must be False where the embedding has spare rows: the table is longer than the head"
     if head.tied and embedding.bands:
         yield "head.tied", True, "must be False where the embedding has bands: there is no single table to share"
 
@@ -247,7 +251,7 @@ def _streams(program: Program, count: int, path: str) -> Iterator[Problem]:
     """Several streams are read through a connection, a single one never is; a nested program's x is a single one."""
     for index, step in enumerate(program.steps):
         where, connection = f"{path}.{anchor(step, index)}.connection", step.connection
-        if isinstance(connection, HyperConnection | AltUp) and connection.streams != count:
+        if isinstance(connection, HyperConnection | GatedStreams | AltUp) and connection.streams != count:
             yield f"{where}.streams", connection.streams, f"must equal streams.count = {count}"
         if isinstance(connection, StreamSlice) and max(connection.read, *connection.write) >= count:
             yield where, (connection.read, connection.write), f"must name streams below streams.count = {count}"

@@ -29,10 +29,17 @@ class Transposed:
 
 @dataclass(frozen=True)
 class Squeezed:
-    """Stored with an axis of length 1 (a depthwise convolution's channel axis): a view, no copy."""
+    """Stored with an axis of length 1 (a depthwise convolution's channel axis), or several: a view, no copy."""
 
     name: str
-    axis: int
+    axis: int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Leading:
+    """The first rows of the file's tensor, a view: nothing reads those behind them. Loaded, never saved."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,16 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Joined:
-    """Several file tensors, one below the other: they hold apart what is one matrix here. Loaded, never saved."""
+    """Several file tensors, one below the other: they hold apart what is one matrix here. Loaded, never saved.
+
+    `axis` is one of length 1 that they have in the file.
+    """
 
     names: tuple[str, ...]
+    axis: int | None = None
 
 
-Rule = Direct | Transposed | Squeezed | Stacked | Joined
+Rule = Direct | Transposed | Squeezed | Leading | Stacked | Joined
 
 
 def names_of(rule: Rule, *, indices: tuple[str, ...], experts: int) -> list[str]:
@@ -73,16 +84,20 @@ class WeightMap:
 
     `tensors` maps a canonical name, or its stem before `.weight` / `.bias`, to a file name, a rule, or several in order
     of preference (the published layout first: it is the one that is saved). `passed_over` are patterns of tensors that
-    are rightly left unused, with the reason; `{layers}` in them is the number of n's layers. `optional_prefix` may be
-    missing from a file's names.
+    are rightly left unused, with the reason; `{layers}` in them is the number of n's layers. `carried` are those that
+    no logit depends on, but which transformers' class has: they are kept as they are and saved with the rest.
+    `optional_prefix` may be missing from a file's names. `free` are names that take precedence where the head is not
+    tied.
     """
 
     tensors: Mapping[str, str | Rule | tuple[str | Rule, ...]]
     passed_over: Mapping[str, str] = field(default_factory=dict)
+    carried: Mapping[str, str] = field(default_factory=dict)
     optional_prefix: str = ""
+    free: Mapping[str, str] = field(default_factory=dict)
 
-    def rules(self, canonical: str) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
-        """The rules for a parameter, and the indices in its name.
+    def rules(self, canonical: str, *, tied: bool = True) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
+        """The rules for a parameter, and the indices in its name; `tied` is whether the head is.
 
         Raises:
             KeyError: the table has no entry for it.
@@ -91,6 +106,8 @@ class WeightMap:
         template = INDEX.sub("{i}", canonical)
         if template in self.tensors:
             found = self._alternatives(template)
+            if not tied and template in self.free:
+                found = (self.free[template], *found)
             return tuple(Direct(rule) if isinstance(rule, str) else rule for rule in found), indices
         stem, _, suffix = template.rpartition(".")
         return tuple(_of_module(rule, suffix) for rule in self._alternatives(stem)), indices
@@ -105,6 +122,10 @@ class WeightMap:
             if re.search(pattern.replace("{layers}", str(layers)), name):
                 return reason
         return None
+
+    def carries(self, name: str) -> bool:
+        """Whether a tensor of this name is saved although nothing is computed with it."""
+        return any(re.search(pattern, name) for pattern in self.carried)
 
     def modules(self) -> Iterator[tuple[str, str]]:
         """(canonical module, reference module) for every stem that is a module on both sides."""
@@ -122,5 +143,5 @@ def _of_module(rule: str | Rule, suffix: str) -> Rule:
     if isinstance(rule, Transposed):
         return Direct(f"{rule.name}.bias") if suffix == "bias" else Transposed(f"{rule.name}.{suffix}")
     if isinstance(rule, Joined):
-        return Joined(tuple(f"{name}.{suffix}" for name in rule.names))
+        return Joined(tuple(f"{name}.{suffix}" for name in rule.names), axis=rule.axis)
     raise KeyError(f"{rule} says nothing about a {suffix}")

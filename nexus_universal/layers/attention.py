@@ -13,6 +13,7 @@ from nexus_universal.cache import KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.differential import UniversalDifferential
+from nexus_universal.layers.dynamic_mask import UniversalDynamicMask
 from nexus_universal.layers.kernels import (
     added_eager_attention,
     divided_eager_attention,
@@ -82,6 +83,11 @@ class UniversalAttention(nn.Module):
             self.differential = UniversalDifferential(
                 part.differential, head_dim=part.head_dim, layer_index=layer_index
             )
+        self.dynamic_mask = None
+        if part.dynamic_mask:
+            self.dynamic_mask = UniversalDynamicMask(
+                part.dynamic_mask, kv_heads=part.kv_heads, value_width=part.value_width
+            )
         self.output_norm = UniversalNorm.of(part.output_norm, mixed_width) if part.output_norm else None
         self.growths = [rule for rule in (part.log_scale, part.temperature) if rule is not None]
         self.plan.growths.update(self.growths)
@@ -99,7 +105,8 @@ class UniversalAttention(nn.Module):
 
     def _mask_kind(self) -> MaskKind:
         part = self.part
-        form = "additive" if part.kernel.startswith("eager") else "omissible" if part.kernel == "sdpa" else "always"
+        omissible = part.kernel == "sdpa" and part.dynamic_mask is None
+        form = "additive" if part.kernel.startswith("eager") else "omissible" if omissible else "always"
         if part.alibi is None:
             return MaskKind(window=part.window, form=form)
         return MaskKind(window=part.window, form=form, alibi=part.alibi, heads=part.heads, scale=self.scale)
@@ -108,7 +115,9 @@ class UniversalAttention(nn.Module):
         """An empty state for this mixer; None where it reuses what another keeps."""
         if self.part.reuse:
             return None
-        return WindowState(self.part.window) if self.part.window else KeyValueState()
+        if self.part.window is None or self.part.keeps == "all":
+            return KeyValueState()
+        return WindowState(self.part.window)
 
     def forward(
         self,
@@ -119,7 +128,7 @@ class UniversalAttention(nn.Module):
         call = call or self.plan.begin(x)
         part, roles = self.part, self.project(x)
         query = roles["query"] if part.query_scale is None else roles["query"] * part.query_scale
-        query = self._placed(self._by_head(query, self.query_norm), self.query_norm, call)
+        query = self._placed(self._by_head(query, self.query_norm), self.query_norm, call, asking=True)
         for rule in self.growths:
             query = query * call.query_growth[rule].type_as(query)
         if part.contiguous:
@@ -128,6 +137,9 @@ class UniversalAttention(nn.Module):
         if part.emit:
             call.emitted[part.emit] = key, value
         mask = call.masks[self.mask_index]
+        if self.dynamic_mask is not None:
+            assert mask is not None
+            mask = self.dynamic_mask(value, mask, heads=part.heads)
         if self.differential is None:
             mixed = self._attend(query, key, value, mask)
         else:
@@ -151,7 +163,12 @@ class UniversalAttention(nn.Module):
         return self._clipped(role).reshape(*role.shape[:2], -1, self.part.head_dim)
 
     def _placed(
-        self, heads: Float[Tensor, "batch seq heads head_dim"], norm: nn.Module | None, call: Call, times: int = 1
+        self,
+        heads: Float[Tensor, "batch seq heads head_dim"],
+        norm: nn.Module | None,
+        call: Call,
+        times: int = 1,
+        asking: bool = False,
     ) -> Float[Tensor, "batch repeated seq head_dim"]:
         """Queries or keys normed and rotated, each head `times` times."""
         if norm is not None and self.norms_at == "before_rope":
@@ -160,7 +177,9 @@ class UniversalAttention(nn.Module):
         if norm is not None and self.norms_at == "split":
             heads = norm(heads)
         if self.rope_index is not None:
-            heads = self.plan.ropes[self.rope_index].turned(heads, call.tables[self.rope_index])
+            rope = self.plan.ropes[self.rope_index]
+            wide = asking and rope.part.rounded == "keys"
+            heads = rope.turned(heads, call.tables[self.rope_index], wide=wide)
         return norm(heads) if norm is not None and self.norms_at == "after_rope" else heads
 
     def _keys_and_values(self, roles: dict[str, Tensor], call: Call, state: State | None) -> tuple[Tensor, Tensor]:

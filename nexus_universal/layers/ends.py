@@ -22,7 +22,7 @@ class TokenTable(Table):
     """Token rows, times the embedding's scale unless it scales given embeddings, too."""
 
     def __init__(self, part: Embedding) -> None:
-        super().__init__(part.vocab, part.table_width, padding_row=part.padding_row)
+        super().__init__(part.rows, part.table_width, padding_row=part.padding_row)
         self.part = part
 
     def forward(self, index: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq width"]:

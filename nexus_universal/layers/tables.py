@@ -33,7 +33,8 @@ class SinusoidTable(nn.Module):
     def __init__(self, part: SinusoidPositions, width: int) -> None:
         super().__init__()
         with torch.device("cpu"):  # whatever device the model is built on
-            angles = (_closed_angles if part.closed else _angles)(part.count, width)
+            single = _closed_angles if part.closed else _single_angles
+            angles = (single if part.closed or part.angles == "float32" else _angles)(part.count, width)
             sines, cosines = angles.sin().float(), angles.cos().float()
             if part.layout == "pairs":
                 waves = torch.stack([sines, cosines], dim=-1).flatten(-2)[:, :width]
@@ -54,6 +55,11 @@ def _angles(rows: int, width: int) -> Float[Tensor, "rows pairs"]:
     """t · 10000^(-2i/d), in float64."""
     times, pairs = torch.arange(rows, dtype=torch.float64), torch.arange(0, width, 2, dtype=torch.float64)
     return times[:, None] / 10000.0 ** (pairs / width)
+
+
+def _single_angles(rows: int, width: int) -> Float[Tensor, "rows pairs"]:
+    """The same in float32, multiplied by reciprocals."""
+    return torch.arange(rows).float()[:, None] * (1 / torch.pow(10000, torch.arange(0, width, 2).float() / width))
 
 
 def _closed_angles(rows: int, width: int) -> Float[Tensor, "rows pairs"]:

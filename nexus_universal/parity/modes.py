@@ -31,6 +31,7 @@ COUNTS_SLOTS = (
     "mvp",
     "pegasus",
     "plbart",
+    "roformer",
     "trocr",
 )
 """Types that are never told positions and count pads as tokens (docs/REFERENCE_FAULTS.md); so ours is asked to."""
@@ -40,6 +41,9 @@ KEEPS_ALL = ("trocr", "whisper")
 
 TAKES_NEW = ("mamba", "falcon_mamba")
 """Types that take a mask for one of the new positions alone; generation hands them none in its steps, and so it is."""
+
+WIDENS_MASK = ("git",)
+"""Types that shift the mask of a cached call by the places of an image, though there be none."""
 
 POSITIONS_ARE_ROWS = (
     "roberta",

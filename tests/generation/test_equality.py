@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nexus_universal import UniversalTransformer
 from nexus_universal.generation import encode
+from nexus_universal.parity.modes import COUNTS_SLOTS, WIDENS_MASK, Reference, positions_of
 from tests.generation.support import CHECKPOINTS, DATA
 from tests.helpers import MODEL_TYPES, ids, pair, reference, same, universal
 
@@ -19,10 +20,10 @@ NEW = 20
 PADS = (4, 0, 1)
 
 
-def batch() -> tuple[Tensor, Tensor]:
-    """Three rows, padded on the left by 4, 0 and 1."""
+def batch(model_type: str = "llama") -> tuple[Tensor, Tensor]:
+    """Three rows, padded on the left by 4, 0 and 1, or not at all where the reference takes pads for tokens."""
     drawn, mask = ids(3, 11, seed=3), torch.ones(3, 11, dtype=torch.long)
-    for row, pads in enumerate(PADS):
+    for row, pads in enumerate(() if model_type in (*COUNTS_SLOTS, *WIDENS_MASK) else PADS):
         mask[row, :pads] = 0
     return drawn, mask
 
@@ -33,10 +34,13 @@ def both(
     """Reference's ids and ours."""
     theirs, ours = pair(model_type)
     settings = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, **settings}
+    rows = {}
+    if first := Reference(theirs).first_row:  # generation begins at row 0, wherever positions begin
+        rows["position_ids"] = positions_of(torch.ones_like(drawn) if mask is None else mask) + first
     seed = settings.pop("seed", None)
     if seed is not None:
         torch.manual_seed(seed)
-    expected = theirs.generate(drawn, attention_mask=mask, eos_token_id=eos, **settings)
+    expected = theirs.generate(drawn, attention_mask=mask, eos_token_id=eos, **rows, **settings)
     found = ours.generate(drawn, attention_mask=mask, eos_token_id=eos or [], seed=seed, **settings)
     return expected, found
 
@@ -44,7 +48,7 @@ def both(
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_greedy_ids_are_the_references(model_type: str, use_cache: bool) -> None:
-    drawn, mask = batch()
+    drawn, mask = batch(model_type)
     for given, masked in ((drawn[1:2], None), (drawn, mask), (drawn, torch.ones_like(mask))):
         expected, found = both(model_type, given, masked, use_cache=use_cache)
         assert same(expected, found)
@@ -77,7 +81,7 @@ def test_a_text_that_outgrows_short_factors_is_read_anew(start: int, seed: int) 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_rows_end_at_any_of_several_ids_and_are_filled(model_type: str) -> None:
-    drawn, mask = batch()
+    drawn, mask = batch(model_type)
     free = both(model_type, drawn, mask)[0][:, drawn.shape[1] :].tolist()
     choices = (sorted(set(each)) for each in product(*free))
     eos = next(each for each in choices if len({*ends(free, *each)}) > 1 and max(ends(free, *each)) < NEW)
@@ -124,7 +128,7 @@ def test_a_call_ends_when_all_rows_have_ended() -> None:
     ids=lambda settings: "+".join(settings),
 )
 def test_drawn_ids_are_those_after_the_same_seed(model_type: str, settings: dict[str, float]) -> None:
-    drawn, mask = batch()
+    drawn, mask = batch(model_type)
     expected, found = both(model_type, drawn, mask, eos=[5, 9], do_sample=True, seed=7, **settings)
     assert same(expected, found)
 
