@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from nexus_universal.architecture.connection_costs import cost
 from nexus_universal.architecture.costs import (
     Cost,
     Place,
@@ -18,7 +19,6 @@ from nexus_universal.architecture.costs import (
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import LearnedPositions, SteppedScaling
 from nexus_universal.architecture.program import Branch, Program, Step
-from nexus_universal.architecture.connection_costs import cost
 
 if TYPE_CHECKING:
     from nexus_universal.architecture.ends import Embedding, Head, Streams
@@ -119,6 +119,9 @@ def _embedding_cost(part: Embedding, layers: int) -> Cost:
         costs.append(weights(part.positions.count * inner))
     if part.narrow:
         costs.append(linear(inner, part.width, part.narrow.bias))
+    if part.beside:
+        costs += [weights(each.count * each.width) for each in part.beside]
+        costs.append(linear(inner + sum(each.width for each in part.beside), inner, bias=True))
     if part.per_layer:
         all_layers = layers * part.per_layer.width
         costs += [

@@ -66,13 +66,27 @@ class Narrow(Part):
 
 
 @part
+class Beside(Part):
+    """A table of a further feature of `count` kinds, whose first row stands for one that is not said (RoCBert)."""
+
+    name: str
+    count: int
+    width: int
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.name.isidentifier():
+            yield "name", "must be an identifier"
+
+
+@part
 class Embedding(Part):
     """Token table [vocab, width], times `scale`, plus positions.
 
     `types` are the rows of a table of which every token gets the first, added before the positions; of a table of
-    `tasks` it is added after them (BERT, ERNIE). `narrow` tables are not as wide as the model. The norm stands behind
-    all that, or right behind the scale where it is `norm_first` (BlenderbotSmall). `spare` rows stand behind those
-    of the vocabulary, for ids that no head scores: where an image or a sound goes.
+    `tasks` it is added after them (BERT, ERNIE). `narrow` tables are not as wide as the model. Rows `beside` a token's
+    are joined to it and projected with it to the model's width, before anything is added. The norm stands behind all
+    that, or right behind the scale where it is `norm_first` (BlenderbotSmall). `spare` rows stand behind those of the
+    vocabulary, for ids that no head scores: where an image or a sound goes.
 
     `scale_rounding` "model" rounds the scale to the table's dtype first (Gemma). `scale_inputs` scales embeddings that
     a caller gives instead of ids, too. `padding_row` never receives a gradient. `bands` make it the adaptive input of
@@ -98,6 +112,7 @@ class Embedding(Part):
     narrow: Narrow | None = None
     norm_first: bool = False
     spare: int | None = None
+    beside: tuple[Beside, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -110,8 +125,8 @@ class Embedding(Part):
         return self.narrow.width if self.narrow else self.width
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.narrow and (self.bands or self.per_layer):
-            yield "narrow", "must be None where bands or per_layer are set"
+        if self.narrow and (self.bands or self.per_layer or self.beside):
+            yield "narrow", "must be None where bands, per_layer or beside are set"
         if self.padding_row is not None and not 0 <= self.padding_row < self.rows:
             yield "padding_row", f"must lie in [0, {self.rows})"
         if self.spare and self.bands:
@@ -179,9 +194,10 @@ class Head(Part):
 
     A `transform` stands before everything else.
 
-    `dtype` "float32" casts the logits. A `divisor` is no scale: x / 3 and x · (1/3) differ in bits. Positions whose
-    logits are not asked for are left out of the head, or already (`skips` "reusing") of the last layers, where those
-    only reuse keys and values of others: a product over fewer rows has other bits.
+    `dtype` "float32" casts the logits, "float32_capped" before the softcap. A `divisor` is no scale: x / 3 and x ·
+    (1/3) differ in bits. Positions whose logits are not asked for are left out of the head, or already (`skips`
+    "reusing") of the last layers, where those only reuse keys and values of others: a product over fewer rows has other
+    bits.
 
     `bands` make it the adaptive softmax of arXiv 1609.04309, and the "logits" log-probabilities of the whole
     vocabulary: one softmax over the tokens of band 0 and an entry for each further band, times another within the
@@ -193,7 +209,7 @@ class Head(Part):
     scale: float | None = None
     divisor: float | None = None
     softcap: float | None = None
-    dtype: Literal["model", "float32"] = "model"
+    dtype: Literal["model", "float32", "float32_capped"] = "model"
     bands: Bands | None = None
     skips: Literal["head", "reusing"] = "head"
     input_divisor: float | None = None
@@ -203,6 +219,8 @@ class Head(Part):
         for name in ("divisor", "input_divisor"):
             if getattr(self, name) == 0:
                 yield name, "must not be zero"
+        if self.dtype == "float32_capped" and self.softcap is None:
+            yield "dtype", "must be 'model' or 'float32' where softcap = None"
         if self.bands:
             plain = Head(tied=False)
             for name in ("tied", "bias", "scale", "divisor", "input_divisor", "softcap", "dtype", "transform"):

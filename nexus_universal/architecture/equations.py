@@ -65,14 +65,18 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     if part.log_scale is not None:
         query = rf"\mathrm{{max}}(1, \mathrm{{log}}_{{{part.log_scale}}}(t + 1)) \cdot {query}"
     if part.temperature is not None:
-        grown = rf"{number(part.temperature.growth)} \, \mathrm{{ln}}(1 + \lfloor t / {part.temperature.span} \rfloor)"
-        query = rf"(1 + {grown}) \cdot {query}"
+        grown, next_to = number(part.temperature.growth), "t" if part.temperature.form == "log" else "(t + 1)"
+        share = rf"{next_to} / {part.temperature.span}"
+        factor = rf"1 + {grown} \, \mathrm{{ln}}(1 + \lfloor {share} \rfloor)"
+        query = rf"({factor if part.temperature.form != 'power' else f'1 + {share}'})" + (
+            rf" \cdot {query}" if part.temperature.form != "power" else rf"^{{{grown}}} \cdot {query}"
+        )
     lines = [listed(within(f"q = {query}", part.heads, part.head_dim), whole)]
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:
         value = clipped(linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
-        value = names.optional(part.value_norm, value)
+        value = times(part.value_scale, names.optional(part.value_norm, value))
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
         key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
         lines.append(listed(key if part.value_dim is None else within(key, part.kv_heads, part.head_dim), pair, kept))

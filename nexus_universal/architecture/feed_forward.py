@@ -17,7 +17,8 @@ class FeedForward(Part):
     `sparsity` keeps the gate's entries above the Gaussian quantile of that probability (Gemma 3n). `gate_scale` and
     `output_scale` are muP multipliers. `gate_limit` bounds the gate from above and `up` on both sides; `up_shift` is
     added to `up` after that. `late_bias` adds biases to the finished, rounded product. `inner_norm` norms what `down`
-    reads. "xielu" is x > 0 ? a x² + b x : (e^min(x, ε) - 1 - x) c + b x, with a and c learned (arXiv 2411.13010).
+    reads. `product` is the dtype of act(gate) · up. "xielu" is x > 0 ? a x² + b x : (e^min(x, ε) - 1 - x) c + b x, with
+    a and c learned (arXiv 2411.13010).
     """
 
     role: ClassVar[str] = "feed_forward"
@@ -35,6 +36,7 @@ class FeedForward(Part):
     sparsity: float | None = None
     late_bias: bool = False
     inner_norm: Norm | None = None
+    product: Literal["model", "float32"] = "model"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.gated and self.activation == "xielu":
@@ -43,6 +45,8 @@ class FeedForward(Part):
             for name in ("gate_scale", "gate_limit", "up_shift", "sparsity"):
                 if getattr(self, name) is not None:
                     yield name, "needs gated = True"
+            if self.product == "float32":
+                yield "product", "must be 'model' where gated = False: nothing is multiplied"
             if "gate" in self.biases:
                 yield "biases", "names 'gate', but gated = False"
         if self.sparsity is not None and not 0 < self.sparsity < 1:
@@ -142,7 +146,8 @@ class MixtureOfExperts(Part):
     the router does not (Gemma 4). What the routed experts give is multiplied by `scale`, and the whole sum divided by
     `divisor`. `shared_call` is when a shared expert without gate is called, last, first, or second, behind the router:
     gradients differ in bits. With `views` "own" router and shared expert see x itself, and not the list of tokens that
-    the experts see: gradients then meet in another order, and differ in bits. `sum_order` "chosen" adds a token's k
+    the experts see: gradients then meet in another order, and differ in bits; in yet another where
+    that list is made "behind" the router's. `sum_order` "chosen" adds a token's k
     outputs as they were chosen, in the weights' dtype; "expert" adds them one by one in the experts' order, rounding
     each to the model's dtype; "loop" is the same, an expert's tokens lying by choice, and gradients meeting from the
     last expert to the first.
@@ -162,7 +167,7 @@ class MixtureOfExperts(Part):
     bias: bool = False
     sum_order: Literal["chosen", "expert", "loop"] = "chosen"
     expert_norm: Norm | None = None
-    views: Literal["one", "own"] = "one"
+    views: Literal["one", "own", "behind"] = "one"
     scale: float | None = None
     divisor: float | None = None
     shared_call: Literal["last", "second", "first"] = "last"

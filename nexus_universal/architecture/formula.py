@@ -23,7 +23,17 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.paths import ranges
 from nexus_universal.architecture.position import SinusoidPositions
-from nexus_universal.architecture.program import AltUp, Branch, GatedStreams, HyperConnection, Program, Step, StreamSlice, Term, Write
+from nexus_universal.architecture.program import (
+    AltUp,
+    Branch,
+    GatedStreams,
+    HyperConnection,
+    Program,
+    Step,
+    StreamSlice,
+    Term,
+    Write,
+)
 from nexus_universal.architecture.symbols import Names, linear
 
 if TYPE_CHECKING:
@@ -231,6 +241,9 @@ def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
     if part.norm_first:
         rows = names.optional(part.norm, rows)
     inner = part.table_width
+    if part.beside:
+        first = (rf"F^{{{each.name}}}_{{0}}" for each in part.beside)
+        rows = linear("j", "[" + r" \mid ".join((rows, *first)) + "]", bias=True)
     if part.types:
         rows += " + T_{0}"
     if part.positions:
@@ -243,6 +256,7 @@ def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
         rows = linear("e", rows if part.norm else bracketed(rows), part.narrow.bias)
     lines = [listed(f"x = e = {rows}", wide)]
     lines += [within(name, count, inner) for name, count in (("T", part.types), ("K", part.tasks)) if count]
+    lines += [within(rf"F^{{{each.name}}}", each.count, each.width) for each in part.beside]
     if part.bands is None:
         lines[0] = listed(lines[0], within("E", part.rows, inner))
     else:

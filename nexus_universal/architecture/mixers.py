@@ -83,10 +83,20 @@ class QueryKeyNorm(Part):
 
 @part
 class OutputGate(Part):
-    """The mixer's output times an activation of a projection of its input (arXiv 2505.06708)."""
+    """The mixer's output times an activation of a projection of its input (arXiv 2505.06708).
+
+    `wide` takes the "activation" in float32, or the "product" with the output, too. `head_bias` adds a learned number
+    per head to the projection's channels.
+    """
 
     activation: Literal["sigmoid", "softplus"] = "sigmoid"
     per: Literal["channel", "head"] = "channel"
+    wide: Literal["none", "activation", "product"] = "none"
+    head_bias: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.head_bias and self.per == "head":
+            yield "head_bias", "must be False where per = 'head': the projection's own bias says it"
 
 
 @part
@@ -129,7 +139,7 @@ class Attention(Part):
     give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds
     what the projections, and a norm of their whole width, give on both sides; `output_norm` norms all heads together
     before the output projection.
-    `query_scale` multiplies the projected query. `contiguous` copies queries, keys and values head by head before they
+    `query_scale` multiplies the projected query, `value_scale` values. `contiguous` copies queries, keys and values head by head before they
     meet: the same numbers, other bits in gradients. A layer with a window `keeps` no more keys than it spans, or all:
     other bits again (GPT-Neo).
 
@@ -138,7 +148,8 @@ class Attention(Part):
     "eager" is written out, its softmax in float32 (with sinks in the model's dtype), "eager_rounded" with one in the
     model's dtype always; "eager_gated" leaves sinks out of it and multiplies by the share that they leave.
     "eager_divided" divides scores by 1/`scale`; "eager_wide" does so, too, and multiplies queries and keys in float32;
-    "eager_fused" scales and adds the mask within the product.
+    "eager_fused" scales and adds the mask within the product; "eager_shifted" takes the scores' maximum off before a
+    softmax in their dtype, as "eager" does with sinks; "eager_wide_sinks" has sinks beside float32 scores.
     `repeat_first` repeats key/value heads before the rotation,
     `late_bias` adds biases to the finished, rounded product.
     """
@@ -171,6 +182,8 @@ class Attention(Part):
         "eager_divided",
         "eager_wide",
         "eager_fused",
+        "eager_shifted",
+        "eager_wide_sinks",
     ] = "sdpa"
     alibi: Alibi | None = None
     repeat_first: bool = False
@@ -185,6 +198,7 @@ class Attention(Part):
     differential: Differential | None = None
     dynamic_mask: DynamicMask | None = None
     query_scale: float | None = None
+    value_scale: float | None = None
     contiguous: bool = False
     keeps: Literal["window", "all"] = "window"
 
@@ -212,8 +226,10 @@ class Attention(Part):
             yield "kernel", f"is {self.kernel!r} without softcap and sinks only"
         if self.kernel == "eager_gated" and not (self.sinks and self.softcap is None):
             yield "kernel", "is 'eager_gated' with sinks and without softcap only"
-        if self.kernel == "eager_rounded" and self.sinks:
-            yield "kernel", "is 'eager_rounded' without sinks only: with them 'eager' rounds already"
+        if self.kernel in ("eager_rounded", "eager_shifted") and self.sinks:
+            yield "kernel", f"is {self.kernel!r} without sinks only: with them 'eager' does so already"
+        if self.kernel == "eager_wide_sinks" and not self.sinks:
+            yield "kernel", "is 'eager_wide_sinks' with sinks only"
         if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
         if self.keeps == "all" and self.window is None:
@@ -226,9 +242,10 @@ class Attention(Part):
             if role in self.biases or any(role in packed.roles for packed in self.packing):
                 yield "biases" if role in self.biases else "packing", f"names {role!r}, which has no projection here"
         if self.reuse:
-            for name, plain in (("emit", None), ("value_is_key", False), ("value_norm", None), ("key_scale", None)):
-                if getattr(self, name) != plain:
-                    yield name, f"must be {plain}: reuse takes finished keys and values from an earlier layer"
+            plain = {"emit": None, "value_is_key": False, "value_norm": None, "key_scale": None, "value_scale": None}
+            for name, value in plain.items():
+                if getattr(self, name) != value:
+                    yield name, f"must be {value}: reuse takes finished keys and values from an earlier layer"
         yield from packing_problems(self.packing, self.projections, self.biases)
 
     def _absent_roles(self) -> tuple[str, ...]:
@@ -254,7 +271,8 @@ class LatentAttention(Part):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values expand from one small latent.
 
     Per head the query and key are [nope | rope]; the rotated key is shared by all heads. `query_rank` None projects the
-    query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature.
+    query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature. A `late_gate` is projected
+    behind the attention and not before it: gradients then meet in another order, and differ in bits.
     """
 
     role: ClassVar[str] = "mixer"
@@ -272,6 +290,7 @@ class LatentAttention(Part):
     query_scale: float | None = None
     latent_scale: float | None = None
     gate: OutputGate | None = None
+    late_gate: bool = False
     sinks: bool = False
     indexer: SparseIndexer | ReusedIndices | None = None
 
@@ -280,6 +299,8 @@ class LatentAttention(Part):
             yield from self.rope.problems_in_head(self.rope_dim, width="rope_dim")
         if "query_down" in self.biases and self.query_rank is None:
             yield "biases", "names 'query_down', but query_rank = None"
+        if self.late_gate and self.gate is None:
+            yield "late_gate", "needs a gate"
         if self.query_rank is None and isinstance(self.indexer, SparseIndexer):
             yield "query_rank", "must not be None: the indexer's queries come from the query latent"
         if self.scale_by_yarn and not (self.rope and isinstance(self.rope.scaling, YarnScaling)):
@@ -308,9 +329,10 @@ class GatedDeltaRule(Part):
     L2-normed, after a causal depthwise convolution over [q|k|v]; the output is normed per head and gated. `cut` takes
     as many convolved positions as the call has, even where there are no more: a copy that gradients' bits show.
 
-    Per channel, a `decay_floor` f makes g = f · σ(exp(A) (a + bias)) instead, `softplus` "written" is log(1 + e^x) term
-    by term, `decay_rounding` rounds g to the model's dtype, and A, the bias and the convolution may be `stored` in
-    float32 in any model; `low_rank` makes W of a and of the gate a product of two thin matrices.
+    Per channel, `low_rank` makes W of a and of the gate a product of two thin matrices, and a `decay_floor` f makes
+    g = f · σ(exp(A) (a + bias)). `decay_form` "written" takes softplus term by term and leaves g in float32, "fused"
+    takes torch's, head by head, and rounds g to the model's dtype. A, the bias and the convolution may be `stored` in
+    float32 in any model.
     """
 
     role: ClassVar[str] = "mixer"
@@ -331,20 +353,19 @@ class GatedDeltaRule(Part):
     packing: tuple[Packed, ...] = ()
     cut: bool = False
     decay_floor: float | None = None
-    softplus: Literal["fused", "written"] = "fused"
-    decay_rounding: Literal["none", "model"] = "none"
+    decay_form: Literal["fused", "written"] = "fused"
     stored: Literal["model", "float32"] = "model"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.value_heads % self.key_heads:
             yield "key_heads", f"must divide value_heads = {self.value_heads}"
-        plain = {"low_rank": None, "decay_floor": None, "softplus": "fused", "decay_rounding": "none", "stored": "model"}
+        plain = {"low_rank": None, "decay_floor": None, "decay_form": "fused", "stored": "model"}
         for name, value in plain.items():
             if self.decay == "head" and getattr(self, name) != value:
                 yield name, f"must be {value!r} where decay = 'head'"
         if self.decay == "channel" and self.key_heads != self.value_heads:
             yield "key_heads", f"must be value_heads = {self.value_heads} where decay = 'channel'"
-        if self.decay_floor is not None and (self.decay_floor >= 0 or self.softplus == "written"):
+        if self.decay_floor is not None and (self.decay_floor >= 0 or self.decay_form == "written"):
             yield "decay_floor", "must be negative, and leaves nothing to softplus"
         yield from packing_problems(self.packing, self.projections)
 

@@ -52,10 +52,14 @@ class Read(Part):
 
 @part
 class Term(Part):
-    """One summand of a write: a register, `u`, `v` or a branch, times a number."""
+    """One summand of a write: a register, `u`, `v` or a branch, times a number.
+
+    `gain` "scale" multiplies it by a learned vector, "shift_scale" adds another one first (ZAYA).
+    """
 
     source: str
     scale: float | None = None
+    gain: Literal["none", "scale", "shift_scale"] = "none"
 
 
 @part
@@ -103,6 +107,25 @@ class HyperConnection(Part):
 
 
 @part
+class GatedStreams(Part):
+    """Hyper-connections whose streams are never mixed (Hunyuan 4): u = Σ_j a_j x_j; then x_j = x_j + c_j y.
+
+    [α | γ] = (F x) / rms(x) over all streams, concatenated, in float32 with epsilon `norm_eps`; a = σ(s₀ α + b) + eps
+    and c = `magnitude` · σ(s₁ γ + b') + eps. The sum is float32, too.
+    """
+
+    streams: int
+    magnitude: float
+    eps: float
+    norm_eps: float
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in ("eps", "norm_eps"):
+            if getattr(self, name) < 0:
+                yield name, "must not be negative"
+
+
+@part
 class AltUp(Part):
     """Alternating updates (arXiv 2301.13310): predict all streams, run the step on one, correct all by its error.
 
@@ -134,7 +157,7 @@ class StreamSlice(Part):
             yield "write", "must name streams, each once"
 
 
-Connection = HyperConnection | AltUp | StreamSlice
+Connection = HyperConnection | GatedStreams | AltUp | StreamSlice
 
 
 @part

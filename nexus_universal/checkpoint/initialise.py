@@ -14,6 +14,7 @@ from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.experts import UniversalRouter
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
+from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.state_space import UniversalStateSpace
@@ -56,12 +57,12 @@ def initialise(model: nn.Module, text: Text) -> None:
             _initialise_steps(module.decay_bias, text)
         elif isinstance(module, UniversalLightningAttention):
             module.start_decays()
-        elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace):
+        elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace | UniversalHeadedStateSpace):
             _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
 
 
 def _initialise_state_space(
-    module: UniversalStateSpace | UniversalChannelStateSpace, text: Text, *, layers: int
+    module: UniversalStateSpace | UniversalChannelStateSpace | UniversalHeadedStateSpace, text: Text, *, layers: int
 ) -> None:
     """A is -1, -2, … head by head or state by state (S4D-real, arXiv 2206.11893), D 1, Δ as `text` says."""
     nn.init.ones_(module.skip)
@@ -69,9 +70,10 @@ def _initialise_state_space(
     if isinstance(module, UniversalStateSpace):
         bias = nn.init.ones_(module.step_bias)
     else:
-        bias, bound = module.step.bias, module.part.rank**-0.5
+        headed, bound = isinstance(module, UniversalHeadedStateSpace), module.part.rank**-0.5
+        weight, bias = (module.step_weight, module.step_bias) if headed else (module.step.weight, module.step.bias)
         if text.step_range:
-            nn.init.uniform_(module.step.weight, -bound, bound)
+            nn.init.uniform_(weight, -bound, bound)
     _initialise_steps(bias, text)
     if text.uniform_output:
         for weight in (module.convolution.weight, module.output.weight):

@@ -43,6 +43,12 @@ def slots(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
+def idle_layers(model: nn.Module) -> tuple[int, ...]:
+    """The layers that hold nothing: what a text does not pass through in a model of text and images."""
+    layers = model.get_submodule("layers").children()
+    return tuple(index for index, layer in enumerate(layers) if not any(True for _ in layer.parameters()))
+
+
 def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[int, ...]]) -> LoadPlan:
     """Match a model's slots with a file's tensors.
 
@@ -68,14 +74,15 @@ def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[i
         rule, parts = complete
         plan.sources[name] = (rule, [given[part] for part in parts])
         _check_shape(name, tuple(slot.shape), rule, [(part, available[part]) for part in parts])
-    plan.carried = {ours: theirs for ours, theirs in given.items() if ours in available and weights.carries(ours)}
+    idle = idle_layers(model)
+    plan.carried = {ours: theirs for ours, theirs in given.items() if weights.carries(ours, idle=idle)}
     used = {part for _, parts in plan.sources.values() for part in parts}
     unexpected: list[str] = []
     layers = len(list(model.get_submodule("layers").children()))
     for name in shapes:
         if name in used or name in plan.carried.values():
             continue
-        reason = weights.reason_to_pass_over(name, layers=layers) or _tied(name, weights, model)
+        reason = weights.reason_to_pass_over(name, layers=layers, idle=idle) or _tied(name, weights, model)
         if reason is None:
             unexpected.append(name)
         else:

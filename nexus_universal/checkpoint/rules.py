@@ -7,7 +7,7 @@ and experts as `{e}`. A rule says which tensors of a file make up one parameter.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -84,8 +84,9 @@ class WeightMap:
 
     `tensors` maps a canonical name, or its stem before `.weight` / `.bias`, to a file name, a rule, or several in order
     of preference (the published layout first: it is the one that is saved). `passed_over` are patterns of tensors that
-    are rightly left unused, with the reason; `{layers}` in them is the number of n's layers. `carried` are those that
-    no logit depends on, but which transformers' class has: they are kept as they are and saved with the rest.
+    are rightly left unused, with the reason; `{layers}` in them is the number of n's layers, `{idle}` any of them that
+    computes nothing. `carried` are those that no logit depends on, but which transformers' class has: they are kept as
+    they are and saved with the rest.
     `optional_prefix` may be missing from a file's names. `free` are names that take precedence where the head is not
     tied.
     """
@@ -116,16 +117,16 @@ class WeightMap:
         found = self.tensors[key]
         return found if isinstance(found, tuple) else (found,)
 
-    def reason_to_pass_over(self, name: str, *, layers: int) -> str | None:
+    def reason_to_pass_over(self, name: str, *, layers: int, idle: Iterable[int] = ()) -> str | None:
         """Why a tensor of a file may stay unused; None where it may not."""
         for pattern, reason in self.passed_over.items():
-            if re.search(pattern.replace("{layers}", str(layers)), name):
+            if re.search(_filled(pattern.replace("{layers}", str(layers)), idle), name):
                 return reason
         return None
 
-    def carries(self, name: str) -> bool:
-        """Whether a tensor of this name is saved although nothing is computed with it."""
-        return any(re.search(pattern, name) for pattern in self.carried)
+    def carries(self, name: str, *, idle: Iterable[int] = ()) -> bool:
+        """Whether a tensor of this name is saved although nothing is computed with it; `idle` layers have no other."""
+        return any(re.search(_filled(pattern, idle), name) for pattern in self.carried)
 
     def modules(self) -> Iterator[tuple[str, str]]:
         """(canonical module, reference module) for every stem that is a module on both sides."""
@@ -134,6 +135,11 @@ class WeightMap:
                 target = found.name if isinstance(found, Transposed) else found
                 if isinstance(target, str) and not canonical.endswith((".weight", ".bias")):
                     yield canonical, target
+
+
+def _filled(pattern: str, idle: Iterable[int]) -> str:
+    """A pattern with the layers that compute nothing in the place of `{idle}`."""
+    return pattern.replace("{idle}", f"({'|'.join(map(str, idle)) or '(?!)'})")
 
 
 def _of_module(rule: str | Rule, suffix: str) -> Rule:

@@ -25,10 +25,10 @@ from nexus_universal.layers.kernels import (
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import HeadNorms, UniversalNorm
-from nexus_universal.layers.support import refuse_unless
+from nexus_universal.layers.support import KeepsFloat32, refuse_unless
 
 
-class UniversalAttention(nn.Module):
+class UniversalAttention(KeepsFloat32):
     """MHA, GQA and MQA by `kv_heads` (arXiv 2305.13245).
 
     Built from its own part, or from a whole n (then the mixer of layer `layer_index`). Called alone it attends causally
@@ -44,6 +44,7 @@ class UniversalAttention(nn.Module):
         part: Any,
         *,
         d_model: int | None = None,
+        d_in: int | None = None,
         layer_index: int = 0,
         plan: CallPlan | None = None,
         key: str | None = None,
@@ -64,10 +65,12 @@ class UniversalAttention(nn.Module):
         if part.gate:
             rows["gate"] = mixed_width if part.gate.per == "channel" else part.heads
         self.project = InputProjections(
-            self, rows, d_in=d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
+            self, rows, d_in=d_in or d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
         )
         self.output = Linear(mixed_width, d_model, bias="output" in part.biases, late_bias=part.late_bias)
         self.sinks = nn.Parameter(torch.empty(part.heads)) if part.sinks else None
+        self.in_float32 = ("sinks",) if part.kernel == "eager_wide_sinks" else ()
+        self.gate_head_bias = nn.Parameter(torch.empty(part.heads)) if part.gate and part.gate.head_bias else None
         if part.qk_norm and part.qk_norm.over == "width" and part.packing:
             refuse_unless(part, packing=())
         self.norms_at = None
@@ -130,7 +133,9 @@ class UniversalAttention(nn.Module):
         query = roles["query"] if part.query_scale is None else roles["query"] * part.query_scale
         query = self._placed(self._by_head(query, self.query_norm), self.query_norm, call, asking=True)
         for rule in self.growths:
-            query = query * call.query_growth[rule].type_as(query)
+            growth = call.query_growth[rule]
+            wide = getattr(rule, "form", "log") != "log"
+            query = (query * (growth if wide else growth.type_as(query))).type_as(query)
         if part.contiguous:
             query = query.contiguous()
         key, value = call.emitted[part.reuse] if part.reuse else self._keys_and_values(roles, call, state)
@@ -195,6 +200,8 @@ class UniversalAttention(nn.Module):
         if self.value_norm is not None:
             value = self.value_norm(value)
         value = _repeated(value, times).transpose(1, 2)
+        if part.value_scale is not None:
+            value = value * part.value_scale
         if part.contiguous:
             key, value = key.contiguous(), value.contiguous()
         if state is None:
@@ -204,7 +211,7 @@ class UniversalAttention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
         part = self.part
-        if part.kernel in ("eager", "eager_rounded"):
+        if part.kernel in ("eager", "eager_rounded", "eager_shifted", "eager_wide_sinks"):
             assert mask is not None
             return eager_attention(
                 query,
@@ -215,6 +222,8 @@ class UniversalAttention(nn.Module):
                 softcap=part.softcap,
                 sinks=self.sinks,
                 softmax=torch.float32 if part.kernel == "eager" else None,
+                shifted=part.kernel == "eager_shifted" or (part.kernel == "eager" and part.sinks),
+                wide=part.kernel == "eager_wide_sinks",
             )
         if part.kernel == "eager_gated":
             assert mask is not None and self.sinks is not None
@@ -233,11 +242,17 @@ class UniversalAttention(nn.Module):
 
     def _gated(self, mixed: Float[Tensor, "batch seq heads d"], gate: Tensor) -> Tensor:
         assert self.part.gate is not None
-        lead = mixed.shape[:2]
-        opened = ACTIVATIONS[self.part.gate.activation](gate.reshape(*lead, -1))
+        lead, wide = mixed.shape[:2], self.part.gate.wide
+        gate = gate.reshape(*lead, -1)
+        if self.gate_head_bias is not None:
+            gate = gate.view_as(mixed) + self.gate_head_bias[:, None]
+        opened = ACTIVATIONS[self.part.gate.activation](gate if wide == "none" else gate.float())
+        opened = opened.to(mixed.dtype) if wide == "activation" else opened
         if self.part.gate.per == "head":
-            return mixed * opened.unsqueeze(-1)
-        return mixed.reshape(*lead, -1) * opened
+            opened = opened.unsqueeze(-1)
+        elif self.gate_head_bias is None:
+            mixed = mixed.reshape(*lead, -1)
+        return (mixed * opened).to(mixed.dtype)
 
 
 def _repeated(role: Float[Tensor, "batch seq kv_heads d"], times: int) -> Float[Tensor, "batch seq heads d"]:

@@ -234,12 +234,12 @@ class UniversalExperts(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch seq d_hidden"], token: Int[Tensor, "batch seq"] | None = None
     ) -> Float[Tensor, "batch seq d_hidden"]:
-        flat = x.reshape(-1, x.shape[-1])
+        first, second = (x.reshape(-1, x.shape[-1]) for _ in range(2))
+        flat, routed = {"one": (first, first), "own": (first, second), "behind": (second, first)}[self.part.views]
         # A gated shared expert comes first: the references' order, on which gradient bits depend.
         when = "first" if self.part.shared_gate else self.part.shared_call
         shared = self.shared(flat) if when == "first" else None
-        own = self.part.views == "own"
-        weights, chosen = self.router(x.reshape(-1, x.shape[-1]) if own else flat, token)
+        weights, chosen = self.router(routed, token)
         if when == "second":
             shared = self.shared(flat)
         read = flat if self.expert_norm is None else self.expert_norm(flat)
@@ -254,7 +254,7 @@ class UniversalExperts(nn.Module):
         elif shared is not None:
             out = out + shared
         elif self.part.shared:
-            seen = x if own else flat
+            seen = flat if routed is flat else x
             out = out.view_as(seen) + self.shared(seen)
         if self.part.divisor is not None:
             out = out / self.part.divisor

@@ -61,7 +61,12 @@ def _rms_then_weight(norm: UniversalNorm, x: Float[Tensor, "*lead width"]) -> Fl
 
 def bare_rms(x: Float[Tensor, "*lead width"], eps: float) -> Float[Tensor, "*lead width"]:
     """x / rms(x), the reciprocal rounded to x's dtype before it is multiplied (DeepSeek-V4)."""
-    return x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps).to(x.dtype)
+    return x * reciprocal(x, eps)
+
+
+def reciprocal(x: Float[Tensor, "*lead width"], eps: float) -> Float[Tensor, "*lead one"]:
+    """1 / rms(x), rounded to x's dtype."""
+    return torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps).to(x.dtype)
 
 
 class RMSNorm(UniversalNorm):
@@ -149,6 +154,22 @@ class GatedNorm(UniversalNorm):
         self, x: Float[Tensor, "*lead width"], gate: Float[Tensor, "*lead width"]
     ) -> Float[Tensor, "*lead width"]:
         return (_rms_then_weight(self, x) * self.activation(gate.to(torch.float32))).to(x.dtype)
+
+
+class LateRoundedGatedNorm(UniversalNorm):
+    """norm(x) · act(gate) in float32, the weight as well, rounded at the end (Kimi Linear)."""
+
+    def __init__(self, part: Norm, width: int, *, activation: str) -> None:
+        refuse_unless(part, kind="rms", rounding="after_scale", bias=False)
+        super().__init__(part, width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(
+        self, x: Float[Tensor, "*lead width"], gate: Float[Tensor, "*lead width"]
+    ) -> Float[Tensor, "*lead width"]:
+        wide = x.to(torch.float32)
+        normed = self.gain() * (wide * reciprocal_rms(self.part, wide))
+        return (normed * self.activation(gate.to(torch.float32))).to(x.dtype)
 
 
 class SlicedGatedNorm(UniversalNorm):
