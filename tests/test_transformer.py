@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from nexus_universal import UniversalTransformer, families
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.checkpoint.load import idle_layers
 from nexus_universal.parity.modes import COUNTS_SLOTS, Reference, positions_of
 from nexus_universal.transformer import CausalOutput
 from tests.helpers import MODEL_TYPES, furthest, ids, labelled, pair, reference, same, single_changes, universal
@@ -61,9 +62,9 @@ def test_gradients_are_the_references(model_type: str) -> None:
         nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
     gradients = copy.deepcopy(theirs)
     with torch.no_grad():
-        carries = families.find(model_type).weights.carries
+        weights, idle = families.find(model_type).weights, idle_layers(ours)
         for parameter, (name, source) in zip(gradients.parameters(), theirs.named_parameters(), strict=True):
-            assert (source.grad is None) == carries(name), name
+            assert (source.grad is None) == weights.carries(name, idle=idle), name
             parameter.copy_(torch.zeros_like(source) if source.grad is None else source.grad)
     expected = dict(universal(gradients).named_parameters())
     for name, parameter in ours.named_parameters():
@@ -171,9 +172,9 @@ def test_a_model_can_be_copied(model_type: str, how: str) -> None:
 @types
 def test_parameters_are_those_that_n_counts(model_type: str) -> None:
     theirs, ours = pair(model_type)
-    carries = families.find(model_type).weights.carries
+    weights, idle = families.find(model_type).weights, idle_layers(ours)
     assert sum(parameter.numel() for parameter in ours.parameters()) == sum(
-        parameter.numel() for name, parameter in theirs.named_parameters() if not carries(name)
+        parameter.numel() for name, parameter in theirs.named_parameters() if not weights.carries(name, idle=idle)
     )
 
 

@@ -24,6 +24,9 @@ MEANT = {
     "attn_layer_offset": (0,),  # the first layer of each period
     "expert_layer_offset": (0,),
     "jetmoe/num_local_experts": (),
+    "minimax_m2/num_local_experts": (),
+    "phimoe/num_local_experts": (),
+    "cohere2_moe/num_shared_experts": (0,),
     "granitemoe/num_local_experts": (),
     "granitemoeshared/num_local_experts": (),
     "granitemoe_swa/num_local_experts": (),
