@@ -22,6 +22,9 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen2", "sliding_window"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen2", "max_window_layers"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen3_moe", "sliding_window"): {"use_sliding_window": True},
+    ("qwen2_moe", "sliding_window"): {"use_sliding_window": True},
+    ("qwen2_moe", "max_window_layers"): {"use_sliding_window": True},
+    ("dots1", "sliding_window"): {"max_window_layers": 1},
     ("smollm3", "sliding_window"): {"use_sliding_window": True},
     **{
         (name, "original_max_position_embeddings"): {
