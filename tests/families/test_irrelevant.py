@@ -173,11 +173,18 @@ VARIED: dict[str, Any] = {
     # of mixtures of experts
     "intermediate_size": 60,
     "input_jitter_noise": 0.7,
+    "attention_chunk_size": 8,
+    "emb_pdrop": 0.7,
     "load_balance_coeff": 0.7,
     "use_grouped_mm": False,
     "use_mtp": False,
     **dict.fromkeys(("num_mtp_modules", "mtp_transformer_layers", "mlp_intermediate_size"), 7),
     "shared_moe_mode": "softmax",
+    "enable_moe_fp32_combine": False,
+    "moe_capacity": [1, 1, 1],
+    "num_mtp_layers": 1,
+    "mtp_layer_types": ["full_attention"],
+    "mtp_mlp_layer_types": ["dense"],
     "num_random_blocks": 1,
     "use_prompt": True,
     "prompt_length": 7,
@@ -271,6 +278,13 @@ def declared(model_type: str) -> dict[str, Any]:
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_irrelevant_keys(model_type: str) -> None:
     assert_unmoved(model_type, declared(model_type))
+
+
+def test_two_numbers_of_half_precision_have_the_same_sum_in_float32() -> None:
+    """Rounded, it is theirs: Hunyuan 3's `enable_moe_fp32_combine` changes no bit where it could."""
+    plain = reference("hy_v3").to(torch.bfloat16)
+    other = with_weights_of(plain, config("hy_v3", enable_moe_fp32_combine=False)).to(torch.bfloat16)
+    assert same(logits(plain), logits(other))
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
