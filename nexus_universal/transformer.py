@@ -69,7 +69,7 @@ class UniversalTransformer(nn.Module):
         """
         super().__init__()
         self.n = n
-        self.plan = CallPlan(wide=n.embedding.dtype == "float32")
+        self.plan = CallPlan(wide=n.embedding.dtype != "model")
         self.settings = GenerationSettings.of(n)
         self.passed_over: dict[str, str] = {}
         self.carried: dict[str, Tensor] = {}
@@ -140,7 +140,7 @@ class UniversalTransformer(nn.Module):
             registers = layer(registers, call)
         x = registers["x"] if self.streams is None else self.streams.merge(registers["x"])
         if self.final_norm is not None:
-            x = self.final_norm(x)
+            x = self.final_norm(x.to(call.dtype) if self.n.embedding.dtype == "float32_layers" else x)
         if isinstance(logits_to_keep, Tensor):
             x = x[:, logits_to_keep, :]
         elif logits_to_keep:

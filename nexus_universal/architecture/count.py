@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nexus_universal.architecture.connection_costs import cost
+from nexus_universal.architecture.composed_costs import cost
 from nexus_universal.architecture.costs import (
     Cost,
     Place,
@@ -109,7 +109,7 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
 
 def _embedding_cost(part: Embedding, layers: int) -> Cost:
     inner = part.table_width
-    costs = [norm_cost(part.norm, inner)]
+    costs = [norm_cost(part.norm, inner), weights(GAIN_WEIGHTS["shift_scale"] * part.width * part.gain)]
     if part.bands is None:
         costs.append(weights((part.rows + (part.types or 0) + (part.tasks or 0)) * inner))
     else:

@@ -89,7 +89,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     return [
         *lines,
-        listed(mixed, seen(part.window, part.causal), _slopes(part), raised(part.dynamic_mask)),
+        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask)),
         *_difference(part, names),
         output(
             name,
@@ -97,6 +97,15 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
             "output" in part.biases,
         ),
     ]
+
+
+def _seen(part: Attention) -> str:
+    """Which keys a query sees."""
+    return (
+        rf"\lfloor j / {part.window} \rfloor = \lfloor t / {part.window} \rfloor"
+        if part.chunked
+        else seen(part.window, part.causal)
+    )
 
 
 def _difference(part: Attention, names: Names) -> list[str]:

@@ -145,12 +145,13 @@ class MixtureOfExperts(Part):
     sigmoid, `bias` adds a learned vector at the end (JetMoE). `expert_norm` is a norm that experts read x through and
     the router does not (Gemma 4). What the routed experts give is multiplied by `scale`, and the whole sum divided by
     `divisor`. `weighs` "inputs" multiplies what experts read instead of what they give, and runs all of them, those not
-    chosen on zeros (Llama 4). `shared_call` is when a shared expert without gate is called, last, first, or second,
-    behind the router: gradients differ in bits. With `views` "own" router and shared expert see x itself, and not the
-    list of tokens that the experts see: gradients then meet in another order, and differ in bits; in yet another where
-    that list is made "behind" the router's. `sum_order` "chosen" adds a token's k outputs as they were chosen, in the
-    weights' dtype; "expert" adds them one by one in the experts' order, rounding each to the model's dtype; "loop" is
-    the same, an expert's tokens lying by choice, and gradients meeting from the last expert to the first.
+    chosen on zeros (Llama 4). Gate and up rows of all experts are one stack, or two `apart`: other bits. `shared_call`
+    is when a shared expert without gate is called, last, first, or second, behind the router: gradients differ in bits.
+    With `views` "own" router and shared expert see x itself, and not the list of tokens that the experts see: gradients
+    then meet in another order, and differ in bits; in yet another where that list is made "behind" the router's.
+    `sum_order` "chosen" adds a token's k outputs as they were chosen, in the weights' dtype; "expert" adds them one by
+    one in the experts' order, rounding each to the model's dtype; "loop" is the same, an expert's tokens lying by
+    choice, and gradients meeting from the last expert to the first.
     """
 
     role: ClassVar[str] = "feed_forward"
@@ -172,6 +173,7 @@ class MixtureOfExperts(Part):
     divisor: float | None = None
     shared_call: Literal["last", "second", "first"] = "last"
     weighs: Literal["outputs", "inputs"] = "outputs"
+    stacks: Literal["joined", "apart"] = "joined"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.latent_bias and self.latent is None:
@@ -184,6 +186,10 @@ class MixtureOfExperts(Part):
             yield "shared_gate", "needs a shared expert"
         if self.weighs == "inputs" and (self.expert.biases or self.expert.packing or not self.expert.gated):
             yield "weighs", "is 'inputs' for gated experts without biases and packing only"
+        if self.stacks == "apart" and (self.expert.biases or self.expert.packing or not self.expert.gated):
+            yield "stacks", "is 'apart' for gated experts without biases and packing only"
+        if self.stacks == "apart" and self.weighs == "inputs":
+            yield "stacks", "must be 'joined' where weighs = 'inputs'"
         if self.weighs == "inputs" and (self.sum_order != "chosen" or self.identity_experts):
             yield "weighs", "is 'inputs' with sum_order = 'chosen' and without identity_experts only"
         if self.shared_call != "last" and (self.shared is None or self.shared_gate):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nexus_universal.architecture.equations import equations
+from nexus_universal.architecture.composed_equations import equations
 from nexus_universal.architecture.notation import (
     bracketed,
     call,
@@ -250,10 +250,12 @@ def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
         rows += " + P_{t" + (f" + {part.positions.offset}" if part.positions.offset else "") + "}"
     if part.tasks:
         rows += " + K_{0}"
-    wide = says("in float32") if part.dtype == "float32" else ""
+    wide = says("in float32") if part.dtype != "model" else ""
     rows = names.optional(None if part.norm_first else part.norm, rows)
     if part.narrow:
         rows = linear("e", rows if part.norm else bracketed(rows), part.narrow.bias)
+    if part.gain:
+        rows = product("w_{e}", f"({rows} + b_{{e}})")
     lines = [listed(f"x = e = {rows}", wide)]
     lines += [within(name, count, inner) for name, count in (("T", part.types), ("K", part.tasks)) if count]
     lines += [within(rf"F^{{{each.name}}}", each.count, each.width) for each in part.beside]

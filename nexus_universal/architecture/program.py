@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from nexus_universal.architecture.chained_experts import ChainedExperts
+from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
 from nexus_universal.architecture.mixers import (
     Attention,
@@ -191,8 +193,10 @@ class Branch(Part):
         | LightningAttention
         | CompressedAttention
         | RoutedAttention
+        | ConvolvedAttention
         | FeedForward
         | MixtureOfExperts
+        | ChainedExperts
         | LowRank
         | PerLayerInput
         | Linear

@@ -9,10 +9,10 @@ from torch import nn
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.adaptive import Band
-from nexus_universal.layers.block import Gain
 from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.experts import UniversalRouter
+from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention

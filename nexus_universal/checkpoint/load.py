@@ -12,6 +12,7 @@ from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import TensorStore
 from nexus_universal.checkpoint.rules import (
     Direct,
+    Folded,
     Joined,
     Leading,
     Rule,
@@ -133,6 +134,9 @@ def _check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tupl
             expected = tuple(torch.empty(shape, device="meta")[added(rule.axis, len(shape))].shape)
         elif isinstance(rule, Stacked):
             expected = (shape[1] // len(rule.names), *shape[2:])
+        elif isinstance(rule, Folded):
+            rows, width = (shape[2], shape[1]) if rule.transposed else shape[1:]
+            expected = (shape[0] * rows, width)
         elif isinstance(rule, Leading):
             expected = (max(found[0], shape[0]), *shape[1:])
         else:
@@ -168,6 +172,9 @@ def assemble(
         tensor = tensor.squeeze(rule.axis)
     elif isinstance(rule, Leading):
         tensor = tensor[: slot.shape[0]]
+    elif isinstance(rule, Folded):
+        tensor = tensor.unflatten(0, (slot.shape[0], -1))
+        tensor = tensor.mT if rule.transposed else tensor
     return tensor if tensor.dtype == dtype or not tensor.is_floating_point() else tensor.to(dtype)
 
 
@@ -185,6 +192,8 @@ def disassemble(tensor: Tensor, rule: Rule, names: list[str]) -> dict[str, Tenso
         return {names[0]: tensor.mT}
     if isinstance(rule, Squeezed):
         return {names[0]: tensor[added(rule.axis, tensor.dim())]}
+    if isinstance(rule, Folded):
+        return {names[0]: (tensor.mT if rule.transposed else tensor).flatten(0, 1)}
     assert isinstance(rule, Stacked), f"{rule} is a layout to load from, not to save in"
     pieces = [piece for expert in tensor for piece in expert.chunk(len(rule.names), dim=0)]
     return dict(zip(names, pieces, strict=True))

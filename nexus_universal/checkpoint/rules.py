@@ -43,6 +43,14 @@ class Leading:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """All experts' matrices one below the other, each [in, out] where `transposed`: a view, no copy."""
+
+    name: str
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
 class Stacked:
     """One file tensor per expert and name; those of one expert are joined along rows, then all experts are stacked."""
 
@@ -60,7 +68,7 @@ class Joined:
     axis: int | None = None
 
 
-Rule = Direct | Transposed | Squeezed | Leading | Stacked | Joined
+Rule = Direct | Transposed | Squeezed | Leading | Folded | Stacked | Joined
 
 
 def names_of(rule: Rule, *, indices: tuple[str, ...], experts: int) -> list[str]:

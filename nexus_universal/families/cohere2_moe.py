@@ -23,8 +23,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     eps = reader.number("rms_norm_eps", None)
     if eps is not None:
         norm = Norm(kind="rms", eps=eps)
-    form = {"pairing": "interleaved", "product": "float32"}
-    rope = rotary.rope(_rotation(reader), context=text.context, **form)
+    rope = rotary.rope(_rotation(reader), context=text.context, pairing="interleaved", product="float32")
     window = reader.count("sliding_window", 4096)
     sliding = common.attention(reader, text, embedding.width, heads=64, head_dim=128, rope=rope, window=window)
     prefix = reader.count("prefix_dense_sliding_window_pattern", 1)
@@ -32,10 +31,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     before = mixers | ({FULL: replace(sliding, window=None)} if prefix == 1 else {})
     expert = common.feed_forward(reader, 22528)
     width = reader.count("prefix_dense_intermediate_size", None, optional=True)
-    parts = {
-        "sparse": (mixers, _experts(reader, expert)),
-        "dense": (before, replace(expert, width=width or expert.width)),
-    }
+    dense = replace(expert, width=width or expert.width)
+    parts = {"sparse": (mixers, _experts(reader, expert)), "dense": (before, dense)}
 
     def layer(kind: str, mlp: str) -> Program:
         mixers, feed_forward = parts[mlp]
@@ -48,7 +45,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
 
 
 def _rotation(reader: ConfigReader) -> ConfigReader:
-    """The reference declares `rope_theta` and `rope_scaling`, and reads the first alone (configuration_cohere2_moe.py)."""
+    """The reference declares `rope_theta` and `rope_scaling`, and reads the first alone."""
     reader.inert("rope_scaling", None)
     theta = reader.number("rope_theta", 10000.0)
     if reader.values.get("rope_parameters") is None:
@@ -71,10 +68,9 @@ def _kinds(reader: ConfigReader, prefix: int) -> Iterable[tuple[str, str]]:
 
 
 def _experts(reader: ConfigReader, expert: FeedForward) -> MixtureOfExperts:
-    normalise = reader.take("norm_topk_prob", True)
     routers = {
         "softmax": Router(score="softmax_chosen", normalise=False, weights="rounded"),
-        "sigmoid": Router(score="sigmoid_chosen", normalise=normalise, weights="model"),
+        "sigmoid": Router(score="sigmoid_chosen", normalise=reader.take("norm_topk_prob", True), weights="model"),
     }
     shared = reader.take("num_shared_experts", 0)
     reader.require(shared >= 0, "num_shared_experts", shared, "must not be negative")

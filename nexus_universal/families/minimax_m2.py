@@ -17,6 +17,7 @@ UNREAD = {
     "qk_norm_type": "per_layer",
     "scoring_func": "sigmoid",
     "shared_intermediate_size": 0,
+    "sliding_window": None,
     "use_qk_norm": True,
     "use_routing_bias": True,
 }

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.chained_experts import ChainedExperts
+from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
 from nexus_universal.architecture.mixers import (
@@ -27,12 +29,15 @@ from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortCon
 from nexus_universal.cache import State
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
+from nexus_universal.layers.chained_experts import UniversalChainedExperts
 from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.compressed_attention import UniversalCompressedAttention
 from nexus_universal.layers.connections import connection_of
+from nexus_universal.layers.convolved_attention import UniversalConvolvedAttention
 from nexus_universal.layers.experts import UniversalExperts
 from nexus_universal.layers.feed_forward import UniversalFeedForward
+from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.latent_attention import UniversalLatentAttention
@@ -87,6 +92,10 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
         part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan
     ),
     FeedForward: lambda part, at: UniversalFeedForward(part, d_model=at.d_model),
+    ConvolvedAttention: lambda part, at: UniversalConvolvedAttention(
+        part, d_model=at.d_model, plan=at.plan, key=at.path
+    ),
+    ChainedExperts: lambda part, at: UniversalChainedExperts(part, d_model=at.d_model),
     MixtureOfExperts: lambda part, at: UniversalExperts(part, d_model=at.d_model),
     RoutedAttention: lambda part, at: UniversalRoutedAttention(part, d_model=at.d_model, plan=at.plan, key=at.path),
     CompressedAttention: lambda part, at: UniversalCompressedAttention(
@@ -133,6 +142,7 @@ def _as_program(module: nn.Module, v: Tensor, call: Call, registers: Registers, 
 FEEDS: dict[type, Callable[..., Tensor]] = {
     MixtureOfExperts: _with_tokens,
     PerLayerInput: _with_call,
+    ChainedExperts: _with_call,
     Program: _as_program,
 }
 """What a part's module is called with; where nothing is said a mixer gets its state, and others their vector alone."""
@@ -228,18 +238,6 @@ class _ConnectedStep(_Step):
         registers["x"] = self.connection.write(kept, self.writes[0](self._values(u, registers, call)))
 
 
-class Gain(nn.Module):
-    """Times a learned vector, to which another one may be added first."""
-
-    def __init__(self, width: int, *, shifted: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        self.bias = nn.Parameter(torch.empty(width)) if shifted else None
-
-    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
-        return (x if self.bias is None else x + self.bias) * self.weight
-
-
 class LayerScale(nn.Module):
     """Times a number that the checkpoint holds for this layer; no parameter, and rounded as what it multiplies."""
 
@@ -280,7 +278,7 @@ class UniversalTransformerBlock(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(program, Program):
-            plan = plan or CallPlan(wide=program.embedding.dtype == "float32")
+            plan = plan or CallPlan(wide=program.embedding.dtype != "model")
             program, d_model = program.layers[layer_index], program.d_hidden
         assert d_model is not None
         self.program: Program = program

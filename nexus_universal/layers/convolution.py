@@ -59,23 +59,25 @@ class CausalConvolution(KeepsFloat32):
             out = self.activation(self._convolve(x, padding=self.kernel - 1)[..., : x.shape[-1]]).to(x.dtype)
             out = out if state is None and not self.cut else out[..., -seq:]
         if state is not None:
-            state.convolution = self._last_inputs(x, trailing)
+            state.convolution = last_inputs(x, self.kernel, trailing)
         return out
 
     def _convolve(self, x: Tensor, *, padding: int) -> Tensor:
         weight = self.weight.unsqueeze(1)
         return F.conv1d(x.to(weight.dtype), weight, self.bias, padding=padding, groups=weight.shape[0])
 
-    def _last_inputs(self, x: Tensor, trailing: Tensor | None) -> Tensor:
-        """The last `kernel` inputs of every row, zeros before its first; pads behind the last token do not count."""
-        x = F.pad(x, (max(self.kernel - x.shape[-1], 0), 0))
-        if trailing is None:
-            return x[..., -self.kernel :]
-        ends = x.shape[-1] - trailing.sum(-1)
-        index = (ends[:, None] - self.kernel + torch.arange(self.kernel, device=x.device)).clamp_min(0)
-        picked = x.gather(-1, index[:, None, :].expand(-1, x.shape[1], -1))
-        before_start = (ends[:, None] - self.kernel + torch.arange(self.kernel, device=x.device)) < 0
-        return picked.masked_fill(before_start[:, None, :], 0.0)
+
+def last_inputs(
+    x: Float[Tensor, "batch channels seq"], count: int, trailing: Bool[Tensor, "batch seq"] | None
+) -> Float[Tensor, "batch channels count"]:
+    """The last `count` inputs of every row, zeros before its first; pads behind the last token do not count."""
+    x = F.pad(x, (max(count - x.shape[-1], 0), 0))
+    if trailing is None:
+        return x[..., x.shape[-1] - count :]
+    ends = x.shape[-1] - trailing.sum(-1)
+    index = ends[:, None] - count + torch.arange(count, device=x.device)
+    picked = x.gather(-1, index.clamp_min(0)[:, None, :].expand(-1, x.shape[1], -1))
+    return picked.masked_fill((index < 0)[:, None, :], 0.0)
 
 
 def without_pads(x: Float[Tensor, "batch seq width"], call: Call) -> Float[Tensor, "batch seq width"]:

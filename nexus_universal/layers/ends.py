@@ -11,6 +11,7 @@ from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTrans
 from nexus_universal.architecture.position import SinusoidPositions
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.adaptive import AdaptiveSoftmax, BandedTable
+from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerEmbedding, find_tokens
@@ -60,6 +61,7 @@ class UniversalEmbedding(nn.Module):
             self.positions = Table(part.positions.count, inner, padding_row=row)
         self.norm = UniversalNorm.of(part.norm, inner) if part.norm else None
         self.projection = Linear(inner, part.width, bias=part.narrow.bias) if part.narrow else None
+        self.gain = Gain(part.width, shifted=True) if part.gain else None
         self.per_layer = None
         if part.per_layer:
             if part.per_layer.finds_tokens:
@@ -136,7 +138,8 @@ class UniversalEmbedding(nn.Module):
             x = x + self.tasks(first)
         x = x if self.norm is None or self.part.norm_first else self.norm(x)
         x = x if self.projection is None else self.projection(x)
-        return x.float() if self.part.dtype == "float32" else x
+        x = x if self.gain is None else self.gain(x)
+        return x if self.part.dtype == "model" else x.float()
 
 
 class UniversalHeadTransform(nn.Module):

@@ -134,17 +134,25 @@ class UniversalRouter(KeepsFloat32):
 class Experts(nn.Module):
     """All experts' weights in two stacks: gate and up rows [experts, 2·width, d], down [experts, d, width].
 
-    Without a gate the first holds `width` rows, and is called `up`.
+    Without a gate, or with gate rows in a stack `apart`, the first holds `width` rows, and is called `up`.
     """
 
     def __init__(
-        self, part: FeedForward, *, d_model: int, experts: int, identities: int = 0, sum_order: str = "chosen"
+        self,
+        part: FeedForward,
+        *,
+        d_model: int,
+        experts: int,
+        identities: int = 0,
+        sum_order: str = "chosen",
+        stacks: str = "joined",
     ) -> None:
         super().__init__()
         refuse_unless(part, output_scale=None, sparsity=None)
         self.part, self.count, self.identities, self.sum_order = part, experts, identities, sum_order
         self.packed = part.packing[0] if part.packing else Packed(roles=("gate", "up"))
-        self.entry, rows = ("gate_up", 2 * part.width) if part.gated else ("up", part.width)
+        self.entry, rows = ("gate_up", 2 * part.width) if part.gated and stacks == "joined" else ("up", part.width)
+        self.gate = nn.Parameter(torch.empty(experts, rows, d_model)) if stacks == "apart" else None
         bias = nn.Parameter(torch.empty(experts, rows)) if "up" in part.biases else None
         self.register_parameter(self.entry, nn.Parameter(torch.empty(experts, rows, d_model)))
         self.register_parameter(f"{self.entry}_bias", bias)
@@ -172,9 +180,11 @@ class Experts(nn.Module):
             expert, order, ends = sorted_pairs(chosen, runs)
             token = order // per_token
             rows = x[token]
+        gate = None if self.gate is None else grouped_linear(rows, self.gate, ends, apart=loop)
         stack, bias = getattr(self, self.entry), getattr(self, f"{self.entry}_bias")
         joint = grouped_linear(rows, stack, ends, _rows(bias, expert), apart=loop)
-        out = grouped_linear(self._activated(joint), self.down, ends, _rows(self.down_bias, expert), apart=loop)
+        inner = self._activated(joint) if gate is None else gated_product(self.part, gate, joint)
+        out = grouped_linear(inner, self.down, ends, _rows(self.down_bias, expert), apart=loop)
         if self.identities:
             out = torch.where((expert < self.count).unsqueeze(-1), out, rows)
         out = out * weights.reshape(-1)[order].unsqueeze(-1)
@@ -234,6 +244,7 @@ class UniversalExperts(nn.Module):
             experts=part.experts,
             identities=part.identity_experts,
             sum_order=part.sum_order,
+            stacks=part.stacks,
         )
         self.bias = nn.Parameter(torch.empty(d_model)) if part.bias else None
         if part.latent:

@@ -7,12 +7,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.mixers import CompressedAttention, StateSpace
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
 from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
-from nexus_universal.parity.modes import COUNTS_SLOTS, GIVEN, KEEPS_ALL, LAST, LEFT_PADDED, WIDENS_MASK, Sample
+from nexus_universal.parity.modes import (
+    COUNTS_SLOTS,
+    GIVEN,
+    GROWS_BY_SLOTS,
+    KEEPS_ALL,
+    LAST,
+    LEFT_PADDED,
+    WIDENS_MASK,
+    Sample,
+)
 
 CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
 
@@ -119,12 +129,14 @@ def widens_mask(n: Any) -> bool:
 
 def counts_slots(n: Any) -> bool:
     """Whether a reference counts pads as positions, whatever it is told."""
-    return n.origin.family in COUNTS_SLOTS
+    return n.origin.family in (*COUNTS_SLOTS, *GROWS_BY_SLOTS)
 
 
 def pads_leak(n: Any) -> bool:
     """Whether a reference lets pads in: a convolution that reads their bias, or a compressor that pools them."""
     if any(isinstance(part, CompressedAttention) and part.rate for part in _parts(n)):
+        return True
+    if any(isinstance(part, ConvolvedAttention) and part.bias for part in _parts(n)):
         return True
     biased = [part.bias if isinstance(part, ShortConvolution) else "input" in part.biases for part in _convolving(n)]
     return any(biased)

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nexus_universal import UniversalTransformer
 from nexus_universal.generation import encode
-from nexus_universal.parity.modes import COUNTS_SLOTS, WIDENS_MASK, Reference, positions_of
+from nexus_universal.parity.modes import WIDENS_MASK, Reference, positions_of
 from tests.generation.support import CHECKPOINTS, DATA
-from tests.helpers import MODEL_TYPES, ids, pair, reference, same, universal
+from tests.helpers import MODEL_TYPES, UNTOLD, ids, pair, reference, same, universal
 
 NEW = 20
 PADS = (4, 0, 1)
@@ -23,7 +23,7 @@ PADS = (4, 0, 1)
 def batch(model_type: str = "llama") -> tuple[Tensor, Tensor]:
     """Three rows, padded on the left by 4, 0 and 1, or not at all where the reference takes pads for tokens."""
     drawn, mask = ids(3, 11, seed=3), torch.ones(3, 11, dtype=torch.long)
-    for row, pads in enumerate(() if model_type in (*COUNTS_SLOTS, *WIDENS_MASK) else PADS):
+    for row, pads in enumerate(() if model_type in (*UNTOLD, *WIDENS_MASK) else PADS):
         mask[row, :pads] = 0
     return drawn, mask
 
