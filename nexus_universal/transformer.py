@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture import registry
-from nexus_universal.architecture.errors import CheckpointError, InputError, UnsupportedPart
+from nexus_universal.architecture.errors import CheckpointError, InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, load_json
 from nexus_universal.cache import Cache, State
 from nexus_universal.checkpoint.dequantise import DequantisedStore
@@ -35,9 +36,11 @@ from nexus_universal.checkpoint.save import (
 from nexus_universal.generation.loop import generate
 from nexus_universal.generation.settings import GENERATION_CONFIG, GenerationSettings
 from nexus_universal.layers.block import UniversalTransformerBlock
-from nexus_universal.layers.call import CallPlan
+from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.sharing import Shares
+from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -65,23 +68,24 @@ class UniversalTransformer(nn.Module):
             UnsupportedPart: n is valid, but some part of it has no module yet.
         """
         super().__init__()
-        if n.streams is not None or n.registers:
-            raise UnsupportedPart(
-                "no module computes several streams or extra registers yet (streams = None, registers = ())"
-            )
         self.n = n
         self.plan = CallPlan(wide=n.embedding.dtype == "float32")
         self.settings = GenerationSettings.of(n)
         self.passed_over: dict[str, str] = {}
-        self.embedding = UniversalEmbedding(n.embedding)
-        self.layers = nn.ModuleList(
-            UniversalTransformerBlock(
-                program, d_model=n.d_hidden, layer_index=index, plan=self.plan, path=f"layers.{index}"
-            )
+        self.embedding = UniversalEmbedding(n.embedding, layers=len(n.layers))
+        self.streams = UniversalStreams(n.streams, d_model=n.d_hidden) if n.streams else None
+        self.registers = nn.ParameterDict({each.name: nn.Parameter(torch.empty(n.d_hidden)) for each in n.registers})
+        where, shares = {"d_model": n.d_hidden, "plan": self.plan}, Shares()
+        layers = [
+            UniversalTransformerBlock(program, layer_index=index, path=f"layers.{index}", shares=shares, **where)
             for index, program in enumerate(n.layers)
-        )
+        ]
+        if shares.known:
+            self.shared = shares.tree()
+        self.layers = nn.ModuleList(layers)
         if n.final_norm and n.final_norm.rounding == "native":
             refuse_unless(n.embedding, dtype="model")  # torch's kernel takes no wider input than its weights
+        self.first_skipped = _first_skipped(n)
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
         self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab)
         if self.device.type != "meta":
@@ -121,12 +125,17 @@ class UniversalTransformer(nn.Module):
             assert x is not None
             call = self.plan.begin(x, mask=attention_mask, positions=position_ids, cache=cache)
             x = self.embedding(x, call.positions)
+            call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
         except IndexError:
             raise self._out_of_range(input_ids) from None
-        registers = {"x": x, "e": x}
-        for layer in self.layers:
+        new, registers = x.shape[1], {"x": x if self.streams is None else self.streams.fill(x), "e": x}
+        for name, vector in self.registers.items():
+            registers[name] = vector.detach().to(x.dtype).expand_as(x).contiguous()
+        for index, layer in enumerate(self.layers):
+            if index == self.first_skipped and (kept := _kept_early(call, logits_to_keep)):
+                registers, call = {name: value[:, -kept:] for name, value in registers.items()}, call.only_last(kept)
             registers = layer(registers, call)
-        x = registers["x"]
+        x = registers["x"] if self.streams is None else self.streams.merge(registers["x"])
         if self.final_norm is not None:
             x = self.final_norm(x)
         if isinstance(logits_to_keep, Tensor):
@@ -134,7 +143,7 @@ class UniversalTransformer(nn.Module):
         elif logits_to_keep:
             x = x[:, -logits_to_keep:, :]
         if cache is not None:
-            cache.length += call.positions.shape[-1]
+            cache.length += new
         return CausalOutput(logits=self.head(x.to(call.dtype), self.embedding.table), cache=cache)
 
     def _out_of_range(self, input_ids: Tensor | None) -> InputError:
@@ -244,7 +253,8 @@ class UniversalTransformer(nn.Module):
     ) -> None:
         """Write a new directory: one that `AutoModelForCausalLM.from_pretrained` opens, or (any n) the nexus format.
 
-        `family` writes in the words of another model type, where those can say n. The tokenizer's files come along from
+        `family` writes in the words of another model type, where those can say n: for a model whose towers were left
+        out that of its text model, if nothing else is asked for. The tokenizer's files come along from
         the directory `tokenizer_from`.
 
         Raises:
@@ -260,7 +270,7 @@ class UniversalTransformer(nn.Module):
             metadata["transposed"] = json.dumps(transposed)
             documents[NEXUS_CONFIG] = json.loads(self.n.to_json())
         else:
-            raw = self.n.to_huggingface(family=family)
+            raw = self.n.to_huggingface(family=family or registry.saved_as(self.n.origin.family))
             tensors = published_tensors(self, registry.family_of(raw).weights)
             raw = {key: value for key, value in raw.items() if key not in ("torch_dtype", *CONFIG_KEYS)}
             documents[CONFIG_NAME] = raw | {"dtype": str(self.dtype).removeprefix("torch.")}
@@ -276,6 +286,20 @@ class UniversalTransformer(nn.Module):
     def named_slots(self) -> Iterator[tuple[str, Tensor]]:
         """Canonical names and tensors of everything that a checkpoint holds."""
         yield from slots(self).items()
+
+
+def _first_skipped(n: ArchitectureParameter) -> int | None:
+    """The layer from which on positions whose logits are not asked for are left out; None where there is none."""
+    if n.head.skips == "head":
+        return None
+    return max((index + 1 for index, layer in enumerate(n.layers) if not only_reuses(layer)), default=0)
+
+
+def _kept_early(call: Call, logits_to_keep: int | Tensor) -> int:
+    """How many last positions go on, 0 for all: several need a mask, or the kernel takes them for the first."""
+    if isinstance(logits_to_keep, Tensor) or call.positions.shape[1] == 1:
+        return 0
+    return logits_to_keep if logits_to_keep == 1 or all(mask is not None for mask in call.masks) else 0
 
 
 def copy_weights(reference_model: nn.Module, universal_model: UniversalTransformer) -> None:

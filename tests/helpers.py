@@ -42,7 +42,7 @@ ROOT = Path(nexus_universal.__file__).resolve().parents[1]
 MODEL_TYPES: tuple[str, ...] = tuple(name for name in families.model_types() if not families.find(name).reference)
 """Those that transformers has a class of its own for."""
 
-COMPUTED_BUFFERS = ("inv_freq", "embed_scale")
+COMPUTED_BUFFERS = ("inv_freq", "embed_scale", "mup_vector")
 """Buffers that follow from the config: randomising them would make another model of it."""
 
 
@@ -78,7 +78,12 @@ def config(model_type: str, **changes: Any) -> PreTrainedConfig:
 
 
 def inert_values(model_type: str, key: str) -> tuple[Any, ...]:
-    """The values at which a key changes nothing; a reference without fused attention has "eager" for "sdpa"."""
+    """The values at which a key changes nothing; a reference without fused attention has "eager" for "sdpa".
+
+    Beside a tower neither is said: one without fused attention is given another kernel than its text model.
+    """
+    if families.find(model_type).sections:
+        return tuple(None if value == "sdpa" else value for value in INERT[key])
     fused = MODEL_FOR_CAUSAL_LM_MAPPING[type(config(model_type))]._supports_sdpa
     return tuple("eager" if value == "sdpa" and not fused else value for value in INERT[key])
 
@@ -106,6 +111,9 @@ def widen(model: nn.Module, seed: int = 0) -> nn.Module:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if any(part in name for part in COMPUTED_BUFFERS):
                 continue
+            if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
+                tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))
+                continue
             noise = torch.randn(tensor.shape, generator=generator)
             if tensor.dim() > 1:
                 tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)
@@ -114,12 +122,18 @@ def widen(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+def built(settled: Any) -> nn.Module:
+    """The reference model of a config; beside towers it may be the text model's own class, on that section."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)]
+    return kind(settled if isinstance(settled, kind.config_class) else settled.get_text_config())
+
+
 def reference(model_type: str, *, seed: int = 0, **changes: Any) -> nn.Module:
     """The reference model of a tiny config, with wide weights."""
     settled = config(model_type, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # some parameters (a delta rule's decays) start from a draw that widening only shifts
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)](settled)
+        model = built(settled)
     return widen(model, seed).eval()
 
 

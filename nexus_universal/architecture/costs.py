@@ -26,6 +26,7 @@ from nexus_universal.architecture.mixers import (
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import AltUp, HyperConnection, Linear, StreamSlice
 
+XIELU_WEIGHTS = 2
 FLOAT32_BYTES = 4
 
 
@@ -153,7 +154,14 @@ def _(part: Attention, place: Place) -> Cost:
         attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
         linear(part.heads * part.value_width, place.model, "output" in part.biases),
         weights(part.heads * part.sinks),
+        norm_cost(part.output_norm, part.heads * part.value_width),
     ]
+    if part.differential:  # two mixtures of the same queries and keys, each a product of its own
+        costs += [
+            attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
+            weights(4 * part.head_dim),
+            norm_cost(part.differential.norm, 2 * part.head_dim),
+        ]
     if part.qk_norm:
         widths = (width, kv_width) if part.qk_norm.over == "width" else (part.head_dim, part.head_dim)
         costs += [norm_cost(part.qk_norm.norm, each) for each in (widths[:1] if part.reuse else widths)]
@@ -314,7 +322,12 @@ def _chosen(expert: Cost, experts: int, per_token: int) -> Cost:
 
 @cost.register
 def _(part: FeedForward, place: Place) -> Cost:
-    return _projections(part, place) + linear(part.width, place.model, "down" in part.biases)
+    return total(
+        _projections(part, place),
+        weights(XIELU_WEIGHTS * (part.activation == "xielu")),
+        norm_cost(part.inner_norm, part.width),
+        linear(part.width, place.model, "down" in part.biases),
+    )
 
 
 @cost.register
@@ -329,6 +342,7 @@ def _(part: MixtureOfExperts, place: Place) -> Cost:
         linear(place.width, part.experts + part.identity_experts, router.bias),
         weights(place.width * router.input_scale + part.experts * router.expert_scale + place.model * part.bias),
         norm_cost(router.input_norm, place.width),
+        norm_cost(part.expert_norm, place.width),
     ]
     if part.latent:
         costs += [

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from nexus_universal.architecture.costs import (
     Cost,
     Place,
-    cost,
     linear,
     norm_cost,
     projection_rows,
@@ -19,6 +18,7 @@ from nexus_universal.architecture.costs import (
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import LearnedPositions, SteppedScaling
 from nexus_universal.architecture.program import Branch, Program, Step
+from nexus_universal.architecture.recurrence_costs import cost
 
 if TYPE_CHECKING:
     from nexus_universal.architecture.ends import Embedding, Head, Streams

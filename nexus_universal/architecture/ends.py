@@ -45,13 +45,15 @@ class PerLayerEmbedding(Part):
     """A second token table, one `width`-vector per layer, mixed with a projection of the embedding (Gemma 3n).
 
     p = (norm(W e · d^-0.5) + √width · table[token]) · 2^-0.5, for all layers at once; tokens beyond `vocab` use row 0.
-    `scale_rounding` "model" rounds d^-0.5 and 2^-0.5 to the model's dtype first; √width always is.
+    `scale_rounding` "model" rounds d^-0.5 and 2^-0.5 to the model's dtype first; √width always is. Embeddings given
+    instead of ids have p = norm(W e · d^-0.5), but where `finds_tokens` their ids are found in the token table.
     """
 
     vocab: int
     width: int
     norm: Norm
     scale_rounding: Literal["model", "none"] = "model"
+    finds_tokens: bool = False
 
 
 @part
@@ -114,7 +116,7 @@ class Streams(Part):
 
 @part
 class Register(Part):
-    """A register that exists before the first layer: a learned vector, the same at every position."""
+    """A register that exists before the first layer: a vector, the same at every position, never trained."""
 
     name: str
 
@@ -125,9 +127,11 @@ class Register(Part):
 
 @part
 class Head(Part):
-    """logits = softcap(scale · W h / divisor): `tied` shares W with the token table.
+    """logits = softcap(scale · W (h / input_divisor) / divisor): `tied` shares W with the token table.
 
-    `dtype` "float32" casts the logits. A `divisor` is no scale: x / 3 and x · (1/3) differ in bits.
+    `dtype` "float32" casts the logits. A `divisor` is no scale: x / 3 and x · (1/3) differ in bits. Positions whose
+    logits are not asked for are left out of the head, or already (`skips` "reusing") of the last layers, where those
+    only reuse keys and values of others: a product over fewer rows has other bits.
 
     `bands` make it the adaptive softmax of arXiv 1609.04309, and the "logits" log-probabilities of the whole
     vocabulary: one softmax over the tokens of band 0 and an entry for each further band, times another within the
@@ -141,13 +145,16 @@ class Head(Part):
     softcap: float | None = None
     dtype: Literal["model", "float32"] = "model"
     bands: Bands | None = None
+    skips: Literal["head", "reusing"] = "head"
+    input_divisor: float | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.divisor == 0:
-            yield "divisor", "must not be zero"
+        for name in ("divisor", "input_divisor"):
+            if getattr(self, name) == 0:
+                yield name, "must not be zero"
         if self.bands:
             plain = Head(tied=False)
-            for name in ("tied", "bias", "scale", "divisor", "softcap", "dtype"):
+            for name in ("tied", "bias", "scale", "divisor", "input_divisor", "softcap", "dtype"):
                 if getattr(self, name) != getattr(plain, name):
                     yield name, f"must be {getattr(plain, name)!r} where the head has bands"
             if self.bands.width is not None:
@@ -160,8 +167,10 @@ class Text(Part):
 
     `scaled_residual`: projections back to the residual start smaller by √(2 · layers) (GPT-2). `step_range`: a state
     space's Δ starts log-uniform between the first two numbers, none below the third; None starts its bias at 1.
-    `uniform_output`: its convolution and output start uniform in ±1/√fan-in. `reread_beyond`: a text that grows past so
-    many tokens is read anew, for keys turned by LongRoPE's short factors do not fit its long ones (Phi-3).
+    `uniform_output`: its convolution and output start uniform in ±1/√fan-in; `shrunk_output`: its output in
+    ±1/√(fan-in · layers). `embedding_range`: the std of token vectors, where they start otherwise than matrices.
+    `reread_beyond`: a text that grows past so many tokens is read anew, for keys turned by LongRoPE's short factors do
+    not fit its long ones (Phi-3).
     """
 
     context: int | None = None
@@ -174,6 +183,8 @@ class Text(Part):
     scaled_residual: bool = False
     step_range: tuple[float, float, float] | None = None
     uniform_output: bool = False
+    shrunk_output: bool = False
+    embedding_range: float | None = None
     reread_beyond: int | None = None
 
 

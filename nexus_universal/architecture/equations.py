@@ -30,6 +30,7 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.program import Linear
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.architecture.symbols import Names, gated, linear, output, seen, softmax
 
 
@@ -44,8 +45,11 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     late = part.qk_norm is not None and part.qk_norm.when == "after_rope"
     norm = part.qk_norm.norm if part.qk_norm else None
 
+    def clipped(out: str) -> str:
+        return out if part.clip is None else rf"\mathrm{{clip}}_{{{number(part.clip)}}}({out})"
+
     def turned(role: str, factor: float | None = None) -> str:
-        out = times(factor, linear(role[0], "z", role in part.biases))
+        out = times(factor, clipped(linear(role[0], "z", role in part.biases)))
         if late:
             return names.optional(norm, names.optional(part.rope, out))
         return names.optional(part.rope, names.optional(norm, out))
@@ -54,23 +58,44 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     query = turned("query")
     if part.log_scale is not None:
         query = rf"\mathrm{{max}}(1, \mathrm{{log}}_{{{part.log_scale}}}(t + 1)) \cdot {query}"
+    if part.temperature is not None:
+        grown = rf"{number(part.temperature.growth)} \, \mathrm{{ln}}(1 + \lfloor t / {part.temperature.span} \rfloor)"
+        query = rf"(1 + {grown}) \cdot {query}"
     lines = [listed(within(f"q = {query}", part.heads, part.head_dim), whole)]
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:
-        value = names.optional(part.value_norm, linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
+        value = clipped(linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
+        value = names.optional(part.value_norm, value)
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
         key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
         lines.append(listed(key if part.value_dim is None else within(key, part.kv_heads, part.head_dim), pair, kept))
     scale: float | str = part.softmax_scale(0)
     if isinstance(part.scale, ByLayer):
         scale = number(part.scale.value) + (r" / (\ell + 1)" if part.scale.rule == "divide" else r" (\ell + 1)")
-    mixed = "o = " + softmax(scale, "q", softcap=part.softcap, sinks=part.sinks, alibi=part.alibi) + r"\, v"
+    weights = softmax(scale, "q", softcap=part.softcap, sinks=part.sinks, alibi=part.alibi)
+    mixed = "o = " + weights + r"\, v"
+    if part.differential:
+        mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     return [
         *lines,
         listed(mixed, seen(part.window, part.causal), _slopes(part)),
-        output(name, gated("o", part.gate, "gate" in part.biases), "output" in part.biases),
+        *_difference(part, names),
+        output(
+            name,
+            names.optional(part.output_norm, gated("o", part.gate, "gate" in part.biases)),
+            "output" in part.biases,
+        ),
     ]
+
+
+def _difference(part: Attention, names: Names) -> list[str]:
+    """What becomes of paired heads' mixtures."""
+    if part.differential is None:
+        return []
+    normed = names(part.differential.norm, r"a - \lambda b")
+    learned = r"\lambda = e^{q_{1} \cdot k_{1}} - e^{q_{2} \cdot k_{2}} + \lambda_{0}"
+    return [listed(rf"o = (1 - \lambda_{{0}}) {normed}", learned, r"\lambda_{0} = 0.8 - 0.6 e^{-0.3 \ell }")]
 
 
 def _slopes(part: Attention) -> str:
@@ -184,6 +209,35 @@ def _(part: StateSpace, name: str, names: Names, width: int, model: int) -> list
 
 
 @equations.register
+def _(part: ShortConvolution, name: str, names: Names, width: int, model: int) -> list[str]:
+    convolved = rf"\mathrm{{conv}}_{{{part.kernel}}}({product('B', 'x')})" + (" + b" if part.bias else "")
+    return [
+        f"{joined('B', 'C', 'x')} = " + linear("i", "z", part.bias),
+        output(name, product("C", convolved), part.bias),
+    ]
+
+
+@equations.register
+def _(part: ChannelStateSpace, name: str, names: Names, width: int, model: int) -> list[str]:
+    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}(x)" + (" + b" if part.convolution_bias else "")
+    d, b, c = (names.optional(part.inner_norm, role) for role in (r"\delta ", "B", "C"))
+    return [
+        within(f"{joined('x', 'g')} = " + linear("i", "z", "input" in part.biases), 2, part.width),
+        listed(
+            set_to("x", call(part.activation, convolved)),
+            within(joined(r"\delta ", "B", "C") + " = W_{c} x", rf"{part.rank} + 2 \cdot {part.state_dim}"),
+        ),
+        rf"\Delta = \mathrm{{softplus}}(W_{{s}} {d} + b_{{s}})",
+        listed(
+            set_to("S", rf"e^{{-e^{{A}} \Delta }} \odot S + \Delta \, x {b}^{{\top}}"),
+            within("S", part.width, part.state_dim),
+            rf"y = S {c} + D \odot x",
+        ),
+        output(name, product("y", call("silu", "g")), "output" in part.biases),
+    ]
+
+
+@equations.register
 def _(part: LightningAttention, name: str, names: Names, width: int, model: int) -> list[str]:
     slope = rf"s_{{h}} = 2^{{-8(h + 1)/{part.heads}}} (1 - \ell / {part.depth - 1} + 10^{{-5}})"
     return [
@@ -264,7 +318,7 @@ def _(part: FeedForward, name: str, names: Names, width: int, model: int) -> lis
 
 
 def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
-    reads = names.optional(part.input_norm, "x" if part.input_norm else "z")
+    reads = names.optional(part.input_norm, "z")
     if part.input_scale:
         reads = product("d^{-1/2} a", reads)
     logits = linear("r", reads, part.bias)
@@ -293,7 +347,8 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
     lines.append(listed(expert, within("W_{u}", part.experts, part.expert.width, inner)))
     if part.identity_experts:
         lines[-1] += r",\quad E_{i}(y) = y" + says(f" for the last {part.identity_experts}")
-    routed = r"\sum_{i \in T} w_{i} E_{i}(" + ("W_{l} z" if part.latent else "z") + ")"
+    read = names.optional(part.expert_norm, "z")
+    routed = r"\sum_{i \in T} w_{i} E_{i}(" + (f"W_{{l}} {read}" if part.latent else read) + ")"
     if part.latent:
         routed = "W_{l'} " + routed
         lines[-1] = listed(lines[-1], within("W_{l}", part.latent, width))

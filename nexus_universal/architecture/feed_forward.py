@@ -16,14 +16,15 @@ class FeedForward(Part):
 
     `sparsity` keeps the gate's entries above the Gaussian quantile of that probability (Gemma 3n). `gate_scale` and
     `output_scale` are muP multipliers. `gate_limit` bounds the gate from above and `up` on both sides; `up_shift` is
-    added to `up` after that. `late_bias` adds biases to the finished, rounded product.
+    added to `up` after that. `late_bias` adds biases to the finished, rounded product. `inner_norm` norms what `down`
+    reads. "xielu" is x > 0 ? a x² + b x : (e^min(x, ε) - 1 - x) c + b x, with a and c learned (arXiv 2411.13010).
     """
 
     role: ClassVar[str] = "feed_forward"
     projections: ClassVar[tuple[str, ...]] = ("gate", "up")
 
     width: int
-    activation: Activation
+    activation: Literal[Activation, "xielu"]
     gated: bool = True
     biases: tuple[Literal["gate", "up", "down"], ...] = ()
     packing: tuple[Packed, ...] = ()
@@ -33,14 +34,19 @@ class FeedForward(Part):
     up_shift: float | None = None
     sparsity: float | None = None
     late_bias: bool = False
+    inner_norm: Norm | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.gated and self.activation == "xielu":
+            yield "activation", "is 'xielu' for gated = False only"
         if not self.gated:
             for name in ("gate_scale", "gate_limit", "up_shift", "sparsity"):
                 if getattr(self, name) is not None:
                     yield name, "needs gated = True"
             if "gate" in self.biases:
                 yield "biases", "names 'gate', but gated = False"
+        if self.sparsity is not None and not 0 < self.sparsity < 1:
+            yield "sparsity", "must lie between 0 and 1"
         if self.late_bias and not self.biases:
             yield "late_bias", "needs biases"
         yield from packing_problems(self.packing, self.projections if self.gated else ("up",), self.biases)
@@ -48,10 +54,15 @@ class FeedForward(Part):
 
 @part
 class ExpertGroups(Part):
-    """Experts in `count` groups of which only the best `keep` compete (DeepSeek-V3: group score = sum of its top 2)."""
+    """Experts in `count` groups of which only the best `keep` compete.
+
+    A group scores `by` the sum of its two best experts (DeepSeek-V3) or by its best one (DeepSeek-V2), where experts
+    of lost groups keep a score of 0 instead of none.
+    """
 
     count: int
     keep: int
+    by: Literal["two_best", "best"] = "two_best"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.keep > self.count:
@@ -64,11 +75,11 @@ class Router(Part):
 
     score = `score`(W x + b), b where `bias`; the top k of score (+ a bias that affects selection only) are chosen;
     their weights are the scores without that bias, divided by their sum + `sum_epsilon` where `normalise`, times
-    `scale`. `score` "softmax_chosen" takes the top k of the raw logits and a softmax over those. `order` is whether the
-    k come sorted: a sum's bits depend on it. `by_token` looks the k up in a fixed table by the token's id; only their
-    weights depend on x (DeepSeek-V4). `input_norm` makes the router read what the branch read before the branch's own
-    norm, through this norm; `input_scale` then multiplies by a learned vector and by d^-0.5, and `expert_scale` each
-    weight by a learned number (Gemma 4).
+    `scale`. `score` "softmax_chosen" takes the top k of the raw logits and a softmax over those, in the dtype of
+    `weights`: "rounded" is float32, rounded to the model's at the end. `order` is whether the k come sorted: a sum's
+    bits depend on it. `by_token` looks the k up in a fixed table of so many tokens; only their weights depend on x
+    (DeepSeek-V4). `input_norm` is a norm of the router's own; `input_scale` then multiplies by a learned vector and by
+    d^-0.5, and `expert_scale` each weight by a learned number (Gemma 4).
     """
 
     score: Literal["softmax", "sigmoid", "softmax_chosen", "sqrt_softplus"]
@@ -79,9 +90,9 @@ class Router(Part):
     sum_epsilon: float = 0.0
     scale: float | None = None
     logits: Literal["model", "float32"] = "model"
-    weights: Literal["model", "float32"] = "float32"
+    weights: Literal["model", "float32", "rounded"] = "float32"
     order: Literal["sorted", "unsorted"] = "sorted"
-    by_token: bool = False
+    by_token: int | None = None
     input_norm: Norm | None = None
     input_scale: bool = False
     expert_scale: bool = False
@@ -91,12 +102,14 @@ class Router(Part):
             yield "sum_epsilon", "needs normalise = True"
         if self.normalise and self.score == "softmax_chosen":
             yield "normalise", "must be False: a softmax over the chosen sums to one already"
+        if self.weights == "rounded" and self.score != "softmax_chosen":
+            yield "weights", "must be 'model', which rounds at the end too, but where score = 'softmax_chosen'"
         if self.by_token and self.selection_bias:
             yield "selection_bias", "must be False: by_token leaves nothing to select"
         if self.input_scale and self.input_norm is None:
             yield "input_scale", "needs input_norm"
-        if self.groups and not self.selection_bias:
-            yield "groups", "are known with selection_bias = True only"
+        if self.groups and self.selection_bias == (self.groups.by == "best"):
+            yield "groups", "must be by 'two_best' with selection_bias = True, by 'best' without: no others are known"
 
 
 @part
@@ -105,9 +118,11 @@ class MixtureOfExperts(Part):
 
     `identity_experts` add choices that return x itself (LongCat). `latent` runs the experts in a smaller space
     between two projections (Nemotron-H); router and shared expert stay outside it. `shared_gate` weighs the shared
-    expert by a sigmoid, `bias` adds a learned vector at the end (JetMoE). `sum_order` "chosen" adds a token's k
-    outputs as they were chosen, in the weights' dtype; "expert" adds them one by one in the experts' order, rounding
-    each to the model's dtype.
+    expert by a sigmoid, `bias` adds a learned vector at the end (JetMoE). `expert_norm` is a norm that experts read x
+    through and the router does not (Gemma 4). With `views` "own" router and shared expert see x itself, and not the
+    list of tokens that the experts see: gradients then meet in another order, and differ in bits. `sum_order` "chosen"
+    adds a token's k outputs as they were chosen, in the weights' dtype; "expert" adds them one by one in the experts'
+    order, rounding each to the model's dtype.
     """
 
     role: ClassVar[str] = "feed_forward"
@@ -123,6 +138,8 @@ class MixtureOfExperts(Part):
     latent_bias: bool = False
     bias: bool = False
     sum_order: Literal["chosen", "expert"] = "chosen"
+    expert_norm: Norm | None = None
+    views: Literal["one", "own"] = "one"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.latent_bias and self.latent is None:
@@ -139,6 +156,10 @@ class MixtureOfExperts(Part):
             yield "expert.packing", "must be empty where all gate rows come first, or have more groups"
         if any(self.expert.width % packed.groups for packed in self.expert.packing):
             yield "expert.packing", f"must have groups that divide expert.width = {self.expert.width}"
+        if self.expert.inner_norm is not None:
+            yield "expert.inner_norm", "must be None: no expert has one"
+        if self.expert.activation == "xielu":
+            yield "expert.activation", "must not be 'xielu', whose learned numbers experts have not"
         if self.expert.late_bias:
             yield "expert.late_bias", "must be False: experts' biases are always added to finished products"
         if 0 < len({"gate", "up"} & set(self.expert.biases)) < 1 + self.expert.gated:

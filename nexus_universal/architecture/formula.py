@@ -277,7 +277,9 @@ def _head(n: ArchitectureParameter, names: Names) -> list[str]:
     if n.head.bands:
         hidden = names.optional(n.final_norm, "x")
         return lines + _banded_logits(n.head.bands, hidden, vocab=n.embedding.vocab, width=n.embedding.width)
-    logits = linear("h", names.optional(n.final_norm, "x"), n.head.bias)
+    hidden = names.optional(n.final_norm, "x")
+    hidden = hidden if n.head.input_divisor is None else f"({hidden} / {number(n.head.input_divisor)})"
+    logits = linear("h", hidden, n.head.bias)
     logits = times(n.head.scale, f"({logits})" if n.head.bias and n.head.scale is not None else logits)
     if n.head.divisor is not None:
         logits = f"{bracketed(logits)} / {number(n.head.divisor)}"

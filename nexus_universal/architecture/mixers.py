@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.part import ByLayer, Part, part
-from nexus_universal.architecture.position import Alibi, Norm, Rope, YarnScaling, yarn_mscale
+from nexus_universal.architecture.position import Alibi, Norm, QueryTemperature, Rope, YarnScaling, yarn_mscale
 
 Activation = Literal[
     "silu", "gelu", "gelu_tanh", "gelu_new", "gelu_fast", "gelu_quick", "relu", "relu_squared", "sigmoid", "tanh"
@@ -72,7 +73,7 @@ class SparseIndexer(Part):
 
     score_ts = Σ_h w_th · heads^-0.5 · relu(q_th · k_s · head_dim^-0.5), causal, in float32: q from the query latent,
     k and w from x. `scale_on` "weights" moves head_dim^-0.5 out of the relu to w (other bits). `emit` names the
-    chosen set so that later layers can reuse it.
+    chosen set so that later layers can reuse it. `rope_dim` are the leading dimensions that turn, None all.
     """
 
     heads: int
@@ -82,6 +83,11 @@ class SparseIndexer(Part):
     rope: Rope | None = None
     scale_on: Literal["scores", "weights"] = "scores"
     emit: str | None = None
+    rope_dim: int | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.rope_dim is not None and not (self.rope and self.rope_dim <= self.head_dim):
+            yield "rope_dim", f"needs a rope, and must not exceed head_dim = {self.head_dim}"
 
 
 @part
@@ -98,12 +104,14 @@ class Attention(Part):
     `window` counts the query itself: key > query - window. `scale` None means head_dim^-0.5. `reuse` takes keys and
     values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
     is not head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks`
-    give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453).
+    give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds
+    what the projections give on both sides, `output_norm` norms all heads together before the output projection.
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
-    "eager" is written out, its softmax in float32 (with sinks in the model's dtype). `repeat_first` repeats key/value
-    heads before the rotation, `late_bias` adds biases to the finished, rounded product.
+    "eager" is written out, its softmax in float32 (with sinks in the model's dtype); "eager_gated" leaves sinks out of
+    it and multiplies by the share that they leave. `repeat_first` repeats key/value heads before the rotation,
+    `late_bias` adds biases to the finished, rounded product.
     """
 
     role: ClassVar[str] = "mixer"
@@ -125,7 +133,7 @@ class Attention(Part):
     sinks: bool = False
     key_scale: float | None = None
     value_is_key: bool = False
-    kernel: Literal["sdpa", "sdpa_masked", "eager"] = "sdpa"
+    kernel: Literal["sdpa", "sdpa_masked", "eager", "eager_gated"] = "sdpa"
     alibi: Alibi | None = None
     repeat_first: bool = False
     late_bias: bool = False
@@ -133,10 +141,19 @@ class Attention(Part):
     reuse: str | None = None
     value_dim: int | None = None
     log_scale: int | None = None
+    temperature: QueryTemperature | None = None
+    clip: float | None = None
+    output_norm: Norm | None = None
+    differential: Differential | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.log_scale is not None and self.log_scale < 2:
-            yield "log_scale", "must be at least 2: it is the base of a logarithm"
+        if self.differential and self.kv_heads % 2:
+            yield "kv_heads", "must be even where differential pairs heads"
+        if self.differential and (self.value_dim or self.gate or self.repeat_first or self.kernel != "sdpa"):
+            yield "differential", "needs kernel = 'sdpa', and neither gate, value_dim nor repeat_first"
+        for name, least in (("log_scale", 2), ("clip", 1e-9)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                yield name, f"must be at least {least}"
         if self.heads % self.kv_heads:
             yield "kv_heads", f"must divide heads = {self.heads}"
         if self.rope:
@@ -145,8 +162,10 @@ class Attention(Part):
             yield "packing", "names 'gate', but gate = None"
         if self.gate is None and "gate" in self.biases:
             yield "biases", "names 'gate', but gate = None"
-        if (self.softcap is not None or self.sinks) and self.kernel != "eager":
+        if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
+        if self.kernel == "eager_gated" and not (self.sinks and self.softcap is None):
+            yield "kernel", "is 'eager_gated' with sinks and without softcap only"
         if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
         if self.late_bias and not self.biases:

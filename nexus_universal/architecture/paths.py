@@ -33,6 +33,8 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Program):
         if value.share is not None:
             yield f"{path}.share", value.share
+        if value.detached:
+            yield f"{path}.detached", True
         yield f"{path}.steps", tuple("+".join(branch.name for branch in step.branches) for step in value.steps)
         for index, step in enumerate(value.steps):
             for name, item in fields_of(step).items():

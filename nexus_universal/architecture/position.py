@@ -14,22 +14,31 @@ class Norm(Part):
     """RMSNorm (arXiv 1910.07467) or LayerNorm (arXiv 1607.06450).
 
     `rounding` says where half-precision statistics, kept in float32, are rounded back to the input's dtype: before the
-    multiplication with the weight, after it, or not by hand at all because torch's own kernel does everything.
+    multiplication with the weight, after it, or not by hand at all because torch's own kernel does everything; with
+    "native_float32" the kernel is given float32, and what it gives is rounded. `root`
+    "power" takes the reciprocal root of an RMSNorm as a power of -1/2: the same numbers, but other bits in gradients.
     """
 
     kind: Literal["rms", "layer"]
     eps: float
     scale: Literal["weight", "one_plus_weight", "none"] = "weight"
     bias: bool = False
-    rounding: Literal["before_scale", "after_scale", "native"] = "before_scale"
+    rounding: Literal["before_scale", "after_scale", "native", "native_float32"] = "before_scale"
+    root: Literal["rsqrt", "power"] = "rsqrt"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.eps < 0:
             yield "eps", "must not be negative"
-        if self.kind == "rms" and self.rounding == "native":
-            yield "rounding", "is 'native' for kind = 'layer' only (known for rms: before_scale, after_scale)"
+        if self.kind == "rms" and self.rounding == "native_float32":
+            yield "rounding", "is 'native_float32' for kind = 'layer' only"
+        if self.kind == "rms" and self.rounding == "native" and self.scale == "one_plus_weight":
+            yield "scale", "must be 'weight' or 'none' where torch's own kernel computes an RMSNorm"
+        if self.rounding == "native_float32" and self.scale != "none":
+            yield "rounding", "is 'native_float32' for scale = 'none' only"
         if self.bias and self.scale == "none":
             yield "bias", "needs a scale"
+        if self.root == "power" and (self.kind == "layer" or self.rounding == "native"):
+            yield "root", "must be 'rsqrt' for kind = 'layer' and for torch's own kernel"
 
 
 @part
@@ -143,7 +152,10 @@ class Rope(Part):
     """Rotary position embedding (arXiv 2104.09864).
 
     `pairing`: which two dimensions turn together: (i, i + d/2), or (2i, 2i + 1), or the latter read and the former
-    written (the same dot products, other bits). `table` and `product` are the dtypes of cos/sin and of the rotation.
+    written (the same dot products, other bits). `table` and `product` are the dtypes of cos/sin and of the rotation;
+    "complex64" is a product of complex numbers, from kernels of torch with other last bits. `clockwise` turns by the
+    negative angle. `over` is the order that its input lies in: heads of positions, or positions of heads (the same
+    numbers, other bits in gradients).
     """
 
     theta: float
@@ -152,9 +164,13 @@ class Rope(Part):
     part_rotated: Literal["first", "last"] = "first"
     scaling: Scaling | None = None
     table: Literal["model", "float32"] = "model"
-    product: Literal["model", "float32"] = "model"
+    product: Literal["model", "float32", "complex64"] = "model"
+    clockwise: bool = False
+    over: Literal["heads", "positions"] = "heads"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.product == "complex64" and (self.table, self.pairing) != ("float32", "interleaved"):
+            yield "product", "'complex64' needs table = 'float32' and pairing = 'interleaved'"
         if self.theta <= 0:
             yield "theta", "must be positive"
         if not 0 < self.fraction <= 1:
@@ -186,6 +202,18 @@ class Alibi(Part):
 
     scaled: bool = False
     rounding: Literal["model", "bfloat16"] = "model"
+
+
+@part
+class QueryTemperature(Part):
+    """Queries at position t are multiplied by 1 + growth · ln(1 + ⌊t / span⌋), after the rotation (Llama 4)."""
+
+    growth: float
+    span: int
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.span < 1:
+            yield "span", "must be at least 1"
 
 
 @part

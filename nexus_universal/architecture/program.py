@@ -27,6 +27,7 @@ from nexus_universal.architecture.mixers import (
 )
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import Norm
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 
 
 @part
@@ -95,6 +96,11 @@ class HyperConnection(Part):
     eps: float
     norm_eps: float
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in ("eps", "norm_eps"):
+            if getattr(self, name) < 0:
+                yield name, "must not be negative"
+
 
 @part
 class AltUp(Part):
@@ -157,6 +163,8 @@ class Branch(Part):
         | LatentAttention
         | GatedDeltaRule
         | StateSpace
+        | ShortConvolution
+        | ChannelStateSpace
         | LightningAttention
         | CompressedAttention
         | RoutedAttention
@@ -223,11 +231,13 @@ class Step(Part):
 class Program(Part):
     """A list of steps. As a layer it works on the model's registers; as a branch on an x of its own.
 
-    `share` names weights that other programs use too (loops are written out, one program per turn).
+    `share` names weights that other programs use too (loops are written out, one program per turn). No gradient goes
+    back through what a `detached` one computes.
     """
 
     steps: tuple[Step, ...]
     share: str | None = None
+    detached: bool = False
 
     def branches(self) -> Iterator[Branch]:
         """All branches, in order; a nested program's own branches are not among them."""
@@ -247,6 +257,12 @@ class Program(Part):
             yield "steps", "must not be empty"
         if len(names) != len(set(names)):
             yield "steps", f"name a branch twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"
+
+
+def only_reuses(program: Program) -> bool:
+    """Whether a program's mixers all take keys and values that an earlier layer emits: it keeps none of its own."""
+    mixers = [branch.part for _, branch in program.all_branches() if branch.part.role == "mixer"]
+    return bool(mixers) and all(getattr(mixer, "reuse", None) for mixer in mixers)
 
 
 def projection_names(value: Part, prefix: str = "") -> tuple[str, ...]:

@@ -16,6 +16,7 @@ class Readable(Protocol):
     """What the registry needs to know of a family."""
 
     model_type: str
+    saved_as: str | None
 
     def parameter(self, raw: dict[str, Any], *, ignore_keys: tuple[str, ...] = ()) -> ArchitectureParameter: ...
 
@@ -67,3 +68,8 @@ def family_of(raw: dict[str, Any]) -> Any:
     if not isinstance(model_type, str):
         raise UnsupportedConfig("config.json has no model_type: it must name a family, such as 'llama'")
     return family(model_type)
+
+
+def saved_as(model_type: str | None) -> str | None:
+    """The type that a model of this one is saved as, where that is another: a text model without its towers."""
+    return _find(model_type).saved_as if _find is not None and model_type in known_families() else None

@@ -17,6 +17,7 @@ from nexus_universal.architecture.mixers import (
     StateSpace,
 )
 from nexus_universal.architecture.program import Branch, Linear, Program
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.architecture.serial import runs
 
 
@@ -66,6 +67,16 @@ def _(part: GatedDeltaRule) -> str:
 @part_line.register
 def _(part: StateSpace) -> str:
     return f"state space {part.heads}×{part.head_dim}×{part.state_dim}"
+
+
+@part_line.register
+def _(part: ShortConvolution) -> str:
+    return f"short convolution {part.kernel}"
+
+
+@part_line.register
+def _(part: ChannelStateSpace) -> str:
+    return f"state space {part.width}×{part.state_dim}"
 
 
 @part_line.register

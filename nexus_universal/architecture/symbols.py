@@ -61,7 +61,7 @@ def _meaning(part: Norm | Rope) -> str:
     if isinstance(part, Rope):
         share = "" if part.fraction == 1 else says(f"the {part.part_rotated} {part.fraction:.4g} of d")
         scaling = "" if part.scaling is None else says(_scaling(part.scaling))
-        angle = r"x \text{ turned by } t\, \theta^{-2i/d}"
+        angle = r"x \text{ turned by } " + ("-" if part.clockwise else "") + r"t\, \theta^{-2i/d}"
         base = r"\theta = " + number(part.theta)
         return listed(angle, share, base, r"\text{pairs } " + PAIRS[part.pairing], scaling)
     centred = "x" if part.kind == "rms" else r"(x - \mathrm{mean}(x))"

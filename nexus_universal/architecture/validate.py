@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from nexus_universal.architecture.ends import Embedding, Head
@@ -12,7 +13,15 @@ from nexus_universal.architecture.feed_forward import PerLayerInput
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.paths import anchor, fields_of
-from nexus_universal.architecture.program import AltUp, Branch, HyperConnection, Program, Step, StreamSlice
+from nexus_universal.architecture.program import (
+    AltUp,
+    Branch,
+    HyperConnection,
+    Program,
+    Step,
+    StreamSlice,
+    only_reuses,
+)
 from nexus_universal.architecture.serial import type_hints
 
 SIGNED_OR_ZERO = {"offset", "bos", "pad", "eos", "padding_row", "read", "write", "active", "identity_experts"}
@@ -34,7 +43,7 @@ def problems(root: Part) -> Iterator[Problem]:
             yield from _wiring(layer, widths, f"layers.{index}", embedding.width)
         if widths["x"] != embedding.width:
             yield "layers", widths["x"], f"leave an x of this width: it must be embedding.width = {embedding.width}"
-        yield from _ends(embedding, root.head)  # type: ignore[attr-defined]
+        yield from _ends(embedding, root.head, layers)  # type: ignore[attr-defined]
         yield from _shares(layers)
         yield from _emitted(layers)
         streams = root.streams  # type: ignore[attr-defined]
@@ -43,11 +52,13 @@ def problems(root: Part) -> Iterator[Problem]:
         yield from _per_layer(layers, embedding.per_layer)
 
 
-def _ends(embedding: Embedding, head: Head) -> Iterator[Problem]:
-    """Bands fit the vocabulary, and a head that shares the token table needs one table."""
+def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iterator[Problem]:
+    """Bands fit the vocabulary, a head that shares the token table needs one table, and one that skips layers some."""
     if head.bands:
         for name, message in head.bands.problems_in(vocab=embedding.vocab, width=embedding.width):
             yield f"head.{name}", getattr(head.bands, name.removeprefix("bands.")), message
+    if head.skips == "reusing" and not only_reuses(layers[-1]):
+        yield "head.skips", "reusing", "must be 'head' where the last layer keeps keys and values of its own"
     if head.tied and embedding.bands:
         yield "head.tied", True, "must be False where the embedding has bands: there is no single table to share"
 
@@ -183,7 +194,8 @@ def _shares(layers: tuple[Program, ...]) -> Iterator[Problem]:
     """Weights can be shared by equal parts only."""
     seen: dict[str, Part] = {}
     shared = [(path, branch.share, branch.part) for path, branch in _all_branches(layers) if branch.share]
-    shared += [(f"layers.{index}", layer.share, layer) for index, layer in enumerate(layers) if layer.share]
+    whole = ((index, layer) for index, layer in enumerate(layers) if layer.share)
+    shared += [(f"layers.{index}", layer.share, replace(layer, detached=False)) for index, layer in whole]
     for path, name, value in shared:
         if seen.setdefault(name, value) != value:
             yield f"{path}.share", name, "names the weights of a different part: shared parts must be equal"

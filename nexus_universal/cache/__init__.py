@@ -1,6 +1,23 @@
 """What a model remembers between calls: one protocol for every kind of state."""
 
 from nexus_universal.cache.cache import Cache
-from nexus_universal.cache.states import FirstLength, KeyValueState, RecurrentState, State, WindowState
+from nexus_universal.cache.states import (
+    CompressedState,
+    FirstLength,
+    IndexedState,
+    KeyValueState,
+    RecurrentState,
+    State,
+    WindowState,
+)
 
-__all__ = ["Cache", "FirstLength", "KeyValueState", "RecurrentState", "State", "WindowState"]
+__all__ = [
+    "Cache",
+    "CompressedState",
+    "FirstLength",
+    "IndexedState",
+    "KeyValueState",
+    "RecurrentState",
+    "State",
+    "WindowState",
+]

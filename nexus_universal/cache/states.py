@@ -11,6 +11,9 @@ from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
 
+COMPRESSED = ("waiting_values", "waiting_gates", "before_values", "before_gates", "entries")
+"""What a compressor remembers."""
+
 
 class State:
     """Base: a state is a few tensors with the batch in front; `fields` names them."""
@@ -97,6 +100,55 @@ class WindowState(KeyValueState):
                 "fork the cache before going on"
             )
         super().crop(length, seen=seen)
+
+
+class IndexedState(KeyValueState):
+    """Keys and values, and the narrow keys by which an indexer finds the ones to look at."""
+
+    fields = ("keys", "values", "index")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index: Tensor | None = None
+
+    def extend_index(self, index: Float[Tensor, "batch new d"]) -> Float[Tensor, "batch total d"]:
+        """Append along the sequence and return all of them."""
+        self.index = _append(self.index, index)
+        return self.index
+
+    def crop(self, length: int, *, seen: int) -> None:
+        super().crop(length, seen=seen)
+        if self.index is not None:
+            self.index = self.index[:, :length]
+
+
+class CompressedState(WindowState):
+    """A window of vectors that are keys and values at once, and what compressors make of the positions before.
+
+    Per compressor: `waiting` values and gates of positions without an entry yet, the last whole group's (`before`), and
+    the `entries`. `counts` are the rows' lengths, once they differ: rows then begin at the left.
+    """
+
+    fields = ("keys", "counts", *(f"{series}_{field}" for series in ("entry", "index") for field in COMPRESSED))
+
+    counts: Tensor | None
+
+    def __init__(self, window: int) -> None:
+        super().__init__(window)
+        for field in self.fields[1:]:
+            setattr(self, field, None)
+
+    keeps_positions = False
+
+    def extend_shared(self, new: Float[Tensor, "batch one new d"]) -> Float[Tensor, "batch one total d"]:
+        """Append vectors and return all that the new queries' window may reach."""
+        seen = _append(self.keys, new)
+        self.keys = seen[:, :, slice(1 - self.window, None) if self.window > 1 else slice(seen.shape[-2], None)]
+        return seen
+
+    def crop(self, length: int, *, seen: int) -> None:
+        if length < seen:
+            State.crop(self, length, seen=seen)
 
 
 class FirstLength(State):

@@ -9,6 +9,7 @@ from torch import nn
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.adaptive import Band
+from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.state_space import UniversalStateSpace
@@ -27,7 +28,8 @@ def initialise(model: nn.Module, text: Text) -> None:
         if parameter.dim() > 1 and not name.endswith("bias"):
             is_residual = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
             depth = len(model.layers) if text.scaled_residual and is_residual else 0  # type: ignore[arg-type]
-            nn.init.normal_(parameter, std=std / math.sqrt(2 * depth) if depth else std)
+            own = text.embedding_range if name == "embedding.tokens.weight" else None
+            nn.init.normal_(parameter, std=own or (std / math.sqrt(2 * depth) if depth else std))
         else:
             nn.init.zeros_(parameter)
     for module in model.modules():
@@ -41,22 +43,31 @@ def initialise(model: nn.Module, text: Text) -> None:
         elif isinstance(module, UniversalGatedDelta):
             module.decay_log.uniform_(0.01, 16).log_()
             nn.init.ones_(module.decay_bias)
-        elif isinstance(module, UniversalStateSpace):
-            _initialise_state_space(module, text)
+        elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace):
+            _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
     for buffer in model.buffers():
         nn.init.zeros_(buffer)
 
 
-def _initialise_state_space(module: UniversalStateSpace, text: Text) -> None:
-    """A is -1, -2, … head by head (S4D-real, arXiv 2206.11893), D 1, Δ as `text` says."""
+def _initialise_state_space(
+    module: UniversalStateSpace | UniversalChannelStateSpace, text: Text, *, layers: int
+) -> None:
+    """A is -1, -2, … head by head or state by state (S4D-real, arXiv 2206.11893), D 1, Δ as `text` says."""
     nn.init.ones_(module.skip)
-    nn.init.ones_(module.step_bias)
-    module.decay_log.copy_(torch.arange(1, module.part.heads + 1).log())
+    module.decay_log.copy_(torch.arange(1, module.decay_log.shape[-1] + 1).log().expand_as(module.decay_log))
+    if isinstance(module, UniversalStateSpace):
+        bias = nn.init.ones_(module.step_bias)
+    else:
+        bias, bound = module.step.bias, module.part.rank**-0.5
+        if text.step_range:
+            nn.init.uniform_(module.step.weight, -bound, bound)
     if text.step_range:
         low, high, floor = text.step_range
-        step = torch.empty_like(module.step_bias, dtype=torch.float32).uniform_(math.log(low), math.log(high))
+        step = torch.empty_like(bias, dtype=torch.float32).uniform_(math.log(low), math.log(high))
         step = step.exp().clamp_min(floor)
-        module.step_bias.copy_(step + torch.log(-torch.expm1(-step)))
+        bias.copy_(step + torch.log(-torch.expm1(-step)))
     if text.uniform_output:
         for weight in (module.convolution.weight, module.output.weight):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    if text.shrunk_output:
+        nn.init.kaiming_uniform_(module.output.weight, a=math.sqrt(5)).div_(math.sqrt(layers))

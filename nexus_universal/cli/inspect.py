@@ -49,6 +49,7 @@ def _as_data(read: sources.Read, context: int, *, with_formula: bool) -> dict[st
         "hash": n.hash,
         "quantised": read.quantised,
         "ignored_keys": list(n.origin.ignored_keys),
+        "left_out": sources.left_out(n),
         "count": asdict(n.count(context=context)),
         **({"formula": {"unicode": equations.unicode, "latex": equations.latex}} if equations else {}),
         "n": {key: value for key, value in to_data(n).items() if key != "origin"},
@@ -69,6 +70,8 @@ def _show(read: sources.Read, context: int, *, with_formula: bool) -> None:
         out.print(f"[yellow]quantised: {read.quantised}[/yellow] (n and the counts are those of the model before it)")
     if n.origin.ignored_keys:
         out.print(f"[yellow]ignored keys: {', '.join(n.origin.ignored_keys)}[/yellow]")
+    for part in sources.left_out(n):
+        out.print(f"[yellow]not part of n: {part}, whose tensors are passed over[/yellow]")
     out.print()
     out.print(tree(n))
     out.print()

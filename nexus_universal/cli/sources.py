@@ -56,6 +56,12 @@ def read_family(model_type: str) -> Read:
     return Read(model_type, registry.family(model_type).example())
 
 
+def left_out(n: ArchitectureParameter) -> list[str]:
+    """What the config speaks of and n does not, such as a vision tower."""
+    family = n.origin.family
+    return list(registry.family(family).left_out) if family in registry.known_families() else []
+
+
 def one_of(source: str | None, family: str | None) -> str:
     """Whichever of the two is given.
 

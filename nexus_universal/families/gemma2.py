@@ -12,8 +12,8 @@ from nexus_universal.families.shared.reader import ConfigReader
 KINDS = ("sliding_attention", "full_attention")
 
 
-def read(reader: ConfigReader) -> ArchitectureParameter:
-    """The n of a config."""
+def read(reader: ConfigReader, *, sandwich: bool = True) -> ArchitectureParameter:
+    """The n of a config; `sandwich` norms what the sublayers give, too."""
     width = reader.count("hidden_size", 2304)
     table = {"scale": width**0.5, "scale_rounding": "model"}
     text, embedding = common.ends(reader, context=8192, vocab=256000, width=2304, bos=2, eos=1, pad=0, **table)
@@ -35,7 +35,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     kinds = reader.names("layer_types", length=depth, known=KINDS) or (KINDS * depth)[:depth]
     mixers = [windowed if kind == "sliding_attention" else full for kind in kinds]
     feed_forward = common.feed_forward(reader, 9216, key="hidden_activation", act="gelu_pytorch_tanh")
-    layers = common.sequential(mixers, feed_forward, norm=norm, output_norm=norm)
+    layers = common.sequential(mixers, feed_forward, norm=norm, output_norm=norm if sandwich else None)
     softcap = reader.number("final_logit_softcapping", 30.0, optional=True)
     return common.decoder(reader, text, embedding, layers, norm, tied=True, softcap=softcap)
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from math import inf
 
-from nexus_universal.architecture.mixers import StateSpace
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import sequential_layer
 from nexus_universal.checkpoint.rules import WeightMap
-from nexus_universal.families.shared import common, names
+from nexus_universal.families.shared import common, names, state_space
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import TRAINING, ConfigReader
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
-    step_range = tuple(
-        reader.number(f"time_step_{name}", start) for name, start in (("min", 0.001), ("max", 0.1), ("floor", 1e-4))
-    )
+    step_range = state_space.step_range(reader)
     text = common.text(reader, context=None, bos=0, eos=2, pad=1, std=0.1, step_range=step_range, uniform_output=True)
     residual = "float32" if reader.take("residual_in_fp32", True) else "model"
     embedding = common.embedding(reader, vocab=32768, width=4096, pad=None, dtype=residual)
@@ -27,26 +24,19 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     expand = reader.count("expand", 2)
     fits = embedding.width * expand == heads * head_dim
     reader.require(fits, "expand", expand, "times hidden_size must be num_heads · head_dim")
-    low, high = reader.numbers("time_step_limit", [0.0, inf], length=2)
-    reader.require(0 <= low < high, "time_step_limit", [low, high], "must be two rising numbers of at least 0")
-    groups = reader.count("n_groups", 8)
     reader.inert("intermediate_size", heads * head_dim)
     reader.inert("rms_norm", True)
     for key in ("attn_implementation", "_attn_implementation"):
         reader.inert(key, None, "eager")
-    mixer = StateSpace(
+    mixer = state_space.plain(
+        reader,
         heads=heads,
         head_dim=head_dim,
         state_dim=reader.count("state_size", 128),
-        groups=groups,
-        convolution=reader.count("conv_kernel", 4),
         norm=norm,
-        norm_groups=groups,
         activation=common.activation(reader),
-        time_step=(low, high),
-        convolution_bias=reader.take("use_conv_bias", True),
-        biases=("input", "output") if reader.take("use_bias", False) else (),
-        chunk=reader.count("chunk_size", 256),
+        time_step=state_space.time_step_limit(reader),
+        chunk=256,
     )
     layers = [sequential_layer(("state_space", mixer), norm=norm)] * reader.count("num_hidden_layers", 64)
     return common.decoder(reader, text, embedding, layers, norm, dtype="float32")
@@ -76,17 +66,12 @@ FAMILY = Family(
         "n_groups": 2,
         "chunk_size": 32,
     },
-    draws={
-        "n_groups": (2, 1, 6),
+    draws=state_space.PLAIN_DRAWS
+    | {
         "state_size": (10, 16),
-        "conv_kernel": (4, 2),
-        "chunk_size": (32, 7, 128),
         "hidden_act": ("silu", "gelu"),
-        "use_bias": (False, True),
-        "use_conv_bias": (True, False),
         "residual_in_fp32": (True, False),
         "time_step_limit": ([0.0, inf], [0.3, 0.9]),
-        "layer_norm_epsilon": (1e-5, 1e-3),
         "tie_word_embeddings": (False, True),
         "num_hidden_layers": (2, 3),
     },

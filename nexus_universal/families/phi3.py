@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from nexus_universal.architecture.mixers import Packed
 from nexus_universal.architecture.parameter import ArchitectureParameter
@@ -32,9 +34,12 @@ PHI_4_MINI = {
 """Part of each head, and a factor that follows from the two contexts."""
 
 
-def read(reader: ConfigReader) -> ArchitectureParameter:
-    """The n of a config."""
-    text, embedding = common.ends(reader, context=4096, vocab=32064, width=3072, bos=1, eos=32000, pad=32000)
+SIZE = {"context": 4096, "vocab": 32064, "width": 3072, "bos": 1, "eos": 32000, "pad": 32000}
+
+
+def read(reader: ConfigReader, size: Mapping[str, Any] = SIZE, *, kv_heads: int | None = None) -> ArchitectureParameter:
+    """The n of a config; `size` and `kv_heads` are the reference class's defaults."""
+    text, embedding = common.ends(reader, **size)
     norm = common.rms_norm(reader, 1e-5)
     original = reader.count("original_context", 4096)
     text = replace(text, reread_beyond=original)
@@ -50,6 +55,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         text,
         embedding.width,
         heads=32,
+        kv_heads=kv_heads,
         rope=rope,
         biases=(),
         window=reader.count("sliding_window", optional=True),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Elementwise = Callable[[Tensor], Tensor]
 
@@ -50,3 +50,30 @@ ACTIVATIONS: dict[str, Elementwise] = {
     "tanh": torch.tanh,
     "softplus": F.softplus,
 }
+
+
+class Xielu(nn.Module):
+    """x > 0: a x² + b x, else (e^min(x, ε) - 1 - x) c + b x; a = softplus(α), c = b + softplus(β) (arXiv 2411.13010).
+
+    α and β are learned; b and ε are not, but come with a checkpoint.
+    """
+
+    slope: Tensor
+    bound: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positive = nn.Parameter(torch.empty(1))
+        self.negative = nn.Parameter(torch.empty(1))
+        self.register_buffer("slope", torch.tensor(0.5))
+        self.register_buffer("bound", torch.tensor(-1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        slope, bound = self.slope.to(x.dtype), self.bound.to(x.dtype)
+        a, c = F.softplus(self.positive), slope + F.softplus(self.negative)
+        return torch.where(x > 0, a * x * x + slope * x, (torch.expm1(torch.min(x, bound)) - x) * c + slope * x)
+
+
+def activation(name: str) -> Elementwise:
+    """The activation of this name; one that has learned numbers is a module of its own."""
+    return Xielu() if name == "xielu" else ACTIVATIONS[name]

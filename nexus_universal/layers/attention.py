@@ -12,7 +12,8 @@ from nexus_universal.architecture.mixers import Attention
 from nexus_universal.cache import KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
-from nexus_universal.layers.kernels import eager_attention, fused_attention, repeat_heads
+from nexus_universal.layers.differential import UniversalDifferential
+from nexus_universal.layers.kernels import eager_attention, fused_attention, gated_eager_attention, repeat_heads
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import UniversalNorm
@@ -43,21 +44,15 @@ class UniversalAttention(nn.Module):
         if not isinstance(part, Attention):
             part, d_model = _mixer_of(part, layer_index)
         assert d_model is not None
-        refuse_unless(
-            part,
-            causal=True,
-            key_scale=None,
-            value_norm=None,
-            value_is_key=False,
-            emit=None,
-            reuse=None,
-        )
+        refuse_unless(part, causal=True)
         self.part: Attention = part
         self.plan = plan or CallPlan()
         self.scale = part.softmax_scale(layer_index)
         width, kv_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
         mixed_width = part.heads * part.value_width
-        rows = {"query": width, "key": kv_width, "value": part.kv_heads * part.value_width}
+        rows = {"query": width}
+        if not part.reuse:
+            rows |= {"key": kv_width} | ({} if part.value_is_key else {"value": part.kv_heads * part.value_width})
         if part.gate:
             rows["gate"] = mixed_width if part.gate.per == "channel" else part.heads
         self.project = InputProjections(
@@ -65,29 +60,40 @@ class UniversalAttention(nn.Module):
         )
         self.output = Linear(mixed_width, d_model, bias="output" in part.biases, late_bias=part.late_bias)
         self.sinks = nn.Parameter(torch.empty(part.heads)) if part.sinks else None
-        if part.qk_norm:
-            if part.qk_norm.over == "width" and part.packing:
-                refuse_unless(part, packing=())
-            self.query_norm = UniversalNorm.of(part.qk_norm.norm, self._norm_width(part.heads))
-            self.key_norm = UniversalNorm.of(part.qk_norm.norm, self._norm_width(part.kv_heads))
+        if part.qk_norm and part.qk_norm.over == "width" and part.packing:
+            refuse_unless(part, packing=())
+        self.norms_at = part.qk_norm and ("width" if part.qk_norm.over == "width" else part.qk_norm.when)
+        self.query_norm = self._head_norm(part.heads)
+        self.key_norm = None if part.reuse else self._head_norm(part.kv_heads)
+        self.value_norm = UniversalNorm.of(part.value_norm, part.value_width) if part.value_norm else None
         self.rope_index = self.plan.rope(part.rope, part.head_dim) if part.rope else None
-        if part.log_scale is not None:
-            self.plan.log_scales.add(part.log_scale)
+        self.differential = None
+        if part.differential:
+            self.differential = UniversalDifferential(
+                part.differential, head_dim=part.head_dim, layer_index=layer_index
+            )
+        self.output_norm = UniversalNorm.of(part.output_norm, mixed_width) if part.output_norm else None
+        self.growths = [rule for rule in (part.log_scale, part.temperature) if rule is not None]
+        self.plan.growths.update(self.growths)
         self.mask_index = self.plan.mask(self._mask_kind(), key)
 
-    def _norm_width(self, heads: int) -> int:
-        assert self.part.qk_norm is not None
-        return self.part.head_dim * (heads if self.part.qk_norm.over == "width" else 1)
+    def _head_norm(self, heads: int) -> UniversalNorm | None:
+        if self.part.qk_norm is None:
+            return None
+        width = self.part.head_dim * (heads if self.part.qk_norm.over == "width" else 1)
+        return UniversalNorm.of(self.part.qk_norm.norm, width)
 
     def _mask_kind(self) -> MaskKind:
         part = self.part
-        form = "additive" if part.kernel == "eager" else "omissible" if part.kernel == "sdpa" else "always"
+        form = "additive" if part.kernel.startswith("eager") else "omissible" if part.kernel == "sdpa" else "always"
         if part.alibi is None:
             return MaskKind(window=part.window, form=form)
         return MaskKind(window=part.window, form=form, alibi=part.alibi, heads=part.heads, scale=self.scale)
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
+    def new_state(self) -> State | None:
+        """An empty state for this mixer; None where it reuses what another keeps."""
+        if self.part.reuse:
+            return None
         return WindowState(self.part.window) if self.part.window else KeyValueState()
 
     def forward(
@@ -97,35 +103,64 @@ class UniversalAttention(nn.Module):
         state: State | None = None,
     ) -> Float[Tensor, "batch seq d_hidden"]:
         call = call or self.plan.begin(x)
-        part, lead = self.part, x.shape[:-1]
-        roles = self.project(x)
-        query, key = roles["query"], roles["key"]
-        if part.qk_norm and part.qk_norm.over == "width":
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key = (role.reshape(*lead, -1, part.head_dim) for role in (query, key))
-        if part.qk_norm and part.qk_norm.over == "head" and part.qk_norm.when == "before_rope":
-            query, key = self.query_norm(query), self.key_norm(key)
-        value = roles["value"].reshape(*lead, -1, part.value_width)
-        if part.repeat_first and state is None:  # a cache holds each head once: repeating behind it gives the same bits
-            key, value = (self._repeated(role) for role in (key, value))
-        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        if self.rope_index is not None:
-            query, key = self.plan.ropes[self.rope_index].rotate(query, key, call.tables[self.rope_index])
-        if part.qk_norm and part.qk_norm.over == "head" and part.qk_norm.when == "after_rope":
-            query, key = self.query_norm(query), self.key_norm(key)
-        if part.log_scale is not None:
-            query = query * call.query_growth[part.log_scale].type_as(query)
-        if state is not None:
-            assert isinstance(state, KeyValueState)
-            key, value = state.extend(key, value)
-        mixed = self._attend(query, key, value, call.masks[self.mask_index])
+        part, roles = self.part, self._clipped(self.project(x))
+        query = self._placed(self._by_head(roles["query"], self.query_norm), self.query_norm, call)
+        for rule in self.growths:
+            query = query * call.query_growth[rule].type_as(query)
+        key, value = call.emitted[part.reuse] if part.reuse else self._keys_and_values(roles, call, state)
+        if part.emit:
+            call.emitted[part.emit] = key, value
+        mask = call.masks[self.mask_index]
+        if self.differential is None:
+            mixed = self._attend(query, key, value, mask)
+        else:
+            mixed = self.differential(*(self._attend(query, key, v, mask) for v in self.differential.halves(value)))
         if part.gate:
             mixed = self._gated(mixed, roles["gate"])
-        return self.output(mixed.reshape(*lead, -1))
+        mixed = mixed.reshape(*x.shape[:-1], -1)
+        return self.output(mixed if self.output_norm is None else self.output_norm(mixed))
 
-    def _repeated(self, role: Float[Tensor, "batch seq kv_heads d"]) -> Float[Tensor, "batch seq heads d"]:
-        times = self.part.heads // self.part.kv_heads
-        return role.unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(2, 3)
+    def _clipped(self, roles: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Queries, keys and values within the clip's bounds."""
+        bound = self.part.clip
+        if bound is None:
+            return roles
+        return {role: x if role == "gate" else x.clamp(min=-bound, max=bound) for role, x in roles.items()}
+
+    def _by_head(
+        self, role: Float[Tensor, "batch seq *rows"], norm: nn.Module | None
+    ) -> Float[Tensor, "batch seq heads head_dim"]:
+        """Queries or keys by head, behind a norm over the whole width."""
+        if norm is not None and self.norms_at == "width":
+            role = norm(role)
+        return role.reshape(*role.shape[:2], -1, self.part.head_dim)
+
+    def _placed(
+        self, heads: Float[Tensor, "batch seq heads head_dim"], norm: nn.Module | None, call: Call, times: int = 1
+    ) -> Float[Tensor, "batch repeated seq head_dim"]:
+        """Queries or keys normed and rotated, each head `times` times."""
+        if norm is not None and self.norms_at == "before_rope":
+            heads = norm(heads)
+        heads = _repeated(heads, times).transpose(1, 2)
+        if self.rope_index is not None:
+            heads = self.plan.ropes[self.rope_index].turned(heads, call.tables[self.rope_index])
+        return norm(heads) if norm is not None and self.norms_at == "after_rope" else heads
+
+    def _keys_and_values(self, roles: dict[str, Tensor], call: Call, state: State | None) -> tuple[Tensor, Tensor]:
+        """What the queries of this call may look at, its own keys and values last."""
+        part = self.part
+        # A cache holds each head once: repeating behind it gives the same bits.
+        times = part.heads // part.kv_heads if part.repeat_first and state is None else 1
+        heads = self._by_head(roles["key"], self.key_norm)
+        key = self._placed(heads if part.key_scale is None else heads * part.key_scale, self.key_norm, call, times)
+        value = heads if part.value_is_key else roles["value"].reshape(*heads.shape[:2], -1, part.value_width)
+        if self.value_norm is not None:
+            value = self.value_norm(value)
+        value = _repeated(value, times).transpose(1, 2)
+        if state is None:
+            return key, value
+        assert isinstance(state, KeyValueState)
+        return state.extend(key, value)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
         part = self.part
@@ -134,6 +169,9 @@ class UniversalAttention(nn.Module):
             return eager_attention(
                 query, key, value, mask=mask, scale=self.scale, softcap=part.softcap, sinks=self.sinks
             )
+        if part.kernel == "eager_gated":
+            assert mask is not None and self.sinks is not None
+            return gated_eager_attention(query, key, value, mask=mask, scale=self.scale, sinks=self.sinks)
         if part.repeat_first:
             key, value = (repeat_heads(role, part.heads // role.shape[1]) for role in (key, value))
         broadcast = part.kernel == "sdpa_masked"
@@ -146,6 +184,10 @@ class UniversalAttention(nn.Module):
         if self.part.gate.per == "head":
             return mixed * opened.unsqueeze(-1)
         return mixed.reshape(*lead, -1) * opened
+
+
+def _repeated(role: Float[Tensor, "batch seq kv_heads d"], times: int) -> Float[Tensor, "batch seq heads d"]:
+    return role if times == 1 else role.unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(2, 3)
 
 
 def _mixer_of(n: Any, layer_index: int) -> tuple[Attention, int]:

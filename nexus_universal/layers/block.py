@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,17 +11,33 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import UnsupportedPart
-from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
-from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention, StateSpace
-from nexus_universal.architecture.program import Branch, Program, Read, Step
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
+from nexus_universal.architecture.mixers import (
+    Attention,
+    CompressedAttention,
+    GatedDeltaRule,
+    LatentAttention,
+    LowRank,
+    StateSpace,
+)
+from nexus_universal.architecture.program import Branch, Program, Read, Step, Write
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.cache import State
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
+from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
+from nexus_universal.layers.compressed_attention import UniversalCompressedAttention
+from nexus_universal.layers.connections import connection_of
 from nexus_universal.layers.experts import UniversalExperts
 from nexus_universal.layers.feed_forward import UniversalFeedForward
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.latent_attention import UniversalLatentAttention
+from nexus_universal.layers.low_rank import UniversalLowRank
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.per_layer import UniversalPerLayerInput
+from nexus_universal.layers.routed_attention import UniversalRoutedAttention
+from nexus_universal.layers.sharing import Shares
+from nexus_universal.layers.short_convolution import UniversalShortConvolution
 from nexus_universal.layers.state_space import UniversalStateSpace
 
 Registers = dict[str, Float[Tensor, "batch seq width"]]
@@ -29,12 +45,17 @@ Registers = dict[str, Float[Tensor, "batch seq width"]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a part is built: what its module may need to know of its surroundings."""
+    """Where a part is built: what its module may need to know of its surroundings.
+
+    `like` is the module whose weights it uses, where it shares them.
+    """
 
     d_model: int
     layer_index: int
     plan: CallPlan
     path: str
+    shares: Shares
+    like: nn.Module | None = None
 
 
 MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
@@ -44,34 +65,73 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     LatentAttention: lambda part, at: UniversalLatentAttention(part, d_model=at.d_model, plan=at.plan, key=at.path),
     GatedDeltaRule: lambda part, at: UniversalGatedDelta(part, d_model=at.d_model, plan=at.plan, key=at.path),
     StateSpace: lambda part, at: UniversalStateSpace(part, d_model=at.d_model, plan=at.plan),
+    ShortConvolution: lambda part, at: UniversalShortConvolution(part, d_model=at.d_model, plan=at.plan),
+    ChannelStateSpace: lambda part, at: UniversalChannelStateSpace(part, d_model=at.d_model, plan=at.plan),
     FeedForward: lambda part, at: UniversalFeedForward(part, d_model=at.d_model),
     MixtureOfExperts: lambda part, at: UniversalExperts(part, d_model=at.d_model),
+    RoutedAttention: lambda part, at: UniversalRoutedAttention(part, d_model=at.d_model, plan=at.plan, key=at.path),
+    CompressedAttention: lambda part, at: UniversalCompressedAttention(
+        part, d_model=at.d_model, plan=at.plan, key=at.path
+    ),
+    LowRank: lambda part, at: UniversalLowRank(part, d_model=at.d_model),
+    PerLayerInput: lambda part, at: UniversalPerLayerInput(part, d_model=at.d_model, layer_index=at.layer_index),
     Program: lambda part, at: UniversalTransformerBlock(
-        part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan, path=at.path
+        part,
+        d_model=at.d_model,
+        layer_index=at.layer_index,
+        plan=at.plan,
+        path=at.path,
+        shares=at.shares,
+        like=at.like,
     ),
 }
 """The module of each part. A primitive adds one entry here."""
+
+
+def _alone(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    return module(v)
+
+
+def _with_call(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    return module(v, call)
+
+
+def _with_state(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    return module(v, call, call.cache[key] if call.cache is not None else None)
+
+
+def _with_tokens(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    return module(v, call.tokens)
+
+
+def _as_program(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    return module({**registers, "x": v}, call)["x"]
+
+
+FEEDS: dict[type, Callable[..., Tensor]] = {
+    MixtureOfExperts: _with_tokens,
+    PerLayerInput: _with_call,
+    Program: _as_program,
+}
+"""What a part's module is called with; where nothing is said a mixer gets its state, and others their vector alone."""
 
 
 @dataclass(slots=True)
 class _Branch:
     name: str
     module: nn.Module
-    key: str | None
+    key: str
+    feed: Callable[..., Tensor]
     input_norm: nn.Module | None
     input_scale: float | None
     output_norm: nn.Module | None
-    is_program: bool
 
     def __call__(self, v: Tensor, call: Call, registers: Registers) -> Tensor:
         if self.input_norm is not None:
             v = self.input_norm(v)
         if self.input_scale is not None:
             v = v * self.input_scale
-        if self.key is not None:
-            y = self.module(v, call, call.cache[self.key] if call.cache is not None else None)
-        else:
-            y = self.module({**registers, "x": v}, call)["x"] if self.is_program else self.module(v)
+        y = self.feed(self.module, v, call, registers, self.key)
         return y if self.output_norm is None else self.output_norm(y)
 
 
@@ -82,6 +142,7 @@ class _Write:
     divisor: float | None
     scale: float | None
     norm: nn.Module | None
+    layer_scale: nn.Module | None
 
     def __call__(self, values: Registers) -> Tensor:
         source, scale = self.terms[0]
@@ -92,10 +153,12 @@ class _Write:
             total = total / self.divisor
         if self.norm is not None:
             total = self.norm(total)
-        return total if self.scale is None else total * self.scale
+        if self.scale is not None:
+            total = total * self.scale
+        return total if self.layer_scale is None else self.layer_scale(total)
 
 
-@dataclass(slots=True)
+@dataclass
 class _Step:
     read: Read
     norm: nn.Module | None
@@ -104,14 +167,18 @@ class _Step:
     narrows: bool
 
     def __call__(self, registers: Registers, call: Call) -> None:
-        u = self._read(registers)
+        values = self._values(self._read(registers), registers, call)
+        for write in self.writes:
+            registers[write.register] = values[write.register] = write(values)
+
+    def _values(self, u: Tensor, registers: Registers, call: Call) -> Registers:
+        """The registers, u, v, and what every branch makes of v."""
         v = u.to(call.dtype) if self.narrows else u
         v = v if self.norm is None else self.norm(v)
         values = {**registers, "u": u, "v": v}
         for branch in self.branches:
             values[branch.name] = branch(v, call, registers)
-        for write in self.writes:
-            registers[write.register] = values[write.register] = write(values)
+        return values
 
     def _read(self, registers: Registers) -> Tensor:
         read = self.read
@@ -124,11 +191,36 @@ class _Step:
         return u if read.scale is None else u * read.scale
 
 
+@dataclass
+class _ConnectedStep(_Step):
+    """A step over several streams: it reads one vector from them, and its one write goes back into all."""
+
+    connection: Any
+
+    def __call__(self, registers: Registers, call: Call) -> None:
+        u, kept = self.connection.read(registers["x"])
+        registers["x"] = self.connection.write(kept, self.writes[0](self._values(u, registers, call)))
+
+
+class LayerScale(nn.Module):
+    """Times a number that the checkpoint holds for this layer; no parameter, and rounded as what it multiplies."""
+
+    value: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.empty(1))
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        return x * self.value.to(x.dtype)
+
+
 class UniversalTransformerBlock(nn.Module):
     """One layer: reads, norms, branches and ordered sums as its program says.
 
     Children are named by role: a branch by its name, the norm before a step `<first branch>_norm`, norms of a branch
-    `<branch>_input_norm` and `<branch>_output_norm`, the norm of a write `<first branch>_<register>_write_norm`.
+    `<branch>_input_norm` and `<branch>_output_norm`, the norm of a write `<first branch>_<register>_write_norm`. Where
+    a program shares its weights, they are `like`'s.
 
     Example:
         >>> UniversalTransformerBlock(n, layer_index=0)(torch.randn(1, 5, n.d_hidden)).shape
@@ -143,74 +235,93 @@ class UniversalTransformerBlock(nn.Module):
         layer_index: int = 0,
         plan: CallPlan | None = None,
         path: str | None = None,
+        shares: Shares | None = None,
+        like: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(program, Program):
             plan = plan or CallPlan(wide=program.embedding.dtype == "float32")
             program, d_model = program.layers[layer_index], program.d_hidden
         assert d_model is not None
-        if program.share is not None:
-            raise UnsupportedPart(f"no module computes Program.share = {program.share!r} yet (computed: None)")
         self.program: Program = program
         self.plan = plan or CallPlan()
         self.d_model = d_model
         self.layer_index = layer_index
         self.path = path or f"layers.{layer_index}"
         self.standalone = path is None
-        self._steps = [self._build_step(step) for step in program.steps]
+        shares = shares or Shares()
+        like = like or shares.find(program.share)
+        at = Place(d_model=d_model, layer_index=layer_index, plan=self.plan, path=self.path, shares=shares, like=like)
+        self._steps = [self._build_step(step, at) for step in program.steps]
+        shares.keep(program.share, self)
 
-    def _build_step(self, step: Step) -> _Step:
-        if step.connection is not None:
-            name = type(step.connection).__name__
-            raise UnsupportedPart(f"no module computes {name} yet (a step may have connection = None)")
+    def _build_step(self, step: Step, at: Place) -> _Step:
         width = self.d_model * (len(step.read.registers) if step.read.join == "concat" else 1)
         anchor = step.branches[0].name if step.branches else "step"
-        norm = self._norm(f"{anchor}_norm", step.norm, width)
-        branches = [self._build_branch(branch, width) for branch in step.branches]
-        writes = []
-        for write in step.writes:
-            if write.layer_scale:
-                raise UnsupportedPart("no module computes Write.layer_scale = True yet (computed: False)")
-            write_norm = self._norm(f"{anchor}_{write.register}_write_norm", write.norm, self.d_model)
-            terms = tuple((term.source, term.scale) for term in write.terms)
-            writes.append(_Write(write.register, terms, write.divisor, write.scale, write_norm))
-        return _Step(step.read, norm, branches, writes, narrows=self.plan.wide)
+        norm = self._norm(f"{anchor}_norm", step.norm, width, at)
+        branches = [self._build_branch(branch, replace(at, d_model=width)) for branch in step.branches]
+        writes = [self._build_write(write, anchor, at) for write in step.writes]
+        wired = (step.read, norm, branches, writes, self.plan.wide)
+        part = step.connection
+        if part is None:
+            return _Step(*wired)
+        return _ConnectedStep(
+            *wired, self._child(f"{anchor}_connection", lambda: connection_of(part, d_model=width), at)
+        )
 
-    def _build_branch(self, branch: Branch, width: int) -> _Branch:
-        if branch.share is not None:
-            raise UnsupportedPart(f"no module computes Branch.share = {branch.share!r} yet (computed: None)")
-        make = MODULES.get(type(branch.part))
-        if make is None:
+    def _build_write(self, write: Write, anchor: str, at: Place) -> _Write:
+        name = f"{anchor}_{write.register}"
+        return _Write(
+            register=write.register,
+            terms=tuple((term.source, term.scale) for term in write.terms),
+            divisor=write.divisor,
+            scale=write.scale,
+            norm=self._norm(f"{name}_write_norm", write.norm, self.d_model, at),
+            layer_scale=self._child(f"{name}_scale", LayerScale, at) if write.layer_scale else None,
+        )
+
+    def _build_branch(self, branch: Branch, at: Place) -> _Branch:
+        part, key = branch.part, f"{at.path}.{branch.name}"
+        if type(part) not in MODULES:
             known = ", ".join(part.__name__ for part in MODULES)
-            raise UnsupportedPart(f"no module computes {type(branch.part).__name__} yet (computed: {known})")
-        key = f"{self.path}.{branch.name}"
-        module = make(branch.part, Place(d_model=width, layer_index=self.layer_index, plan=self.plan, path=key))
+            raise UnsupportedPart(f"no module computes {type(part).__name__} yet (computed: {known})")
+        if branch.adapters:
+            raise UnsupportedPart(f"no module computes Branch.adapters = {branch.adapters!r} yet (computed: ())")
+        module = at.shares.find(branch.share) or (getattr(at.like, branch.name) if at.like else None)
+        if module is None or isinstance(part, Program):  # a program has places of its own for its states
+            module = MODULES[type(part)](part, replace(at, path=key, like=module))
         self.add_module(branch.name, module)
+        at.shares.keep(branch.share, module)
+        if part.role == "mixer":
+            feed = _with_call if module.new_state() is None else _with_state  # type: ignore[operator]
+        else:
+            feed = FEEDS.get(type(part), _alone)
         return _Branch(
             name=branch.name,
             module=module,
-            key=key if branch.part.role == "mixer" else None,
-            input_norm=self._norm(f"{branch.name}_input_norm", branch.input_norm, width),
+            key=key,
+            feed=feed,
+            input_norm=self._norm(f"{branch.name}_input_norm", branch.input_norm, at.d_model, at),
             input_scale=branch.input_scale,
-            output_norm=self._norm(f"{branch.name}_output_norm", branch.output_norm, self.d_model),
-            is_program=isinstance(branch.part, Program),
+            output_norm=self._norm(f"{branch.name}_output_norm", branch.output_norm, self.d_model, at),
         )
 
-    def _norm(self, name: str, part: Any, width: int) -> nn.Module | None:
-        if part is None:
-            return None
+    def _norm(self, name: str, part: Any, width: int, at: Place) -> nn.Module | None:
+        return None if part is None else self._child(name, lambda: UniversalNorm.of(part, width), at)
+
+    def _child(self, name: str, make: Callable[[], nn.Module], at: Place) -> nn.Module:
         if hasattr(self, name):
             raise UnsupportedPart(f"{self.path}: two norms would be named {name!r}; name the steps' branches apart")
-        module = UniversalNorm.of(part, width)
+        module = getattr(at.like, name) if at.like else make()
         self.add_module(name, module)
         return module
 
     def new_states(self) -> dict[str, State]:
-        """Empty states of all mixers in this block, by their place."""
+        """Empty states of all mixers in this block that have one, by their place."""
         states: dict[str, State] = {}
         for step in self._steps:
             for branch in step.branches:
-                if branch.key is not None:
+                if branch.feed is _with_state:
                     states[branch.key] = branch.module.new_state()  # type: ignore[operator]
                 elif isinstance(branch.module, UniversalTransformerBlock):
                     states.update(branch.module.new_states())
@@ -221,6 +332,13 @@ class UniversalTransformerBlock(nn.Module):
         alone = isinstance(registers, Tensor)
         values: Registers = {"x": registers, "e": registers} if alone else dict(registers)
         call = call or self.plan.begin(values["x"])
+        if self.program.detached:
+            with torch.no_grad():
+                self._run(values, call)
+        else:
+            self._run(values, call)
+        return values["x"] if alone else values
+
+    def _run(self, values: Registers, call: Call) -> None:
         for step in self._steps:
             step(values, call)
-        return values["x"] if alone else values

@@ -7,15 +7,16 @@ those once per call, and the layers only look them up.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from functools import singledispatch
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.architecture.position import Alibi, Rope, SteppedScaling
+from nexus_universal.architecture.position import Alibi, QueryTemperature, Rope, SteppedScaling
 from nexus_universal.cache import Cache, FirstLength, KeyValueState, State
 from nexus_universal.layers.alibi import UniversalAlibi
 from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask
@@ -33,11 +34,28 @@ class Call:
     padding: Tensor | None = None
     trailing: Bool[Tensor, "batch seq"] | None = None
     """Pads behind the last real token of a row: a recurrent state must not move on them."""
-    shared: dict[str, Tensor] = field(default_factory=dict)
+    emitted: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """Keys and values that a layer keeps for later ones, by name."""
+    tokens: Int[Tensor, "batch seq"] | None = None
+    per_layer: Float[Tensor, "batch seq layers width"] | None = None
+    """What each layer reads of the per-layer token embedding."""
     dtype: torch.dtype = torch.float32
     """The model's, in which steps work where the residual is wider."""
-    query_growth: dict[int, Float[Tensor, "rows one seq one"]] = field(default_factory=dict)
-    """What queries are multiplied by, by the base of the logarithm of their position."""
+    query_growth: dict[int | QueryTemperature, Float[Tensor, "rows one seq one"]] = field(default_factory=dict)
+    """What queries are multiplied by, by the rule that says so of a position: a logarithm's base, or a temperature."""
+
+    def only_last(self, count: int) -> Call:
+        """The same call for the last `count` positions, in layers that keep no state."""
+        last = slice(-count, None)
+        return replace(
+            self,
+            positions=self.positions[:, last],
+            tables=[(cos[:, last], sin[:, last]) for cos, sin in self.tables],
+            masks=[mask if mask is None else mask[:, :, last] for mask in self.masks],
+            tokens=None if self.tokens is None else self.tokens[:, last],
+            per_layer=None if self.per_layer is None else self.per_layer[:, last],
+            query_growth={rule: growth[:, :, last] for rule, growth in self.query_growth.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +78,7 @@ class CallPlan:
         self.mask_kinds: list[MaskKind] = []
         self.mask_keys: list[str | None] = []
         self.biases: dict[MaskKind, UniversalAlibi] = {}
-        self.log_scales: set[int] = set()
+        self.growths: set[int | QueryTemperature] = set()
         self.recurrent = False
 
     @property
@@ -131,7 +149,7 @@ class CallPlan:
             rope(positions, x.dtype, self._first_lengths(index, positions, batch, cache))
             for index, rope in enumerate(self.ropes)
         ]
-        growth = {base: _logarithm(positions, base) for base in self.log_scales}
+        growth = {rule: _growth(rule, positions) for rule in self.growths}
         if mask is not None and mask.dim() == 4:
             masks = [self._finished(index, mask, x, seen=seen, cache=cache) for index in range(len(self.mask_kinds))]
             return Call(
@@ -212,7 +230,20 @@ class CallPlan:
             call.trailing = behind
 
 
-def _logarithm(positions: Int[Tensor, "rows seq"], base: int) -> Float[Tensor, "rows one seq one"]:
+@singledispatch
+def _growth(rule: Any, positions: Int[Tensor, "rows seq"]) -> Float[Tensor, "rows one seq one"]:
+    """What queries at these positions are multiplied by."""
+    raise NotImplementedError(f"no growth of queries is known for {type(rule).__name__}")
+
+
+@_growth.register
+def _(base: int, positions: Tensor) -> Tensor:
     """log_base(t + 1), but no less than 1; in float64 first, as a table of Python numbers would be."""
     grown = (positions + 1).double().log() / math.log(base)
     return grown.clamp(min=1.0).float()[:, None, :, None]
+
+
+@_growth.register
+def _(rule: QueryTemperature, positions: Tensor) -> Tensor:
+    grown = 1 + rule.growth * torch.log(1 + torch.floor(positions / rule.span))
+    return grown[:, None, :, None]

@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from nexus_universal.cache import RecurrentState
 from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.call import Call
 
 
 class CausalConvolution(nn.Module):
-    """Each channel convolved over itself and its `kernel` - 1 predecessors, then an activation."""
+    """Each channel convolved over itself and its `kernel` - 1 predecessors, then an activation, if any."""
 
-    def __init__(self, channels: int, kernel: int, *, bias: bool = False, activation: str) -> None:
+    def __init__(self, channels: int, kernel: int, *, bias: bool = False, activation: str | None = None) -> None:
         super().__init__()
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(channels, kernel))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
-        self.activation = ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation] if activation else nn.Identity()
 
     def forward(
         self,
@@ -36,9 +37,12 @@ class CausalConvolution(nn.Module):
             x = torch.cat([before, x], dim=-1)
             out = self.activation(self._convolve(x, padding=0)[..., -1:])
         else:
-            x = x if before is None else torch.cat([before, x], dim=-1)
+            if before is not None:
+                x = torch.cat([before, x], dim=-1)
+            elif state is not None:
+                x = F.pad(x, (max(self.kernel - seq, 0), 0))
             out = self.activation(self._convolve(x, padding=self.kernel - 1)[..., : x.shape[-1]])
-            out = out if before is None else out[..., -seq:]
+            out = out if state is None else out[..., -seq:]
         if state is not None:
             state.convolution = self._last_inputs(x, trailing)
         return out
@@ -57,3 +61,8 @@ class CausalConvolution(nn.Module):
         picked = x.gather(-1, index[:, None, :].expand(-1, x.shape[1], -1))
         before_start = (ends[:, None] - self.kernel + torch.arange(self.kernel, device=x.device)) < 0
         return picked.masked_fill(before_start[:, None, :], 0.0)
+
+
+def without_pads(x: Float[Tensor, "batch seq width"], call: Call) -> Float[Tensor, "batch seq width"]:
+    """Zeros where a call has pads."""
+    return x if call.padding is None else (x * call.padding[:, :, None]).to(x.dtype)

@@ -11,6 +11,7 @@ from nexus_universal.architecture.ends import Embedding, Head
 from nexus_universal.architecture.position import SinusoidPositions
 from nexus_universal.layers.adaptive import AdaptiveSoftmax, BandedTable
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.per_layer import UniversalPerLayerEmbedding, find_tokens
 from nexus_universal.layers.support import refuse_unless
 from nexus_universal.layers.tables import SinusoidTable, Table
 
@@ -27,7 +28,7 @@ class TokenTable(Table):
         return x if self.part.scale_inputs else scaled(self.part, x)
 
 
-def scaled(part: Embedding, x: Float[Tensor, "batch seq width"]) -> Float[Tensor, "batch seq width"]:
+def scaled(part: Embedding, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
     """Times the embedding's scale, which Gemma rounds to the table's dtype first."""
     if part.scale is None:
         return x
@@ -37,17 +38,23 @@ def scaled(part: Embedding, x: Float[Tensor, "batch seq width"]) -> Float[Tensor
 
 
 class UniversalEmbedding(nn.Module):
-    """Token rows, scaled, plus positions."""
+    """Token rows, scaled, plus positions; and what each of the `layers` reads of a per-layer table, if there is one."""
 
-    def __init__(self, part: Embedding) -> None:
+    def __init__(self, part: Embedding, *, layers: int = 0) -> None:
         super().__init__()
-        refuse_unless(part, per_layer=None)
         self.part = part
         self.tokens = TokenTable(part) if part.bands is None else BandedTable(part, part.bands)
         if part.positions:
             fixed = isinstance(part.positions, SinusoidPositions)
             self.positions = (SinusoidTable if fixed else Table)(part.positions.count, part.width)
         self.norm = UniversalNorm.of(part.norm, part.width) if part.norm else None
+        self.per_layer = None
+        if part.per_layer:
+            if part.per_layer.finds_tokens:
+                refuse_unless(part, bands=None, scale_inputs=False)
+            self.per_layer = UniversalPerLayerEmbedding(
+                part.per_layer, d_model=part.width, layers=layers, padding_row=part.padding_row
+            )
 
     @property
     def table(self) -> Float[Tensor, "d_vocab d_hidden"] | None:
@@ -57,6 +64,24 @@ class UniversalEmbedding(nn.Module):
     def look_up(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_hidden"]:
         """Token rows; `inputs_embeds` stand in for these."""
         return self.tokens(input_ids)
+
+    def by_layer(
+        self,
+        x: Float[Tensor, "batch seq d_hidden"],
+        input_ids: Int[Tensor, "batch seq"] | None,
+        given: Float[Tensor, "batch seq d_hidden"] | None,
+    ) -> Float[Tensor, "batch seq layers width"] | None:
+        """What the layers read of the per-layer table; `x` is the embedding's output, `given` stands in for ids.
+
+        Raises:
+            InputError: embeddings are given whose ids must be found, but cannot be.
+        """
+        if self.per_layer is None:
+            return None
+        if given is not None and self.per_layer.part.finds_tokens:
+            assert self.table is not None
+            input_ids = find_tokens(given, scaled(self.part, self.table))
+        return self.per_layer(x, input_ids)
 
     def forward(
         self, x: Float[Tensor, "batch seq d_hidden"], positions: Int[Tensor, "rows seq"]
@@ -73,7 +98,10 @@ class UniversalEmbedding(nn.Module):
 
 
 class UniversalHead(nn.Module):
-    """logits = softcap(scale · W h / divisor); a tied head has no weight of its own and is given the token table."""
+    """logits = softcap(scale · W (h / input_divisor) / divisor).
+
+    A tied head has no weight of its own and is given the token table.
+    """
 
     def __init__(self, part: Head, *, d_model: int, vocab: int) -> None:
         super().__init__()
@@ -93,6 +121,8 @@ class UniversalHead(nn.Module):
     ) -> Float[Tensor, "batch seq d_vocab"]:
         weight = table if self.weight is None else self.weight
         assert weight is not None
+        if self.part.input_divisor is not None:
+            x = x / self.part.input_divisor
         logits = F.linear(x, weight, self.bias)
         if self.part.scale is not None:
             logits = logits * self.part.scale

@@ -9,27 +9,40 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Packed
+from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.feed_forward import UniversalFeedForward, gated_product
-from nexus_universal.layers.grouped import grouped_linear
+from nexus_universal.layers.grouped import grouped_linear, sorted_pairs
 from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.support import refuse_unless
+
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: torch.softmax(logits, dim=-1, dtype=torch.float32),
+    "sigmoid": torch.sigmoid,
+    "sqrt_softplus": lambda logits: F.softplus(logits).sqrt(),
+}
 
 
 class UniversalRouter(nn.Module):
     """Which experts a token visits, and with what weight."""
 
+    table: Int[Tensor, "vocab k"]
+
     def __init__(self, part: Router, *, d_model: int, experts: int, per_token: int) -> None:
         super().__init__()
-        refuse_unless(part, by_token=False, input_norm=None, expert_scale=False)
-        if part.score == "sqrt_softplus":
-            refuse_unless(part, score="softmax")
         self.part, self.per_token = part, per_token
         self.weight = nn.Parameter(torch.empty(experts, d_model))
+        if part.by_token:
+            self.register_buffer("table", torch.empty(part.by_token, per_token, dtype=torch.long))
         if part.selection_bias:
             self.register_buffer("selection_bias", torch.empty(experts, dtype=torch.float32))
         self.bias = nn.Parameter(torch.empty(experts)) if part.bias else None
+        self.norm = UniversalNorm.of(part.input_norm, d_model) if part.input_norm else None
+        self.input_scale = nn.Parameter(torch.empty(d_model)) if part.input_scale else None
+        self.expert_scale = nn.Parameter(torch.empty(experts)) if part.expert_scale else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UniversalRouter:
         """A cast of the model leaves the selection bias in float32, where the references load it."""
@@ -39,8 +52,17 @@ class UniversalRouter(nn.Module):
             self.selection_bias = kept.to(self.selection_bias.device)
         return self
 
-    def forward(self, x: Float[Tensor, "tokens d_hidden"]) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
-        part = self.part
+    def forward(
+        self, x: Float[Tensor, "tokens d_hidden"], token: Int[Tensor, "batch seq"] | None = None
+    ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+        """Weights and experts; `token` holds the ids of x.
+
+        Raises:
+            InputError: the choice is by token, but embeddings were given instead of ids.
+        """
+        part, x = self.part, x if self.norm is None else self.norm(x)
+        if self.input_scale is not None:
+            x = x * self.input_scale * x.shape[-1] ** -0.5
         if part.logits == "float32":
             bias = None if self.bias is None else self.bias.type(torch.float32)
             logits = F.linear(x.type(torch.float32), self.weight.type(torch.float32), bias)
@@ -48,41 +70,59 @@ class UniversalRouter(nn.Module):
             logits = F.linear(x, self.weight, self.bias)
         scores = logits
         if part.score != "softmax_chosen":
-            scores = torch.softmax(logits, dim=-1, dtype=torch.float32) if part.score == "softmax" else logits.sigmoid()
-        choice = scores + self.selection_bias if part.selection_bias else scores
-        if part.groups:
-            choice = self._best_groups(choice)
-        best, chosen = torch.topk(choice, self.per_token, dim=-1, sorted=part.order == "sorted")
-        weights = scores.gather(1, chosen) if part.selection_bias else best
+            scores = SCORES[part.score](logits)
+        if part.by_token:
+            chosen = self._listed(token)
+            weights = scores.gather(1, chosen)
+        else:
+            choice = scores + self.selection_bias if part.selection_bias else scores
+            if part.groups:
+                choice = self._best_groups(choice)
+            best, chosen = torch.topk(choice, self.per_token, dim=-1, sorted=part.order == "sorted")
+            weights = scores.gather(1, chosen) if part.selection_bias else best
         if part.score == "softmax_chosen":
-            weights = torch.softmax(weights, dim=-1, dtype=torch.float32 if part.weights == "float32" else None)
+            weights = torch.softmax(weights, dim=-1, dtype=None if part.weights == "model" else torch.float32)
         if part.normalise:
             total = weights.sum(dim=-1, keepdim=True)
             weights = weights / (total + part.sum_epsilon if part.sum_epsilon else total)
         if part.scale is not None:
             weights = weights * part.scale
+        if self.expert_scale is not None:
+            weights = weights * self.expert_scale[chosen]
         return (weights if part.weights == "float32" else weights.to(logits.dtype)), chosen
 
+    def _listed(self, token: Int[Tensor, "batch seq"] | None) -> Int[Tensor, "tokens k"]:
+        if token is None:
+            raise InputError("inputs_embeds say no ids, by which this model chooses experts: give input_ids")
+        return self.table[token.reshape(-1)]
+
     def _best_groups(self, choice: Float[Tensor, "tokens experts"]) -> Float[Tensor, "tokens experts"]:
-        """Experts outside the best groups lose: a group scores by its two best."""
-        assert self.part.groups is not None
-        grouped = choice.unflatten(-1, (self.part.groups.count, -1))
-        group_score = grouped.topk(2, dim=-1)[0].sum(dim=-1)
-        kept = torch.topk(group_score, k=self.part.groups.keep, dim=-1, sorted=False)[1]
+        """Experts outside the best groups lose."""
+        groups = self.part.groups
+        assert groups is not None
+        grouped = choice.unflatten(-1, (groups.count, -1))
+        counted, rest = (2, float("-inf")) if groups.by == "two_best" else (1, 0.0)
+        group_score = grouped.topk(counted, dim=-1)[0].sum(dim=-1)
+        kept = torch.topk(group_score, k=groups.keep, dim=-1, sorted=False)[1]
         lost = torch.ones_like(group_score, dtype=torch.bool).scatter_(1, kept, False)
-        return grouped.masked_fill(lost.unsqueeze(-1), float("-inf")).flatten(-2)
+        return grouped.masked_fill(lost.unsqueeze(-1), rest).flatten(-2)
 
 
 class Experts(nn.Module):
-    """All experts' weights in two stacks: gate and up rows [experts, 2·width, d], down [experts, d, width]."""
+    """All experts' weights in two stacks: gate and up rows [experts, 2·width, d], down [experts, d, width].
 
-    def __init__(self, part: FeedForward, *, d_model: int, experts: int) -> None:
+    Without a gate the first holds `width` rows, and is called `up`.
+    """
+
+    def __init__(self, part: FeedForward, *, d_model: int, experts: int, sum_order: str = "chosen") -> None:
         super().__init__()
-        refuse_unless(part, gated=True, gate_scale=None, output_scale=None, sparsity=None)
-        self.part, self.count = part, experts
+        refuse_unless(part, output_scale=None, sparsity=None)
+        self.part, self.count, self.sum_order = part, experts, sum_order
         self.packed = part.packing[0] if part.packing else Packed(roles=("gate", "up"))
-        self.gate_up = nn.Parameter(torch.empty(experts, 2 * part.width, d_model))
-        self.gate_up_bias = nn.Parameter(torch.empty(experts, 2 * part.width)) if "up" in part.biases else None
+        self.entry, rows = ("gate_up", 2 * part.width) if part.gated else ("up", part.width)
+        bias = nn.Parameter(torch.empty(experts, rows)) if "up" in part.biases else None
+        self.register_parameter(self.entry, nn.Parameter(torch.empty(experts, rows, d_model)))
+        self.register_parameter(f"{self.entry}_bias", bias)
         self.down = nn.Parameter(torch.empty(experts, d_model, part.width))
         self.down_bias = nn.Parameter(torch.empty(experts, d_model)) if "down" in part.biases else None
 
@@ -92,20 +132,26 @@ class Experts(nn.Module):
         weights: Float[Tensor, "tokens k"],
         chosen: Int[Tensor, "tokens k"],
     ) -> Float[Tensor, "tokens d_hidden"]:
-        """Sort the (token, expert) pairs by expert, multiply group by group, weigh, sort back, sum over k in order."""
-        tokens, per_token = chosen.shape
-        expert, order = torch.sort(chosen.reshape(-1))
-        counted = expert.float() if x.device.type in ("cpu", "mps") else expert.int()
-        per_expert = torch.histc(counted, bins=self.count, min=0, max=self.count - 1)
-        ends = torch.cumsum(per_expert, dim=0, dtype=torch.int32)
+        """Sort the (token, expert) pairs by expert, multiply group by group, weigh, sort back, sum over k in order.
 
-        joint = grouped_linear(x[order // per_token], self.gate_up, ends, _rows(self.gate_up_bias, expert))
-        inner = gated_product(self.part, *self._gate_and_up(joint))
-        out = grouped_linear(inner, self.down, ends, _rows(self.down_bias, expert))
+        Or sum in the experts' order, without sorting back.
+        """
+        tokens, per_token = chosen.shape
+        expert, order, ends = sorted_pairs(chosen, self.count)
+        stack, bias = getattr(self, self.entry), getattr(self, f"{self.entry}_bias")
+        joint = grouped_linear(x[order // per_token], stack, ends, _rows(bias, expert))
+        out = grouped_linear(self._activated(joint), self.down, ends, _rows(self.down_bias, expert))
         out = out * weights.reshape(-1)[order].unsqueeze(-1)
+        if self.sum_order == "expert":
+            return torch.zeros_like(x).index_add(0, order // per_token, out.to(x.dtype))
         back = torch.empty_like(order)
         back[order] = torch.arange(order.shape[0], device=x.device)
         return out[back].view(tokens, per_token, -1).sum(dim=1).to(x.dtype)
+
+    def _activated(self, joint: Float[Tensor, "pairs rows"]) -> Float[Tensor, "pairs width"]:
+        if not self.part.gated:
+            return ACTIVATIONS[self.part.activation](joint)
+        return gated_product(self.part, *self._gate_and_up(joint))
 
     def _gate_and_up(
         self, joint: Float[Tensor, "pairs both"]
@@ -126,23 +172,38 @@ class UniversalExperts(nn.Module):
 
     def __init__(self, part: MixtureOfExperts, *, d_model: int) -> None:
         super().__init__()
-        refuse_unless(part, identity_experts=0, latent=None, bias=False, sum_order="chosen")
+        refuse_unless(part, identity_experts=0)
         self.part = part
         self.router = UniversalRouter(part.router, d_model=d_model, experts=part.experts, per_token=part.per_token)
-        self.experts = Experts(part.expert, d_model=d_model, experts=part.experts)
+        self.expert_norm = UniversalNorm.of(part.expert_norm, d_model) if part.expert_norm else None
+        self.experts = Experts(
+            part.expert, d_model=part.latent or d_model, experts=part.experts, sum_order=part.sum_order
+        )
+        self.bias = nn.Parameter(torch.empty(d_model)) if part.bias else None
+        if part.latent:
+            self.latent_down = Linear(d_model, part.latent, bias=part.latent_bias)
+            self.latent_up = Linear(part.latent, d_model, bias=part.latent_bias)
         if part.shared:
             self.shared = UniversalFeedForward(part.shared, d_model=d_model)
         if part.shared_gate:
             self.shared_gate = Linear(d_model, 1, bias=False)
 
-    def forward(self, x: Float[Tensor, "batch seq d_hidden"]) -> Float[Tensor, "batch seq d_hidden"]:
+    def forward(
+        self, x: Float[Tensor, "batch seq d_hidden"], token: Int[Tensor, "batch seq"] | None = None
+    ) -> Float[Tensor, "batch seq d_hidden"]:
         flat = x.reshape(-1, x.shape[-1])
         # A gated shared expert comes first, an ungated one last: the references' order, on which gradient bits depend.
         gated = self.shared(flat) if self.part.shared_gate else None
-        weights, chosen = self.router(flat)
-        out = self.experts(flat, weights, chosen)
+        own = self.part.views == "own"
+        weights, chosen = self.router(x.reshape(-1, x.shape[-1]) if own else flat, token)
+        read = flat if self.expert_norm is None else self.expert_norm(flat)
+        if self.part.latent:
+            out = self.latent_up(self.experts(self.latent_down(read), weights, chosen))
+        else:
+            out = self.experts(read, weights, chosen)
         if gated is not None:
             out = out + torch.sigmoid(self.shared_gate(flat)) * gated
         elif self.part.shared:
-            out = out + self.shared(flat)
-        return out.view_as(x)
+            seen = x if own else flat
+            out = out.view_as(seen) + self.shared(seen)
+        return out.view_as(x) if self.bias is None else out.view_as(x) + self.bias

@@ -24,7 +24,7 @@ class UniversalGatedDelta(nn.Module):
         self, part: GatedDeltaRule, *, d_model: int, plan: CallPlan | None = None, key: str | None = None
     ) -> None:
         super().__init__()
-        refuse_unless(part, decay="head", low_rank=None, beta_range=1.0)
+        refuse_unless(part, decay="head", low_rank=None)
         self.part = part
         self.plan = plan or CallPlan()
         self.plan.recurrent = True
@@ -33,11 +33,13 @@ class UniversalGatedDelta(nn.Module):
             "query": self.key_width,
             "key": self.key_width,
             "value": self.value_width,
-            "gate": self.value_width,
             "beta": part.value_heads,
             "decay": part.value_heads,
+            "gate": self.value_width,
         }
-        self.project = InputProjections(self, rows, d_in=d_model, packing=part.packing)
+        # Packed roles are multiplied first, and the rest in the references' order: gradients' bits depend on it.
+        order = dict.fromkeys((*(role for packed in part.packing for role in packed.roles), *rows))
+        self.project = InputProjections(self, {role: rows[role] for role in order}, d_in=d_model, packing=part.packing)
         channels = 2 * self.key_width + self.value_width
         self.convolution = CausalConvolution(channels, part.convolution, activation=part.activation)
         self.decay_log = nn.Parameter(torch.empty(part.value_heads))
@@ -69,6 +71,7 @@ class UniversalGatedDelta(nn.Module):
         value = value.reshape(batch, seq, part.value_heads, part.value_dim)
 
         beta = roles["beta"].reshape(batch, seq, -1).sigmoid()
+        beta = beta if part.beta_range == 1.0 else beta * part.beta_range
         step = roles["decay"].reshape(batch, seq, -1).float() + self.decay_bias
         decay = -self.decay_log.float().exp() * F.softplus(step)
         if call.trailing is not None:

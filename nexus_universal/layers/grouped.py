@@ -10,6 +10,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+def sorted_pairs(
+    chosen: Int[Tensor, "tokens k"], experts: int
+) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " experts"]]:
+    """The (token, expert) pairs sorted by expert: expert and number of each, and where each run ends."""
+    expert, order = torch.sort(chosen.reshape(-1))
+    counted = expert.float() if chosen.device.type in ("cpu", "mps") else expert.int()
+    per_expert = torch.histc(counted, bins=experts, min=0, max=experts - 1)
+    return expert, order, torch.cumsum(per_expert, dim=0, dtype=torch.int32)
+
+
 def grouped_linear(
     x: Float[Tensor, "pairs d_in"],
     weight: Float[Tensor, "experts d_out d_in"],

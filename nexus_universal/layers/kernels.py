@@ -87,3 +87,21 @@ def eager_attention(
         scores = scores - scores.max(dim=-1, keepdim=True).values
         weights = torch.softmax(scores, dim=-1)[..., :-1]
     return torch.matmul(weights, repeat_heads(value, times)).transpose(1, 2).contiguous()
+
+
+def gated_eager_attention(
+    query: Float[Tensor, "batch heads seq d"],
+    key: Float[Tensor, "batch kv_heads keys d"],
+    value: Float[Tensor, "batch kv_heads keys dv"],
+    *,
+    mask: Float[Tensor, "batch _ seq keys"],
+    scale: float,
+    sinks: Float[Tensor, " heads"],
+) -> Float[Tensor, "batch seq heads dv"]:
+    """The same with sinks outside the softmax: what they leave, σ(log Σ exp(scores) - sink), multiplies the result."""
+    times = query.shape[1] // key.shape[1]
+    scores = torch.matmul(query, repeat_heads(key, times).transpose(2, 3)) * scale + mask
+    left = (torch.logsumexp(scores, dim=-1) - sinks.view(1, -1, 1)).to(torch.float32).sigmoid()
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    mixed = torch.matmul(weights, repeat_heads(value, times))
+    return (mixed * left.unsqueeze(-1).to(mixed.dtype)).transpose(1, 2).contiguous()

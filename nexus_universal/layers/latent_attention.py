@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.mixers import LatentAttention
-from nexus_universal.cache import KeyValueState, State
-from nexus_universal.layers.call import Call, CallPlan
+from nexus_universal.architecture.mixers import LatentAttention, SparseIndexer
+from nexus_universal.cache import IndexedState, KeyValueState, State
+from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.kernels import fused_attention
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.sparse_indexer import ReusedSelection, UniversalSparseIndexer
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -22,7 +23,7 @@ class UniversalLatentAttention(nn.Module):
         self, part: LatentAttention, *, d_model: int, plan: CallPlan | None = None, key: str | None = None
     ) -> None:
         super().__init__()
-        refuse_unless(part, query_scale=None, latent_scale=None, gate=None, sinks=False, indexer=None)
+        refuse_unless(part, query_scale=None, latent_scale=None, gate=None, sinks=False)
         self.part = part
         self.plan = plan or CallPlan()
         query_width = part.heads * part.head_dim
@@ -37,11 +38,20 @@ class UniversalLatentAttention(nn.Module):
         self.latent_up = Linear(part.latent_rank, part.heads * (part.nope_dim + part.value_dim), bias=False)
         self.output = Linear(part.heads * part.value_dim, d_model, bias="output" in part.biases)
         self.rope_index = self.plan.rope(part.rope, part.rope_dim) if part.rope else None
-        self.mask_index = self.plan.mask(None, key)
+        self.indexer = self._indexer(d_model)
+        self.mask_index = self.plan.mask(MaskKind(form="always" if self.indexer else "omissible"), key)
+
+    def _indexer(self, d_model: int) -> nn.Module | None:
+        """What narrows the mask, called (input, query latent, mask, call, state)."""
+        part = self.part
+        if isinstance(part.indexer, SparseIndexer):
+            assert part.query_rank is not None
+            return UniversalSparseIndexer(part.indexer, d_model=d_model, query_rank=part.query_rank, plan=self.plan)
+        return ReusedSelection(part.indexer) if part.indexer else None
 
     def new_state(self) -> State:
         """An empty state for this mixer."""
-        return KeyValueState()
+        return IndexedState() if isinstance(self.part.indexer, SparseIndexer) else KeyValueState()
 
     def forward(
         self,
@@ -51,10 +61,8 @@ class UniversalLatentAttention(nn.Module):
     ) -> Float[Tensor, "batch seq d_hidden"]:
         call = call or self.plan.begin(x)
         part, (batch, seq) = self.part, x.shape[:2]
-        if part.query_rank is None:
-            query = self.query(x)
-        else:
-            query = self.query_up(self.query_norm(self.query_down(x)))
+        query_latent = x if part.query_rank is None else self.query_norm(self.query_down(x))
+        query = (self.query if part.query_rank is None else self.query_up)(query_latent)
         query = query.view(batch, seq, part.heads, part.head_dim).transpose(1, 2)
         query_nope, query_rope = query.split([part.nope_dim, part.rope_dim], dim=-1)
 
@@ -70,7 +78,10 @@ class UniversalLatentAttention(nn.Module):
 
         key, value = self.expand(latent, key_rope)
         query = torch.cat((query_nope, query_rope), dim=-1)
-        mixed = fused_attention(query, key, value, mask=call.masks[self.mask_index], scale=part.softmax_scale)
+        mask = call.masks[self.mask_index]
+        if self.indexer is not None:
+            mask = self.indexer(x, query_latent, mask, call, state)
+        mixed = fused_attention(query, key, value, mask=mask, scale=part.softmax_scale)
         return self.output(mixed.reshape(batch, seq, -1))
 
     def expand(

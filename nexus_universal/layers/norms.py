@@ -30,9 +30,9 @@ class UniversalNorm(nn.Module):
             UnsupportedPart: a valid norm that no class computes.
         """
         if part.rounding == "native":
-            if part.scale == "one_plus_weight":
-                refuse_unless(part, scale="weight")
-            return NativeLayerNorm(part, width)
+            return (NativeRMSNorm if part.kind == "rms" else NativeLayerNorm)(part, width)
+        if part.rounding == "native_float32":
+            return WideLayerNorm(part, width)
         if part.kind == "layer":
             return LayerNorm(part, width)
         refuse_unless(part, bias=False)
@@ -45,12 +45,23 @@ class UniversalNorm(nn.Module):
         return 1.0 + self.weight.float() if self.part.scale == "one_plus_weight" else self.weight.float()
 
 
+def reciprocal_rms(part: Norm, wide: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead one"]:
+    """(mean of squares + eps)^-1/2; the two ways to take the root have other gradients."""
+    square = wide.pow(2).mean(-1, keepdim=True) + part.eps
+    return torch.pow(square, -0.5) if part.root == "power" else torch.rsqrt(square)
+
+
 def _rms_then_weight(norm: UniversalNorm, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
     wide = x.to(torch.float32)
-    normed = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)).to(x.dtype)
+    normed = (wide * reciprocal_rms(norm.part, wide)).to(x.dtype)
     if norm.weight is None:
         return normed
     return (1.0 + norm.weight if norm.part.scale == "one_plus_weight" else norm.weight) * normed
+
+
+def bare_rms(x: Float[Tensor, "*lead width"], eps: float) -> Float[Tensor, "*lead width"]:
+    """x / rms(x), the reciprocal rounded to x's dtype before it is multiplied (DeepSeek-V4)."""
+    return x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps).to(x.dtype)
 
 
 class RMSNorm(UniversalNorm):
@@ -65,8 +76,8 @@ class LateRoundedRMSNorm(UniversalNorm):
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
         wide = x.float()
-        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (normed * self.gain()).type_as(x)
+        normed = wide * reciprocal_rms(self.part, wide)
+        return (normed if self.weight is None else normed * self.gain()).type_as(x)
 
 
 class LayerNorm(UniversalNorm):
@@ -87,7 +98,24 @@ class NativeLayerNorm(UniversalNorm):
     """torch's own LayerNorm kernel."""
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
-        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        weight = self.weight
+        if weight is not None and self.part.scale == "one_plus_weight":
+            weight = weight + 1.0
+        return F.layer_norm(x, x.shape[-1:], weight, self.bias, self.eps)
+
+
+class WideLayerNorm(UniversalNorm):
+    """torch's own LayerNorm kernel in float32, rounded at the end; without weights (OLMo)."""
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        return F.layer_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+
+
+class NativeRMSNorm(UniversalNorm):
+    """torch's own RMSNorm kernel."""
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
 
 class GatedNorm(UniversalNorm):
@@ -109,8 +137,9 @@ class SlicedGatedNorm(UniversalNorm):
 
     def __init__(self, part: Norm, width: int, *, slices: int = 1, norm_first: bool = False) -> None:
         refuse_unless(part, kind="rms", scale="weight", bias=False)
-        if norm_first:
+        if norm_first or part.rounding != "before_scale":
             refuse_unless(part, rounding="after_scale")
+        refuse_unless(part, root="rsqrt")
         super().__init__(part, width)
         self.slices = slices
         self.norm_first = norm_first

@@ -21,9 +21,8 @@ from nexus_universal.architecture.position import (
     SteppedScaling,
     YarnScaling,
 )
-from nexus_universal.layers.support import refuse_unless
 
-Tables = tuple[Float[Tensor, "rows seq dims"], Float[Tensor, "rows seq dims"]]
+Tables = tuple[Float[Tensor, "rows seq _"], Float[Tensor, "rows seq _"]]
 
 
 def _plain(theta: float | Tensor, dims: int) -> Tensor:
@@ -136,7 +135,6 @@ class UniversalRoPE(nn.Module):
         if not isinstance(part, Rope):
             part, head_dim = _rope_of(part)
         assert head_dim is not None
-        refuse_unless(part, part_rotated="first")
         self.part: Rope = part
         self.head_dim = head_dim
         self.dims = part.dims(head_dim)
@@ -187,10 +185,14 @@ class UniversalRoPE(nn.Module):
         `lengths` are those of the rows at the first call, where that is not this one.
         """
         angles = positions[..., None].float() * self._frequencies_of_call(positions, lengths)
+        angles = -angles if self.part.clockwise else angles
         if self.part.pairing == "interleaved":
             angles = torch.repeat_interleave(angles, 2, dim=-1)
         else:
             angles = torch.cat((angles, angles), dim=-1)
+        if self.part.product == "complex64":
+            turns = torch.polar(torch.ones_like(angles), angles)
+            return turns.real * self.table_factor, turns.imag * self.table_factor
         cos, sin = angles.cos() * self.table_factor, angles.sin() * self.table_factor
         kept = torch.float32 if self.part.table == "float32" else dtype
         return cos.to(kept), sin.to(kept)
@@ -198,13 +200,22 @@ class UniversalRoPE(nn.Module):
     def rotate(
         self, query: Float[Tensor, "batch heads seq d"], key: Float[Tensor, "batch kv_heads seq d"], tables: Tables
     ) -> tuple[Float[Tensor, "batch heads seq d"], Float[Tensor, "batch kv_heads seq d"]]:
-        """Rotate queries and keys, [batch, heads, seq, head_dim]; dimensions beyond the tables pass through."""
-        cos, sin = tables[0].unsqueeze(1), tables[1].unsqueeze(1)
-        return self._rotate(query, cos, sin), self._rotate(key, cos, sin)
+        """Queries and keys `turned`."""
+        return self.turned(query, tables), self.turned(key, tables)
 
-    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        turned, rest = (x, None) if self.dims == x.shape[-1] else (x[..., : self.dims], x[..., self.dims :])
+    def turned(self, x: Float[Tensor, "batch heads seq d"], tables: Tables) -> Float[Tensor, "batch heads seq d"]:
+        """Rotate queries or keys; dimensions beyond the tables pass through."""
+        if self.part.over == "positions":
+            return self._turned(x.transpose(1, 2), tables[0].unsqueeze(2), tables[1].unsqueeze(2)).transpose(1, 2)
+        return self._turned(x, tables[0].unsqueeze(1), tables[1].unsqueeze(1))
+
+    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        turned, rest = self._parted(x)
         dtype = turned.dtype
+        if self.part.product == "complex64":
+            pairs = torch.view_as_complex(turned.float().reshape(*turned.shape[:-1], -1, 2))
+            out = torch.view_as_real(pairs * torch.complex(cos[..., ::2], sin[..., ::2])).flatten(3).type_as(turned)
+            return self._joined(out, rest)
         if self.part.product == "float32":
             turned = turned.float()
         if self.part.pairing == "interleaved_to_half":
@@ -215,7 +226,20 @@ class UniversalRoPE(nn.Module):
         else:
             out = (turned * cos) + (self._quarter_turn(turned) * sin)
         out = out.to(dtype)
-        return out if rest is None else torch.cat([out, rest], dim=-1)
+        return self._joined(out, rest)
+
+    def _parted(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The dimensions that turn, and those that do not."""
+        if self.dims == x.shape[-1]:
+            return x, None
+        if self.part.part_rotated == "last":
+            return x[..., -self.dims :], x[..., : -self.dims]
+        return x[..., : self.dims], x[..., self.dims :]
+
+    def _joined(self, turned: Tensor, rest: Tensor | None) -> Tensor:
+        if rest is None:
+            return turned
+        return torch.cat([rest, turned] if self.part.part_rotated == "last" else [turned, rest], dim=-1)
 
     def _quarter_turn(self, x: Tensor) -> Tensor:
         if self.part.pairing == "interleaved":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nexus_universal.architecture.mixers import StateSpace
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
-from nexus_universal.layers.convolution import CausalConvolution
+from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import SlicedGatedNorm
 from nexus_universal.layers.selective_scan import chunked_scan, single_step
@@ -56,13 +56,13 @@ class UniversalStateSpace(nn.Module):
         call = call or self.plan.begin(x)
         assert state is None or isinstance(state, RecurrentState)
         before = state.recurrent if state is not None else None
-        gate, mixed, step = self._project(_without_pads(x, call))
+        gate, mixed, step = self._project(without_pads(x, call))
         if self.input.bias is not None:
             # The reference lets a pad's bias into the convolution of the tokens after it; the law of ragged batches
             # does not.
-            mixed = _without_pads(mixed, call)
+            mixed = without_pads(mixed, call)
         mixed = self.convolution(mixed.transpose(1, 2), state, trailing=call.trailing).transpose(1, 2)
-        out, after = self._scan(_without_pads(mixed, call), step, call, before)
+        out, after = self._scan(without_pads(mixed, call), step, call, before)
         if state is not None:
             state.recurrent = after
         out = out * F.silu(gate) if self.norm is None else self.norm(out, gate)
@@ -99,8 +99,3 @@ class UniversalStateSpace(nn.Module):
         b, c = (role.view(batch, seq, part.groups, part.state_dim) for role in (b, c))
         out, state = chunked_scan(x, b, c, step=step, decay=decay, skip=self.skip, state=state, chunk=part.chunk)
         return out.reshape(batch, seq, -1), state
-
-
-def _without_pads(x: Float[Tensor, "batch seq width"], call: Call) -> Float[Tensor, "batch seq width"]:
-    """Zeros where a call has pads."""
-    return x if call.padding is None else (x * call.padding[:, :, None]).to(x.dtype)

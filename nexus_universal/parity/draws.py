@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from nexus_universal.architecture.mixers import StateSpace
+from nexus_universal.architecture.mixers import CompressedAttention, StateSpace
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
-from nexus_universal.parity.modes import LEFT_PADDED, Sample
+from nexus_universal.parity.modes import GIVEN, LEFT_PADDED, Sample
+
+CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
 
 
 def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:
@@ -52,8 +56,10 @@ def completed(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
                 "short_factor": _factors(_pairs(family, config), start=1.0, step=0.05),
                 "long_factor": _factors(_pairs(family, config), start=1.5, step=0.2),
             }
+    if not config.get("hidden_size_per_layer_input", 1):
+        config["num_kv_shared_layers"] = 0  # Gemma 4's class cannot do the one without the other
     for experts in ("num_experts", "num_local_experts", "n_routed_experts"):
-        if experts in config and config.get("num_experts_per_tok", 1) > config[experts]:
+        if 0 < config.get(experts, 0) < config.get("num_experts_per_tok", 1):
             config["num_experts_per_tok"] = config[experts]
     return {key: value for key, value in config.items() if not (key == "rope_scaling" and value is None)}
 
@@ -67,7 +73,7 @@ def _pairs(family: Family, config: Mapping[str, Any]) -> int:
     plain = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
     n = family.parameter({"model_type": family.model_type, **plain})
     for layer in n.layers:
-        for branch in layer.branches():
+        for _, branch in layer.all_branches():
             rope = getattr(branch.part, "rope", None)
             if rope is not None:
                 width = getattr(branch.part, "rope_dim", None) or getattr(branch.part, "head_dim", 0)
@@ -79,7 +85,7 @@ def switch_length(n: Any) -> int | None:
     """The length beyond which a rotation of n looks at the whole call; None where none ever does."""
     found: list[int] = []
     for layer in n.layers:
-        for branch in layer.branches():
+        for _, branch in layer.all_branches():
             scaling = getattr(getattr(branch.part, "rope", None), "scaling", None)
             if isinstance(scaling, DynamicScaling | SteppedScaling):
                 found.append(scaling.context)
@@ -90,22 +96,39 @@ def switch_length(n: Any) -> int | None:
 
 def asked(n: Any, mode: str, sample: Sample) -> Sample:
     """What the reference is asked in a mode: without pads on the left where it lets them into the tokens after them."""
+    if mode == GIVEN and n.embedding.per_layer and n.embedding.per_layer.finds_tokens:
+        return replace(sample, given="looked up")
+    if mode == GIVEN and any(getattr(getattr(part, "router", None), "by_token", None) for part in _parts(n)):
+        return replace(sample, given="ids")  # experts are chosen by them
+    if mode == "chunks" and scans_restart(n):
+        return sample.stepped()
     return sample.unpadded() if mode in LEFT_PADDED and pads_leak(n) else sample
 
 
 def pads_leak(n: Any) -> bool:
-    """Whether a reference's convolution reads the bias that a projection gives to a pad, instead of zeros."""
-    return any("input" in part.biases for part in _state_spaces(n))
+    """Whether a reference lets pads in: a convolution that reads their bias, or a compressor that pools them."""
+    if any(isinstance(part, CompressedAttention) and part.rate for part in _parts(n)):
+        return True
+    biased = [part.bias if isinstance(part, ShortConvolution) else "input" in part.biases for part in _convolving(n)]
+    return any(biased)
 
 
 def steps_differ(n: Any) -> bool:
     """Whether a step is no scan of one position: Δ is bounded in the scan only."""
-    return any(part.time_step != (0.0, float("inf")) for part in _state_spaces(n))
+    return any(part.time_step != (0.0, float("inf")) for part in _convolving(n) if isinstance(part, StateSpace))
 
 
-def _state_spaces(n: Any) -> list[StateSpace]:
-    branches = (branch for layer in n.layers for _, branch in layer.all_branches())
-    return [branch.part for branch in branches if isinstance(branch.part, StateSpace)]
+def scans_restart(n: Any) -> bool:
+    """Whether a reference forgets its state where several positions are read after others."""
+    return any(isinstance(part, ChannelStateSpace) for part in _convolving(n))
+
+
+def _convolving(n: Any) -> list[StateSpace | ChannelStateSpace | ShortConvolution]:
+    return [part for part in _parts(n) if isinstance(part, CONVOLVING)]
+
+
+def _parts(n: Any) -> list[Any]:
+    return [branch.part for layer in n.layers for _, branch in layer.all_branches()]
 
 
 def longest_sample(n: Any, *, wanted: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,12 @@ from torch.nn.functional import embedding
 
 from nexus_universal.parity.references import Rotary
 from nexus_universal.transformer import UniversalTransformer
+
+STARTS_ANEW = ("bamba",)
+"""Types whose cached calls count positions from 0 again where none are given (docs/REFERENCE_FAULTS.md)."""
+
+TAKES_NEW = ("mamba", "falcon_mamba")
+"""Types that take a mask for one of the new positions alone; generation hands them none in its steps, and so it is."""
 
 Logits = Float[Tensor, "*positions d_vocab"]
 Ids = Int[Tensor, "batch seq"]
@@ -28,6 +34,8 @@ class Sample:
     chunks: tuple[int, ...]
     prompt: int
     new_tokens: int = 8
+    given: Literal["rows", "looked up", "ids"] = "rows"
+    """What is given as embeddings: the table's rows, or what ids look up (a model may find them by it), or ids."""
 
     def cut(self, length: int) -> Sample:
         """The same rows, no longer than `length`."""
@@ -39,6 +47,11 @@ class Sample:
     def unpadded(self) -> Sample:
         """The same rows, all of full length."""
         return replace(self, lengths=(self.ids.shape[1],) * len(self.lengths))
+
+    def stepped(self) -> Sample:
+        """The same rows, read in one chunk and then one by one."""
+        first = self.chunks[0]
+        return replace(self, chunks=(first, *(1,) * (self.ids.shape[1] - first)))
 
     def mask(self, side: str) -> Int[Tensor, "batch seq"]:
         """1 for real tokens, the rows padded on `side`."""
@@ -74,6 +87,8 @@ class Reference:
         # A model that only has recurrent states calls its cache by another name, and swallows the usual one unread.
         recurrent = "cache_params" in inspect.signature(model.forward).parameters
         self.cache_name = "cache_params" if recurrent else "past_key_values"
+        self.takes_new = model.config.model_type in TAKES_NEW
+        self.starts_anew = model.config.model_type in STARTS_ANEW
 
     def begin(self) -> None:
         """Before a call or a series of calls."""
@@ -93,6 +108,10 @@ class Reference:
         cache: Any = None,
         keep: int = 0,
     ) -> Tensor:
+        if positions is None and cache is not None and self.starts_anew:
+            positions = (torch.arange(ids.shape[1]) + cache.get_seq_length()).unsqueeze(0)
+        if self.takes_new and mask is not None and mask.shape[1] > ids.shape[1]:
+            mask = None
         out = self.model(
             ids,
             attention_mask=mask,
@@ -103,10 +122,10 @@ class Reference:
         )
         return out.logits
 
-    def of_rows(self, ids: Tensor) -> Tensor:
+    def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:
         """Logits of the token table's rows, given as they lie there; of looked-up ones where it is no single table."""
         tokens = self.model.get_input_embeddings()
-        rows = embedding(ids, tokens.weight) if hasattr(tokens, "weight") else tokens(ids)
+        rows = embedding(ids, tokens.weight) if hasattr(tokens, "weight") and not looks_up else tokens(ids)
         return self.model(inputs_embeds=rows, use_cache=False).logits
 
 
@@ -133,10 +152,10 @@ class Ours:
     ) -> Tensor:
         return self.model(ids, mask, positions, cache=cache, logits_to_keep=keep).logits
 
-    def of_rows(self, ids: Tensor) -> Tensor:
+    def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:
         """The same of ours."""
         tokens = self.model.embedding
-        rows = tokens.look_up(ids) if tokens.table is None else embedding(ids, tokens.table)
+        rows = tokens.look_up(ids) if looks_up or tokens.table is None else embedding(ids, tokens.table)
         return self.model(inputs_embeds=rows).logits
 
 
@@ -158,7 +177,7 @@ def short_prefill(side: Side, s: Sample) -> Logits:
 def given_embeddings(side: Side, s: Sample) -> Logits:
     """One row of embeddings instead of ids: a model may scale what it is given, or only what it looks up."""
     side.begin()
-    return side.of_rows(s.ids[:1])
+    return side(s.ids[:1]) if s.given == "ids" else side.of_rows(s.ids[:1], looks_up=s.given == "looked up")
 
 
 def last_position(side: Side, s: Sample) -> Logits:
@@ -201,11 +220,12 @@ def cached_decode(side: Side, s: Sample) -> Logits:
     return torch.cat(pieces)
 
 
+GIVEN = "given embeddings"
 LEFT_PADDED = ("left-padded batch", "cached decode")
 MODES: dict[str, Callable[[Side, Sample], Logits]] = {
     "prefill": prefill,
     "short prefill": short_prefill,
-    "given embeddings": given_embeddings,
+    GIVEN: given_embeddings,
     "last position": last_position,
     "left-padded batch": padded("left"),
     "right-padded batch": padded("right"),

@@ -21,6 +21,8 @@ from nexus_universal.parity.references import build_reference, load_reference
 from nexus_universal.transformer import UniversalTransformer, copy_weights
 
 Progress = Callable[[str], None]
+UNPADDED = "without pads where the reference lets them into the tokens behind them"
+STEPPED = "in single steps after the first chunk where the reference would forget its state"
 UNCUTTABLE = "Laws of cutting were not asked of draws whose Δ is bounded in the scan only: a step is another function."
 
 
@@ -89,8 +91,10 @@ def prove(
         say(progress, mode)
         row, subject = certificate.row(mode), asked(pair.model.n, mode, drawn)
         verdict = row.add(compare(run(pair.reference, subject), run(ours, subject)), floor)
-        if subject is not drawn:
-            row.note = "without pads where the reference lets them into the tokens behind them"
+        if subject.chunks != drawn.chunks:
+            row.note = STEPPED
+        elif subject.lengths != drawn.lengths:
+            row.note = UNPADDED
         if verdict == "wrong":
             _explain(certificate, pair, drawn, floor, config, mode)
     _enter_greedy(certificate, pair, drawn, floor, config)

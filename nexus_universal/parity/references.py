@@ -108,6 +108,9 @@ def widen(model: nn.Module, *, seed: int) -> None:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name in sorted(names & set(tensors)):
         tensor = tensors[name]
+        if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
+            tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))
+            continue
         noise = torch.randn(tensor.shape, generator=generator)
         if tensor.dim() > 1:
             tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)

@@ -136,7 +136,8 @@ def deepseek_v32() -> ArchitectureParameter:
             head_dim=14,
             keep=7,
             key_norm=Norm(kind="layer", eps=1e-6, bias=True, rounding="native"),
-            rope=Rope(theta=1e4, fraction=4 / 14, scaling=yarn),
+            rope=Rope(theta=1e4, scaling=yarn),
+            rope_dim=4,
         ),
     )
     experts = deepseek_experts(
@@ -200,7 +201,7 @@ def deepseek_v4() -> ArchitectureParameter:
                 scale=1.5,
                 weights="model",
                 order="unsorted",
-                by_token=by_token,
+                by_token=VOCAB if by_token else None,
             ),
         )
         connection = HyperConnection(streams=streams, iterations=20, eps=1e-6, norm_eps=1e-6)

@@ -205,13 +205,14 @@ def gemma4_text_experts() -> ArchitectureParameter:
             experts=5,
             per_token=2,
             expert=FeedForward(width=14, activation="gelu_tanh"),
+            expert_norm=norm,
             router=Router(score="softmax", normalise=True, input_norm=bare_rms(), input_scale=True, expert_scale=True),
         )
         dense = FeedForward(width=26, activation="gelu_tanh")
         both = Step(
             branches=(
                 branch("feed_forward", dense, input_norm=norm, output_norm=norm),
-                branch("experts", experts, input_norm=norm, output_norm=norm),
+                branch("experts", experts, output_norm=norm),
             ),
             writes=(write("feed_forward", "experts", register="f", norm=norm), write("x", "f", layer_scale=True)),
         )

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
+from nexus_universal.architecture.mixers import CompressedAttention
 
 
 def grouped_product(rows: Any, weights: Any, *_: Any, **__: Any) -> int:
@@ -36,4 +37,9 @@ def test_counts_are_the_models(model_type: str, context: int) -> None:
     assert count.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert count.flops_per_token == counter.get_total_flops()
     if context == 23:
-        assert cache.nbytes == count.fixed_state_bytes + context * count.cache_bytes_per_token
+        remembered = count.fixed_state_bytes + context * count.cache_bytes_per_token
+        pools = any(isinstance(branch.part, CompressedAttention) for layer in n.layers for branch in layer.branches())
+        if pools:  # counted are entries in their mean number, and as many positions that wait as ever do
+            assert 0.8 * remembered < cache.nbytes <= remembered
+        else:
+            assert cache.nbytes == remembered

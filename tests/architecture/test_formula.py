@@ -236,6 +236,7 @@ def test_where_tokens_enter_and_logits_leave() -> None:
     assert "P ∈ ℝ^(34 × 24)" in written
     assert "logits = 30 · tanh(0.25 · (Wₕ RMS(x) + bₕ) / 30),  Wₕ = E" in written
     assert "logits = Wₕ RMS(x) / 8," in text(small(head=Head(tied=False, divisor=8.0)))
+    assert "logits = Wₕ (RMS(x) / 8)," in text(small(head=Head(tied=False, input_divisor=8.0)))
 
 
 def test_what_the_symbols_mean() -> None:

@@ -110,9 +110,10 @@ FORMULAS = {
         "t - 5 < j ≤ t",
     ),
     "gemma4_text_experts": (
-        "f ← RMS₁(RMS₁(feed_forward(RMS₁(x))) + RMS₁(experts(RMS₁(x))))",
+        "f ← RMS₁(RMS₁(feed_forward(RMS₁(x))) + RMS₁(experts(x)))",
         "x ← (x + f) · λ_ℓ",
-        "s = softmax(Wᵣ d^(-1/2) a ⊙ RMS₂(x)) ∈ ℝ⁵",
+        "s = softmax(Wᵣ d^(-1/2) a ⊙ RMS₂(z)) ∈ ℝ⁵",
+        "Eᵢ(RMS₁(z))",
         "v = RMS₂(Wₖ z) ∈ ℝ^(1 × 12)",
         "· aᵢ",
     ),
@@ -229,7 +230,8 @@ def test_the_works_use_every_part_that_only_they_need() -> None:
     used = {value for work in WORKS.values() for path, value in leaves(work()) if path.endswith("is")}
     used |= {type(part).__name__ for work in WORKS.values() for part in _parts(work())}
     waiting = {"LinearScaling", "DynamicScaling", "Llama3Scaling", "LongRopeScaling", "LearnedPositions", "ByLayer"}
-    waiting |= {"Alibi", "Bands", "SinusoidPositions", "SteppedScaling"}
+    waiting |= {"Alibi", "Bands", "SinusoidPositions", "SteppedScaling", "ShortConvolution", "ChannelStateSpace"}
+    waiting |= {"Differential", "QueryTemperature"}
     assert set(PARTS) - used == waiting | {"ReusedIndices"}
 
 

@@ -187,7 +187,11 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "sums to one": (routed(score="softmax_chosen"), ("normalise = True must be False",)),
     "nothing to select": (routed(by_token=True, selection_bias=True), ("selection_bias = True must be False",)),
     "input scale": (routed(input_scale=True), ("input_scale = True needs input_norm",)),
-    "groups": (routed(groups=ExpertGroups(count=3, keep=1)), ("groups", "are known with selection_bias = True only")),
+    "groups": (routed(groups=ExpertGroups(count=3, keep=1)), ("groups", "by 'best' without")),
+    "biased groups": (
+        routed(groups=ExpertGroups(count=3, keep=1, by="best"), selection_bias=True),
+        ("groups", "by 'two_best' with selection_bias"),
+    ),
     "groups divide": (
         routed(groups=ExpertGroups(count=4, keep=1), selection_bias=True),
         ("router.groups.count", "must divide experts = 6"),

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.checkpoint.load import slots
-from tests.helpers import MODEL_TYPES, config, ids, universal
+from tests.helpers import MODEL_TYPES, built, config, ids, universal
 
 WIDER: dict[str, Any] = {"pad_token_id": 5, "initializer_range": 0.05}
 types = pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -22,7 +21,7 @@ def drawn(model_type: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str,
     """The reference's fresh weights under our names, our own, and our model."""
     torch.manual_seed(0)
     settled = config(model_type, **changes)
-    theirs = universal(MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)](settled))
+    theirs = universal(built(settled))
     ours = UniversalTransformer(ArchitectureParameter.from_huggingface(settled))
     return dict(theirs.named_slots()), dict(ours.named_slots()), ours
 

@@ -22,9 +22,20 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen2", "sliding_window"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen2", "max_window_layers"): {"use_sliding_window": True, "max_window_layers": 1},
     ("qwen3_moe", "sliding_window"): {"use_sliding_window": True},
-    ("phi3", "original_max_position_embeddings"): {
-        "rope_parameters": next(rope for rope in ROPE if rope["rope_type"] == "longrope")
+    ("smollm3", "sliding_window"): {"use_sliding_window": True},
+    **{
+        (name, "original_max_position_embeddings"): {
+            "rope_parameters": next(rope for rope in ROPE if rope["rope_type"] == "longrope")
+        }
+        for name in ("phi3", "phi4_multimodal")
     },
+    ("lfm2", "block_multiple_of"): {"block_auto_adjust_ff_dim": True},
+    ("lfm2", "block_ffn_dim_multiplier"): {"block_auto_adjust_ff_dim": True, "block_multiple_of": 24},
+    ("jamba", "expert_layer_period"): {"num_hidden_layers": 4},
+    ("falcon_h1", "mamba_norm_before_gate"): {"mamba_rms_norm": True},
+    ("gemma4_text", "use_double_wide_mlp"): {"num_kv_shared_layers": 2},
+    ("gemma4_unified_text", "use_double_wide_mlp"): {"num_kv_shared_layers": 2},
+    ("gemma4_text", "top_k_experts"): {"enable_moe_block": True},
     ("falcon", "num_kv_heads"): {"new_decoder_architecture": True},
     ("falcon", "num_ln_in_parallel_attn"): {"new_decoder_architecture": True},
 }

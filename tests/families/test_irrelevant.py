@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from nexus_universal import ArchitectureParameter, families
 from nexus_universal.architecture.ends import Text
 from nexus_universal.families.shared.reader import INERT, IRRELEVANT
-from tests.helpers import MODEL_TYPES, config, ids, inert_values, reference, same
+from tests.helpers import MODEL_TYPES, built, config, ids, inert_values, reference, same
 
 VARIED: dict[str, Any] = {
     "_name_or_path": "somewhere/else",
@@ -75,6 +74,13 @@ VARIED: dict[str, Any] = {
     "cache_implementation": "static",
     "hidden_activation": "relu",
     "ep_size": 8,
+    "norm_topk_prob": True,
+    "mtp_num_hidden_layers": 3,
+    "mtp_use_dedicated_embeddings": True,
+    "mlp_only_layers": [0],
+    "mlp_bias": True,
+    "head_dim": 6,
+    "index_share_for_mtp_iteration": True,
     "aux_loss_alpha": 0.7,
     "seq_aux": False,
     "hidden_act": "relu",
@@ -108,8 +114,46 @@ VARIED: dict[str, Any] = {
     "max_window_layers": 1,
     "sliding_window_size": 3,
     "experts_per_token": 1,
+    "num_logits_to_keep": 3,
+    "rope_theta": 7.0,
+    "partial_rotary_factor": 0.3,
+    "attention_bias": True,
+    "mamba_proj_bias": True,
+    "residual_in_fp32": True,
+    "n_shared_experts": 3,
+    "time_step_limit": [0.2, 0.3],
+    "expand": 5,
+    "mamba_ssm_cache_dtype": "bfloat16",
+    "use_mamba_kernels": False,
+    "moe_shared_expert_overlap": False,
+    "mtp_layers_block_type": ["moe"],
+    "mtp_hybrid_override_pattern": "E",
+    "z_loss_coefficient": 0.3,
+    "use_mambapy": True,
+    "use_associative_scan": False,
+    "fused_add_norm": True,
+    "pad_vocab_size_multiple": 16,
+    "block_mlp_init_scale": 0.7,
+    "block_out_init_scale": 0.7,
+    "block_use_xavier_init": False,
+    "conv_use_xavier_init": False,
     "apply_residual_connection_post_layernorm": True,
     "initial_context_length": 8,
+    "eod_token_id": 5,
+    # of towers, and of models around a text model
+    "mm_tokens_per_image": 16,
+    "boi_token_index": 3,
+    "eoi_token_index": 4,
+    "image_token_index": 5,
+    "image_token_id": 5,
+    **dict.fromkeys(("video_token_id", "vision_start_token_id", "vision_end_token_id"), 5),
+    "image_seq_length": 7,
+    "image_size": 60,
+    "audio_token_id": 5,
+    "audio_chunk_size": 4800,
+    "projector_hidden_act": "relu",
+    "use_cache": False,
+    "initializer_range": 0.9,
 }
 """A value far from the default for every key that is declared irrelevant."""
 
@@ -118,6 +162,10 @@ NOT_IN_THE_REFERENCE = {
     "output_attentions": "the reference refuses it with its fused kernel; eager attention has other bits",
     "return_dict": "set to false, the reference's own forward fails: it reads a field of a tuple",
     "use_return_dict": "a read-only property of the reference's configs",
+    **dict.fromkeys(
+        ("vision_config", "audio_config", "patch_size", "num_channels", "audio_merge_size", "projector_bias"),
+        "gives a tower, of which nothing is built, weights of other shapes",
+    ),
 }
 """Irrelevant keys that cannot be varied in the reference."""
 
@@ -130,7 +178,14 @@ TEXT_KEYS: dict[str, Any] = {
 }
 """Keys that are read but kept outside n: they must not move a logit either."""
 
-TEXT_KEYS_OF = {"mamba2": {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05}}
+TEXT_KEYS_OF = {
+    "mamba2": {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05},
+    **{
+        name: {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05, "rescale_prenorm_residual": True}
+        for name in ("mamba", "falcon_mamba")
+    },
+    "nemotron_h": {"rescale_prenorm_residual": False, "time_step_max": 0.2, "time_step_floor": 0.05},
+}
 """Those of one family alone."""
 
 
@@ -141,7 +196,7 @@ def logits(model: Any) -> Tensor:
 
 
 def with_weights_of(plain: Any, settled: Any) -> Any:
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(settled)](settled).eval()
+    model = built(settled).eval()
     model.load_state_dict(plain.state_dict())
     return model
 
@@ -194,6 +249,8 @@ def test_inert_keys(model_type: str, column: int) -> None:
 def test_text_keys(model_type: str) -> None:
     changes = {key: value for key, value in TEXT_KEYS.items() if not (model_type == "gpt2" and "position" in key)}
     changes |= TEXT_KEYS_OF.get(model_type, {})
+    if families.find(model_type).sections:
+        del changes["max_position_embeddings"]  # the section's own
     assert_unmoved(model_type, changes)
     plain, varied = (ArchitectureParameter.from_huggingface(config(model_type, **c)) for c in ({}, changes))
     assert plain == varied
@@ -204,7 +261,7 @@ def test_every_declared_key_has_a_varied_value() -> None:
     every = {*IRRELEVANT, *(key for t in MODEL_TYPES for key in families.find(t).irrelevant)}
     assert every == {*VARIED, *NOT_IN_THE_REFERENCE}
     known = {"context", "bos", "eos", "pad", "use_cache", "dtype", "initializer_range", "scaled_residual"}
-    known |= {"step_range", "uniform_output", "reread_beyond"}
+    known |= {"step_range", "uniform_output", "shrunk_output", "reread_beyond"}
     assert set(Text.__dataclass_fields__) == known, "a field of Text was added: vary its key here"
 
 

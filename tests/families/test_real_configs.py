@@ -52,9 +52,9 @@ def test_a_published_config_becomes_n(name: str) -> None:
         with pytest.raises(UnsupportedConfig, match=REFUSED[name]):
             ArchitectureParameter.from_huggingface(raw)
         return
-    n = ArchitectureParameter.from_huggingface(raw)
-    assert n.num_layers == raw["num_hidden_layers"]
-    assert n.d_hidden == raw["hidden_size"]
+    n, text = ArchitectureParameter.from_huggingface(raw), raw.get("text_config", raw)
+    assert n.num_layers == (text.get("num_hidden_layers") or len(text["layers_block_type"]))
+    assert n.d_hidden == text["hidden_size"]
     assert n.to_huggingface() == raw
 
 
@@ -68,13 +68,37 @@ def shrunken(raw: dict[str, Any]) -> dict[str, Any]:
     """The same model with a tiny config's sizes: every flag, factor, epsilon and activation stays as published."""
     family = families.find(raw["model_type"])
     config = {key: value for key, value in without_quantisation(raw).items() if key not in IRRELEVANT}
+    if "text_config" in family.sections:
+        towers = [key for key, value in config.items() if key != "text_config" and isinstance(value, dict)]
+        text = shrunken(raw["text_config"])
+        return {key: value for key, value in config.items() if key not in towers} | {"text_config": text}
     pad = None if raw.get("pad_token_id") is None else 0
     config |= {key: value for key, value in family.tiny.items() if type(value) is int or key not in raw}
     config |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": pad}
-    config["num_hidden_layers"] = max(family.tiny["num_hidden_layers"], 1 + config.get("first_k_dense_replace", 0))
+    if "num_hidden_layers" in family.tiny:
+        config["num_hidden_layers"] = max(family.tiny["num_hidden_layers"], 1 + config.get("first_k_dense_replace", 0))
+    else:  # one layer of each kind
+        pattern = raw.get("hybrid_override_pattern")
+        kinds = {"hybrid_override_pattern": "".join(dict.fromkeys(pattern))} if pattern else {}
+        kinds = kinds or {"layers_block_type": list(dict.fromkeys(raw["layers_block_type"]))}
+        config = {key: value for key, value in config.items() if key not in ("num_hidden_layers", "layers_block_type")}
+        config |= kinds
+    if "attention_head_dim" in raw:
+        config["attention_head_dim"] = config["head_dim"]
     for key in ("layer_types", "mlp_layer_types"):
         if isinstance(raw.get(key), list):
             config[key] = [*raw[key][: config["num_hidden_layers"] - 1], raw[key][-1]]
+    if "qk_head_dim" in raw:
+        config["qk_head_dim"] = config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
+    config = {key: value for key, value in config.items() if family.aliases.get(key) not in family.tiny}
+    if "index_topk_freq" in family.tiny:
+        config["index_topk_freq"] = raw.get("index_topk_freq", 1)
+    if raw.get("n_group") == 1:
+        config |= {"n_group": 1, "topk_group": 1}
+    if isinstance(raw.get("indexer_types"), list):  # one layer of each kind
+        kinds = list(dict.fromkeys(zip(raw["indexer_types"], raw["mlp_layer_types"], strict=True)))
+        config["indexer_types"], config["mlp_layer_types"] = map(list, zip(*kinds, strict=True))
+        config["num_hidden_layers"] = len(kinds)
     for key in ("rope_scaling", "rope_parameters"):
         if isinstance(raw.get(key), dict) and "original_max_position_embeddings" in raw[key]:
             config[key] = {**raw[key], "original_max_position_embeddings": 16}

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import UnsupportedConfig
+from nexus_universal.parity.modes import Reference
 from tests.helpers import config, furthest, ids, pair, raw, reference, same, universal
 
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
@@ -96,3 +98,74 @@ def test_a_config_class_writes_into_what_it_is_given() -> None:
     mine = {"rope_type": "default", "rope_theta": 500.0}
     ArchitectureParameter.from_huggingface({"model_type": "qwen3_next", "rope_parameters": mine})
     assert mine == {"rope_type": "default", "rope_theta": 500.0}
+
+
+def test_cached_calls_count_positions_anew() -> None:
+    """Bamba without positions: the second piece is rotated as if it were the first."""
+    theirs, ours = pair("bamba")
+    x = ids(1, 20)
+    with torch.no_grad():
+        whole, cache = theirs(x, use_cache=False).logits, DynamicCache(config=theirs.config)
+        pieces = [theirs(piece, past_key_values=cache).logits for piece in x.split(10, dim=1)]
+        assert furthest(torch.cat(pieces, dim=1), whole) > 1e-2
+        mine = ours.new_cache()
+        assert furthest(torch.cat([ours(p, cache=mine).logits for p in x.split(10, dim=1)], dim=1), whole) < 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["bamba", "granitemoehybrid"])
+def test_a_hybrid_without_attention_cannot_be_cached(model_type: str) -> None:
+    """The mask of full attention is made all the same, and asks a cache for its length that has none."""
+    none = {"bamba": {"attn_layer_indices": []}, "granitemoehybrid": {"layer_types": None}}[model_type]
+    theirs = reference(model_type, **none)
+    ours, x = universal(theirs), ids(1, 20)
+    with pytest.raises(ValueError, match="get_seq_length"), torch.no_grad():
+        theirs(x, past_key_values=DynamicCache(config=theirs.config))
+    with torch.no_grad():
+        whole, mine = theirs(x, use_cache=False).logits, ours.new_cache()
+        assert same(ours(x).logits, whole)
+        assert furthest(torch.cat([ours(p, cache=mine).logits for p in x.split(10, dim=1)], dim=1), whole) < 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["mamba", "falcon_mamba", "jamba"])
+def test_a_scan_forgets_what_was_read_before(model_type: str) -> None:
+    """Several positions after others: the state starts from zero again; single steps go on from it."""
+    theirs, ours = pair(model_type)
+    kept, x = Reference(theirs), ids(1, 20)
+    with torch.no_grad():
+        whole = theirs(x, use_cache=False).logits
+        for pieces, forgets in (([10, 10], True), ([10, *(1,) * 10], False)):
+            cache, mine = kept.new_cache(), ours.new_cache()
+            found = torch.cat([kept(piece, cache=cache) for piece in x.split(pieces, dim=1)], dim=1)
+            assert (furthest(found, whole) > 1e-2) == forgets
+            assert (
+                furthest(torch.cat([ours(p, cache=mine).logits for p in x.split(pieces, dim=1)], dim=1), whole) < 1e-4
+            )
+
+
+@pytest.mark.parametrize("model_type", ["mamba", "falcon_mamba"])
+def test_a_mask_of_the_past_is_multiplied_into_the_present(model_type: str) -> None:
+    """The growing mask makes copies of a step's token, which the convolution keeps; generation hands over none."""
+    theirs, ours = pair(model_type)
+    x, ones = ids(1, 8), torch.ones(1, 8, dtype=torch.long)
+    with torch.no_grad():
+        last = theirs(x, use_cache=False).logits[:, -1]
+        cache, mine = DynamicCache(config=theirs.config), ours.new_cache()
+        for step in (slice(0, 6), slice(6, 7), slice(7, 8)):
+            mask = ones[:, : step.stop]
+            found = theirs(x[:, step], attention_mask=mask, cache_params=cache, use_cache=True).logits[:, -1]
+            held = ours(x[:, step], mask, cache=mine).logits[:, -1]
+        assert furthest(found, last) > 1e-2
+        assert furthest(held, last) < 1e-4
+
+
+def test_a_biased_short_convolution_reads_pads() -> None:
+    """LFM2 with `conv_bias`: what the projection makes of a pad reaches the tokens after it."""
+    theirs = reference("lfm2", conv_bias=True)
+    ours, x = universal(theirs), ids(1, 12)
+    mask = torch.tensor([[0] * 4 + [1] * 8])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        alone = theirs(x[:, 4:], use_cache=False).logits
+        call = {"attention_mask": mask, "position_ids": positions}
+        assert furthest(theirs(x, **call, use_cache=False).logits[:, 4:], alone) > 1e-2
+        assert furthest(ours(x, **call).logits[:, 4:], alone) < 1e-5

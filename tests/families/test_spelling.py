@@ -137,7 +137,7 @@ ROPES = [
     (model_type, key, value)
     for model_type in MODEL_TYPES
     for key, value in single_changes(model_type)
-    if key == "rope_parameters"
+    if key == "rope_parameters" and families.find(model_type).rope == "flat"
 ]
 
 

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers.activations import ACT2FN
+from transformers.activations import ACT2FN, XIELUActivation
 
 from nexus_universal.architecture.mixers import Activation
 from nexus_universal.families.shared import common
-from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.activations import ACTIVATIONS, activation
 from tests.helpers import same
 
 POINTS = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([0.0, 1e-8, -1e-8, 60.0, -60.0])])
@@ -63,3 +63,28 @@ def test_every_name_of_n_has_a_function() -> None:
 
     assert set(get_args(Activation)) <= set(ACTIVATIONS)
     assert set(common.ACTIVATIONS.values()) <= set(get_args(Activation))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_xielu_is_the_references_bit_for_bit(dtype: torch.dtype) -> None:
+    """Gradients of what is learned, too; its other two numbers are a checkpoint's."""
+    theirs, ours = XIELUActivation(0.7, 0.9, beta=0.4, eps=-0.3, dtype=dtype), activation("xielu").to(dtype)
+    names = {"positive": "alpha_p", "negative": "alpha_n", "slope": "beta", "bound": "eps"}
+    ours.load_state_dict({mine: theirs.state_dict()[name] for mine, name in names.items()})
+    x = POINTS.to(dtype).clamp(-8, 8)
+    found, expected = ours(x), theirs(x)
+    assert same(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    assert same(ours.positive.grad, theirs.alpha_p.grad) and same(ours.negative.grad, theirs.alpha_n.grad)
+
+
+def test_xielu_is_its_definition() -> None:
+    module = activation("xielu").double()
+    with torch.no_grad():
+        module.positive.fill_(0.3)
+        module.negative.fill_(-0.2)
+    x = torch.linspace(-6, 6, 101).double()
+    a, c = math.log1p(math.exp(0.3)), 0.5 + math.log1p(math.exp(-0.2))
+    expected = torch.where(x > 0, a * x**2 + 0.5 * x, c * (torch.expm1(x) - x) + 0.5 * x)
+    assert torch.allclose(module(x), expected, atol=1e-5)

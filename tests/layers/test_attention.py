@@ -10,12 +10,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
 
 from nexus_universal import ArchitectureParameter, UniversalAttention
-from nexus_universal.architecture.mixers import Attention, LatentAttention, OutputGate, Packed, QueryKeyNorm
+from nexus_universal.architecture.mixers import (
+    Attention,
+    LatentAttention,
+    OutputGate,
+    Packed,
+    QueryKeyNorm,
+)
 from nexus_universal.architecture.part import ByLayer
-from nexus_universal.architecture.position import Norm, Rope, YarnScaling
+from nexus_universal.architecture.position import Norm, QueryTemperature, Rope, YarnScaling
 from nexus_universal.layers.attention import UniversalAttention as FromModule
+from nexus_universal.layers.call import CallPlan
 from nexus_universal.layers.kernels import fused_attention, repeat_heads
 from nexus_universal.layers.latent_attention import UniversalLatentAttention
 from tests.helpers import furthest, pair, raw, same
@@ -71,6 +79,8 @@ def defined(module: UniversalAttention, part: Attention, x: Tensor, layer_index:
         weight, bias = role_of(module, role)
         out = x @ weight.double().T + (0 if bias is None else bias.double())
         roles[role] = out.unflatten(-1, (heads, -1))
+    if part.clip is not None:
+        roles = {name: role if name == "gate" else role.clamp(-part.clip, part.clip) for name, role in roles.items()}
     query, key = roles["query"], roles["key"]
 
     def normed(value: Tensor, norm: Any) -> Tensor:
@@ -84,14 +94,20 @@ def defined(module: UniversalAttention, part: Attention, x: Tensor, layer_index:
         query, key = (turn(v, part.rope.theta, part.rope.pairing, part.rope.fraction) for v in (query, key))
     if part.qk_norm and part.qk_norm.when == "after_rope":
         query, key = normed(query, module.query_norm), normed(key, module.key_norm)
+    if part.temperature:
+        times = torch.arange(x.shape[1]).double()
+        query = query * (1 + part.temperature.growth * (1 + (times // part.temperature.span)).log())[:, None, None]
     out = softmax_attention(query, key, roles["value"], part.softmax_scale(layer_index), part.window)
     if part.gate:
         opened = (
             torch.sigmoid(roles["gate"]) if part.gate.activation == "sigmoid" else nn.functional.softplus(roles["gate"])
         )
         out = out * opened
+    out = out.flatten(-2)
+    if part.output_norm:
+        out = rms(out, module.output_norm.weight, part.output_norm.eps)
     bias = module.output.bias
-    return out.flatten(-2) @ module.output.weight.double().T + (0 if bias is None else bias.double())
+    return out @ module.output.weight.double().T + (0 if bias is None else bias.double())
 
 
 def role_of(module: nn.Module, role: str) -> tuple[Tensor, Tensor | None]:
@@ -140,6 +156,9 @@ def attentions(draw: st.DrawFn) -> Attention:
         packing=packing,
         qk_norm=draw(st.sampled_from(norms)),
         gate=gate,
+        clip=draw(st.sampled_from([None, 0.4])),
+        temperature=draw(st.sampled_from([None, QueryTemperature(growth=0.7, span=3)])),
+        output_norm=draw(st.sampled_from([None, Norm(kind="rms", eps=1e-3)])),
     )
 
 
@@ -157,7 +176,6 @@ def test_attention_is_its_definition(part: Attention, layer_index: int) -> None:
 def test_attention_alone_continues_from_a_state(part: Attention, cuts: list[int]) -> None:
     """With a state but outside a model: the same as in one piece (positions and masks are then the caller's)."""
     from nexus_universal.cache import Cache
-    from nexus_universal.layers.call import CallPlan
 
     plan = CallPlan()
     module = randomised(UniversalAttention(part, d_model=D_MODEL, plan=plan, key="mixer"))
@@ -188,6 +206,15 @@ def test_built_from_n_or_from_a_part() -> None:
     with pytest.raises(ValueError, match="layer 0 of this n has no softmax attention"):
         UniversalAttention(n, layer_index=0)
     assert UniversalAttention(n, layer_index=3).part == next(n.layers[3].branches()).part
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_temperature_is_the_references(dtype: torch.dtype) -> None:
+    positions = torch.tensor([[0, 5, 15, 16, 17, 300], [40, 41, 42, 43, 44, 45]])
+    plan, rule = CallPlan(), QueryTemperature(growth=0.1, span=16)
+    plan.growths.add(rule)
+    found = plan.begin(torch.zeros(2, 6, 4, dtype=dtype), positions=positions).query_growth[rule]
+    assert same(found, get_llama_4_attn_scale(positions, 0.1, 16))
 
 
 # Latent attention

@@ -14,14 +14,26 @@ from nexus_universal import ArchitectureParameter, UniversalTransformer, Univers
 from nexus_universal.architecture.ends import Embedding, Head
 from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.feed_forward import FeedForward
-from nexus_universal.architecture.mixers import Attention, LowRank
+from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.program import Branch, Program, Read, Step, StreamSlice, Term, Write, residual_step
+from nexus_universal.architecture.program import (
+    Adapter,
+    Branch,
+    Linear,
+    Program,
+    Read,
+    Step,
+    Term,
+    Write,
+    residual_step,
+)
 from tests.helpers import MODEL_TYPES, ids, pair, same
 
 WIDTH = 6
 NORM = Norm(kind="rms", eps=1e-3)
 FFN = FeedForward(width=5, activation="silu")
+ATTENTION = Attention(heads=2, kv_heads=2, head_dim=4)
+ADAPTED = Branch(name="a", part=FFN, share="twin", adapters=(Adapter(target="up", rank=2),))
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -170,7 +182,7 @@ def test_every_mixer_has_a_state_of_its_own(model_type: str) -> None:
         f"layers.{index}.{branch.name}"
         for index, layer in enumerate(n.layers)
         for branch in layer.branches()
-        if branch.part.role == "mixer"
+        if branch.part.role == "mixer" and not getattr(branch.part, "reuse", None)
     }
     assert set(cache.states) == expected
     assert len({id(state) for state in cache.states.values()}) == len(expected)
@@ -192,47 +204,82 @@ def test_states_of_nested_mixers_are_found() -> None:
     assert torch.allclose(torch.cat(pieces, dim=1), model(x).logits, atol=1e-4)
 
 
-ATTENTION = Attention(heads=2, kv_heads=2, head_dim=4)
-REFUSED: list[tuple[Program, str]] = [
-    (Program(steps=(residual_step("a", FFN, norm=None),), share="twin"), r"Program\.share = 'twin'"),
-    (
-        Program(
-            steps=(
-                Step(branches=(Branch(name="a", part=FFN, share="twin"),), writes=(Write(terms=(Term(source="a"),)),)),
-            )
+@pytest.mark.parametrize(
+    ("program", "named"),
+    [
+        (Program(steps=(residual_step("a", Linear(), norm=None),)), "Linear"),
+        (
+            Program(steps=(Step(branches=(ADAPTED,), writes=(Write(terms=(Term(source="a"),)),)),)),
+            r"Branch\.adapters",
         ),
-        r"Branch\.share = 'twin'",
-    ),
-    (
-        Program(
-            steps=(
-                Step(
-                    branches=(Branch(name="a", part=FFN),),
-                    writes=(Write(terms=(Term(source="a"),)),),
-                    connection=StreamSlice(read=0, write=(0,)),
-                ),
-            )
-        ),
-        "StreamSlice",
-    ),
-    (
-        Program(
-            steps=(
-                Step(
-                    branches=(Branch(name="a", part=FFN),), writes=(Write(terms=(Term(source="a"),), layer_scale=True),)
-                ),
-            )
-        ),
-        r"Write\.layer_scale",
-    ),
-    (Program(steps=(residual_step("a", LowRank(rank=2), norm=None),)), "LowRank"),
-]
-
-
-@pytest.mark.parametrize(("program", "named"), REFUSED, ids=[named for _, named in REFUSED])
+    ],
+)
 def test_what_is_not_computed_is_refused_by_name(program: Program, named: str) -> None:
     with pytest.raises(UnsupportedPart, match=named):
         UniversalTransformerBlock(program, d_model=WIDTH)
+
+
+def test_a_layer_scale_multiplies_the_sum_and_keeps_its_dtype() -> None:
+    write = Write(terms=(Term(source="x"), Term(source="a")), layer_scale=True)
+    program = Program(steps=(Step(branches=(Branch(name="a", part=FFN),), writes=(write,)),))
+    block = randomised(UniversalTransformerBlock(program, d_model=WIDTH))
+    block.a_x_scale.value.fill_(0.5)
+    x = torch.randn(1, 3, WIDTH, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(block(x), (x + block.a(x)) * 0.5)
+    assert "a_x_scale.value" in dict(block.named_buffers())
+    half = block.to(torch.bfloat16)
+    half.a_x_scale.value = half.a_x_scale.value.float()  # as a checkpoint may hold it
+    assert half(x.bfloat16()).dtype == torch.bfloat16
+
+
+def shared_model(**fields: Any) -> UniversalTransformer:
+    """Three turns of one layer: the weights once, the states three times."""
+    steps = (residual_step("attention", ATTENTION, norm=NORM), residual_step("a", FFN, norm=NORM))
+    turns = tuple(
+        Program(steps=steps, share="loop.0", detached=index in fields.get("detached", ())) for index in range(3)
+    )
+    n = ArchitectureParameter(
+        embedding=Embedding(vocab=97, width=8), layers=turns, final_norm=NORM, head=Head(tied=True)
+    ).validate()
+    return UniversalTransformer(n)
+
+
+def test_turns_of_a_loop_share_their_weights_and_keep_states_of_their_own() -> None:
+    model = randomised(shared_model())
+    names = [name for name, _ in model.named_parameters()]
+    assert {name.split(".")[0] for name in names} == {"embedding", "shared", "final_norm"}
+    assert "shared.loop.0.attention.query.weight" in names
+    assert len({id(layer) for layer in model.layers}) == 3 and model.layers[0].a is model.layers[2].a
+    cache = model.new_cache()
+    assert set(cache.states) == {f"layers.{index}.attention" for index in range(3)}
+    x = ids(1, 9)
+    pieces = [model(piece, cache=cache).logits for piece in x.split([4, 1, 4], dim=1)]
+    assert torch.allclose(torch.cat(pieces, dim=1), model(x).logits, atol=1e-4)
+    assert sum(p.numel() for p in model.parameters()) == model.n.count(context=9).parameters
+
+
+def test_a_branch_shares_its_part_and_not_its_norms() -> None:
+    def layer(name: str) -> Program:
+        branch = Branch(name="a", part=FFN, share="twin", output_norm=NORM)
+        return Program(steps=(Step(branches=(branch,), writes=(Write(terms=(Term(source="x"), Term(source="a"))),)),))
+
+    n = ArchitectureParameter(
+        embedding=Embedding(vocab=97, width=8), layers=(layer("a"),) * 2, final_norm=NORM, head=Head(tied=True)
+    ).validate()
+    model = UniversalTransformer(n)
+    assert model.layers[0].a is model.layers[1].a
+    assert model.layers[0].a_output_norm is not model.layers[1].a_output_norm
+    assert sum(p.numel() for p in model.parameters()) == n.count(context=1).parameters
+
+
+def test_no_gradient_goes_back_through_a_detached_turn() -> None:
+    grads = []
+    for detached in ((), (0, 1), (0, 1, 2)):
+        model = shared_model(detached=detached)
+        randomised(model).requires_grad_(True)
+        model(ids(1, 5)).logits.square().sum().backward()
+        grads.append(model.shared.loop.get_submodule("0").a.up.weight.grad)
+    assert grads[2] is None and grads[0] is not None and not torch.equal(grads[0], grads[1])
 
 
 def test_two_norms_of_one_name_are_refused() -> None:

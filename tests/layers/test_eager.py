@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers.masking_utils import causal_mask_function, eager_mask, sliding_window_causal_mask_function
+from transformers.models.granite_swa.modeling_granite_swa import eager_attention_forward as granite_attention
 
 from nexus_universal.architecture.mixers import Attention, Packed
 from nexus_universal.architecture.position import Rope
 from nexus_universal.cache import Cache
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import CallPlan, MaskKind
-from nexus_universal.layers.kernels import eager_attention, fused_attention
+from nexus_universal.layers.kernels import eager_attention, fused_attention, gated_eager_attention
 from nexus_universal.layers.masks import Extent, additive, attention_mask
 from tests.helpers import furthest, ids, pair, same
 
@@ -54,6 +55,27 @@ def test_it_is_its_definition(kv_heads: int, queries: int, softcap: float | None
         weights = scores.exp() * (mask[:, 0] == 0)
         total = weights.sum(-1, keepdim=True) + (0 if sink is None else sink[h].double().exp())
         assert torch.allclose(found[:, :, h].double(), (weights / total) @ v, atol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("queries", [1, 3, 6])
+def test_sinks_as_a_gate_are_the_same_function(kv_heads: int, queries: int) -> None:
+    query, key, value, mask = inputs(kv_heads, queries)
+    sinks = torch.tensor([-1.0, 0.0, 2.0, 5.0])
+    joint = eager_attention(query, key, value, mask=mask, scale=0.9, sinks=sinks)
+    gated = gated_eager_attention(query, key, value, mask=mask, scale=0.9, sinks=sinks)
+    assert furthest(gated, joint) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sinks_as_a_gate_are_the_references(dtype: torch.dtype) -> None:
+    query, key, value, mask = inputs(2, 6, dtype)
+    module = torch.nn.Module()
+    module.sinks = torch.nn.Parameter(torch.tensor([-1.0, 0.0, 2.0, 5.0], dtype=dtype))
+    module.num_key_value_groups = 2
+    theirs = granite_attention(module, query, key, value, mask, scaling=0.9)[0]
+    found = gated_eager_attention(query, key, value, mask=mask, scale=0.9, sinks=module.sinks)
+    assert same(found, theirs)
 
 
 def test_without_cap_and_sinks_it_is_the_fused_kernel() -> None:

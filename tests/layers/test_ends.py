@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from nexus_universal import UniversalTransformer
 from nexus_universal.architecture.ends import Embedding, Head, LearnedPositions, PerLayerEmbedding
-from nexus_universal.architecture.errors import InputError, UnsupportedPart
+from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import Norm
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from tests.helpers import ids, pair, reference, same, universal
@@ -91,6 +92,8 @@ def test_a_divisor_divides() -> None:
     products = x @ head.weight.T
     assert same(head(x, None), products / 7.0)
     assert not torch.equal(products / 7.0, products * (1 / 7.0))
+    early = randomised(UniversalHead(Head(tied=False, input_divisor=7.0), d_model=6, vocab=9))
+    assert same(early(x, None), (x / 7.0) @ early.weight.T)
 
 
 def test_given_embeddings_are_scaled_where_the_part_says_so() -> None:
@@ -112,19 +115,27 @@ def test_a_tied_head_follows_the_table() -> None:
         assert not torch.allclose(ours(x).logits, before)
 
 
-def test_what_is_not_computed_is_refused_by_name() -> None:
-    per_layer = PerLayerEmbedding(vocab=9, width=2, norm=Norm(kind="rms", eps=1e-3))
-    with pytest.raises(UnsupportedPart, match=r"Embedding\.per_layer"):
-        UniversalEmbedding(Embedding(vocab=9, width=6, per_layer=per_layer))
-
-
-# The call
-
-
-@pytest.mark.parametrize("wrong", [-1, 97, 10**6])
-def test_ids_outside_the_vocabulary_are_refused(wrong: int) -> None:
-    with pytest.raises(InputError, match=rf"input_ids hold .*{wrong}.*must lie in \[0, 97\)"):
-        pair("llama")[1](torch.tensor([[1, wrong, 2]]))
+def test_a_per_layer_table_is_mixed_with_the_embedding() -> None:
+    norm = Norm(kind="rms", eps=1e-3)
+    per_layer = PerLayerEmbedding(vocab=7, width=2, norm=norm, finds_tokens=True)
+    part = Embedding(vocab=9, width=6, scale=2.0, per_layer=per_layer)
+    embedding = randomised(UniversalEmbedding(part, layers=3))
+    index = torch.tensor([[1, 8, 4]])
+    x = embedding(embedding.look_up(index), index)
+    mixed = embedding.by_layer(x, index, None)
+    inner = embedding.per_layer
+    rows = inner.tokens.weight[[1, 0, 4]] * 2**0.5  # a token beyond the table reads row 0
+    projected = inner.norm((x @ inner.projection.weight.T * 6**-0.5).unflatten(-1, (3, 2)))
+    expected = (projected + rows.view(1, 3, 3, 2)) * 2**-0.5
+    assert torch.allclose(mixed, expected, atol=1e-6)
+    assert torch.equal(embedding.by_layer(x, None, embedding.look_up(index)), mixed)
+    with pytest.raises(InputError, match="rows of the scaled token table"):
+        embedding.by_layer(x, None, x + 0.5)
+    without = UniversalEmbedding(
+        dataclasses.replace(part, per_layer=dataclasses.replace(per_layer, finds_tokens=False)), layers=3
+    )
+    without.load_state_dict(embedding.state_dict())
+    assert torch.allclose(without.by_layer(x, None, x), projected, atol=1e-6)
 
 
 def test_positions_beyond_a_learned_table_are_refused() -> None:

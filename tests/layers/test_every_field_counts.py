@@ -21,7 +21,13 @@ from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.ends import Bands, LearnedPositions, PerLayerEmbedding, Register, Streams
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
-from nexus_universal.architecture.mixers import OutputGate, Packed, QueryKeyNorm, ReusedIndices, SparseIndexer
+from nexus_universal.architecture.mixers import (
+    OutputGate,
+    Packed,
+    QueryKeyNorm,
+    ReusedIndices,
+    SparseIndexer,
+)
 from nexus_universal.architecture.part import ByLayer, Part
 from nexus_universal.architecture.position import (
     Alibi,
@@ -31,6 +37,7 @@ from nexus_universal.architecture.position import (
     LongRopeScaling,
     Norm,
     ProportionalScaling,
+    QueryTemperature,
     Rope,
     SinusoidPositions,
     SteppedScaling,
@@ -54,6 +61,7 @@ SAMPLES: dict[type, Any] = {
     LongRopeScaling: LongRopeScaling(factor=2.0, short_factors=(1.5,) * 4, long_factors=(2.5,) * 4, original_context=8),
     ProportionalScaling: ProportionalScaling(factor=2.0),
     QueryKeyNorm: QueryKeyNorm(norm=NORM),
+    QueryTemperature: QueryTemperature(growth=0.5, span=4),
     OutputGate: OutputGate(),
     ByLayer: ByLayer(rule="divide", value=0.3),
     ExpertGroups: ExpertGroups(count=2, keep=1),
@@ -81,7 +89,16 @@ EQUAL: dict[str, str] = {
     "part.kernel": "three forms of the same attention",
     "part.repeat_first": "heads are repeated a little earlier or later",
     "router.order": "the order of the chosen",
+    "indexer.emit": "later layers may reuse what this one chose",
+    "deepseek_v32/latent_norm.eps": "too small beside a variance of one",
+    "deepseek_v32/indexer.key_norm.eps": "the same",
+    "deepseek_v32/rope.pairing": "interleaved has the same dot products, and which of them an indexer scales is the same",
     "router.sum_epsilon": "too small to show against weights that sum to 1",
+    "root": "the same root, taken otherwise: gradients show it",
+    "rope.over": "the order in which the same numbers lie: gradients show it",
+    "part.views": "the same numbers: gradients show it",
+    "detached": "what goes forward is the same",
+    "per_layer.finds_tokens": "shows in embeddings that are given",
     "cohere2/rope.pairing": "interleaved_to_half has the same dot products",
     "glm4_moe_lite/rope.pairing": "interleaved has the same dot products",
 }
@@ -104,13 +121,27 @@ ALIKE = {
     ("gpt2", "rounding=after_scale"): "torch's kernel computes in float32 and rounds at the end, too",
     ("falcon", "rounding=after_scale"): "the same",
     ("cohere2", "rounding=native"): "the same, the other way round",
+    ("deepseek_v32", "indexer.key_norm.rounding=before_scale"): "no other keys are chosen for it here",
+    ("deepseek_v32", "indexer.key_norm.rounding=after_scale"): "the same",
+    ("deepseek_v32", "indexer.rope.table=float32"): "the same",
+    ("deepseek_v32", "indexer.rope.product=float32"): "the same",
     ("glm4_moe_lite", "router.weights=model"): "its router's logits are float32 in any model",
     ("mamba2", "part.norm.rounding=after_scale"): "what a scan of many positions gives it is float32 in any model",
+    ("falcon_mamba", "inner_norm.rounding=after_scale"): "there is no weight to round before",
+    ("falcon_mamba", "inner_norm.rounding=native"): "the same",
+    ("granitemoehybrid", "router.weights=model"): "torch's softmax of bfloat16 differs in one entry of 100,000",
+    ("nemotron_h", "norm.rounding=native"): "torch's kernel computes in float32 and rounds at the end, too",
+    ("falcon_mamba", "final_norm.rounding=after_scale"): "its residual is float32 in any model",
+    ("nemotron_h", "router.weights=model"): "its router's logits are float32 in any model",
     ("mamba2", "final_norm.rounding=after_scale"): "its residual is float32 in any model",
 }
 """Values of these that happen to round alike here."""
 
-TOGETHER = {"qk_norm.over": "Attention.packing", "part.norm_first": "Norm.rounding"}
+TOGETHER = {
+    "final_norm.rounding": "Embedding.dtype",
+    "qk_norm.over": "Attention.packing",
+    "part.norm_first": "Norm.rounding",
+}
 """Fields that are refused only beside another, which the message names instead."""
 
 BASES: dict[str, dict[str, Any]] = {
@@ -135,6 +166,7 @@ BASES: dict[str, dict[str, Any]] = {
         "hidden_size": 32,
         "layer_norm_eps": 0.1,
     },
+    "deepseek_v32": {"num_hidden_layers": 1, "first_k_dense_replace": 1, "index_topk": 5},
     "glm4_moe_lite": {
         "num_hidden_layers": 1,
         "mlp_layer_types": ["sparse"],
@@ -164,6 +196,13 @@ BASES: dict[str, dict[str, Any]] = {
         "layer_norm_epsilon": 0.1,
     },
     "mamba2": {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1, "chunk_size": 8},
+    "falcon_mamba": {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1, "mixer_rms_eps": 0.1},
+    "lfm2": {"num_hidden_layers": 1, "layer_types": ["conv"], "norm_eps": 0.1},
+    "falcon_h1": {"num_hidden_layers": 1, "mamba_rms_norm": True, "mamba_chunk_size": 8},
+    "nemotron_h": {"layers_block_type": ["moe"], "moe_latent_size": 32, "n_group": 2, "layer_norm_epsilon": 0.1}
+    | {"routed_scaling_factor": 1.5},
+    "granitemoehybrid": {"num_hidden_layers": 1, "layer_types": ["full_attention"], "hidden_size": 32, "head_dim": 8}
+    | {"mamba_n_heads": 4, "mamba_d_head": "auto", "embedding_multiplier": 12.3},
 }
 BASES = {name: changes | ({} if "eps" in str(changes) else {"rms_norm_eps": 0.1}) for name, changes in BASES.items()}
 """One layer of each kind, with an epsilon that can be felt."""

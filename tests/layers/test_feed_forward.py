@@ -11,6 +11,7 @@ from torch import nn
 from nexus_universal import ArchitectureParameter, UniversalFeedForward
 from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.architecture.mixers import Packed
+from nexus_universal.architecture.position import Norm
 from nexus_universal.layers.activations import ACTIVATIONS
 from tests.helpers import furthest, pair, raw, same
 
@@ -62,6 +63,21 @@ def test_a_bounded_gate_and_a_shifted_up(limit: float | None, shift: float | Non
         gate, up = torch.where(gate > limit, limit, gate), torch.where(up.abs() > limit, limit * up.sign(), up)
     expected = (nn.functional.silu(gate) * (up + (shift or 0))) @ module.down.weight.T
     assert furthest(module(x), expected) < 1e-5
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_norm_before_the_last_product(gated: bool) -> None:
+    part = FeedForward(width=7, activation="relu", gated=gated, inner_norm=Norm(kind="rms", eps=1e-2))
+    torch.manual_seed(0)
+    module = UniversalFeedForward(part, d_model=5)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 3, 5)
+    inner = (x @ module.get_submodule("up").weight.T) * (1 if gated else (x @ module.up.weight.T > 0))
+    if gated:
+        inner = inner * (x @ module.get_submodule("gate").weight.T).relu()
+    normed = inner / (inner.square().mean(-1, keepdim=True) + 1e-2).sqrt() * module.inner_norm.weight
+    assert furthest(module(x), normed @ module.down.weight.T) < 1e-5
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -15,6 +15,8 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mixtral.modeling_mixtral import MixtralRMSNorm
+from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
+from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm, Qwen3NextRMSNormGated
 
@@ -40,13 +42,18 @@ REFERENCES: list[tuple[Norm, Callable[[int], Any]]] = [
         Norm(kind="layer", eps=EPS, scale="none", rounding="native"),
         lambda width: nn.LayerNorm(width, eps=EPS, elementwise_affine=False),
     ),
+    (
+        Norm(kind="layer", eps=EPS, scale="one_plus_weight", bias=True, rounding="native"),
+        lambda width: NemotronLayerNorm1P(width, eps=EPS),
+    ),
+    (Norm(kind="layer", eps=1e-5, scale="none", rounding="native_float32"), OlmoLayerNorm),
 ]
 FORMS = [
     Norm(kind=kind, eps=EPS, scale=scale, bias=bias, rounding=rounding)
     for kind in ("rms", "layer")
     for scale in ("weight", "one_plus_weight", "none")
     for bias in (False, True)
-    for rounding in ("before_scale", "after_scale", "native")
+    for rounding in ("before_scale", "after_scale", "native", "native_float32")
 ]
 VALID = [part for part in FORMS if not list(part.problems())]
 

@@ -15,9 +15,10 @@ from transformers.models.cohere2 import modeling_cohere2
 from transformers.models.glm4_moe_lite import modeling_glm4_moe_lite
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.nanochat import modeling_nanochat
 
 from nexus_universal import ArchitectureParameter, UniversalRoPE, UniversalTransformer
-from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
+from nexus_universal.architecture.errors import InvalidArchitecture
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, Rope
 from nexus_universal.layers.rope import frequencies
 from tests.helpers import pair, raw, same
@@ -261,11 +262,25 @@ def test_from_n_takes_the_commonest_rotation() -> None:
 def test_what_cannot_be_turned_is_refused() -> None:
     with pytest.raises(InvalidArchitecture, match="must be even"):
         UniversalRoPE(Rope(theta=100.0), head_dim=9)
-    with pytest.raises(UnsupportedPart, match=r"Rope\.part_rotated = 'last'"):
-        UniversalRoPE(Rope(theta=100.0, part_rotated="last"), head_dim=8)
     short = LongRopeScaling(factor=2.0, short_factors=(1.0,) * 4, long_factors=(1.0,) * 3, original_context=8)
     with pytest.raises(InvalidArchitecture, match=r"long_factors holds 3 numbers: must be 4"):
         UniversalRoPE(Rope(theta=100.0, scaling=short), head_dim=8)
+
+
+@pytest.mark.parametrize("pairing", ["half", "interleaved"])
+def test_the_last_dimensions_turn_as_the_first_would(pairing: Any) -> None:
+    first = UniversalRoPE(Rope(theta=100.0, fraction=0.5, pairing=pairing), head_dim=8)
+    last = UniversalRoPE(Rope(theta=100.0, fraction=0.5, pairing=pairing, part_rotated="last"), head_dim=8)
+    x, tables = torch.randn(1, 2, 5, 8), first(torch.arange(5)[None], torch.float32)
+    swapped = torch.cat([x[..., 4:], x[..., :4]], dim=-1)
+    turned = first.turned(swapped, tables)
+    assert torch.equal(last.turned(x, tables), torch.cat([turned[..., 4:], turned[..., :4]], dim=-1))
+
+
+def test_positions_of_heads_turn_as_heads_of_positions() -> None:
+    by_head, by_position = (UniversalRoPE(Rope(theta=100.0, over=over), head_dim=8) for over in ("heads", "positions"))
+    x, tables = torch.randn(1, 2, 5, 8), by_head(torch.arange(5)[None], torch.float32)
+    assert torch.equal(by_head.turned(x, tables), by_position.turned(x, tables))
 
 
 def test_equal_rotations_share_their_tables() -> None:
@@ -273,3 +288,17 @@ def test_equal_rotations_share_their_tables() -> None:
     assert len(ours.plan.ropes) == 2
     assert len(pair("llama")[1].plan.ropes) == 1
     assert not pair("gpt2")[1].plan.ropes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_clockwise_is_the_references_bit_for_bit(dtype: torch.dtype) -> None:
+    """nanochat swaps the other half's sign; turning by the negative angle does the same."""
+    ours = UniversalRoPE(Rope(theta=100.0, clockwise=True), head_dim=8)
+    plain = UniversalRoPE(Rope(theta=100.0), head_dim=8)
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, heads, 30, 8, generator=generator).to(dtype) for heads in (4, 2))
+    positions = torch.arange(30)[None]
+    cos, sin = plain(positions, dtype)
+    expected = modeling_nanochat.apply_rotary_pos_emb(query, key, cos, sin)
+    for found, wanted in zip(ours.rotate(query, key, ours(positions, dtype)), expected, strict=True):
+        assert same(found, wanted)

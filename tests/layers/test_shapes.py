@@ -33,7 +33,7 @@ def calls(model):
             padding = more
     model(ids(2, 20), attention_mask=mask.flip(1), cache=model.new_cache())
     model(ids(2, 20), logits_to_keep=torch.tensor([0, 5]), position_ids=torch.arange(20)[None] + 3)
-    model(inputs_embeds=torch.randn(2, 7, model.n.d_hidden))
+    model(inputs_embeds=model.embedding.look_up(ids(2, 7)))
 
 found = {}
 for model_type in MODEL_TYPES:

@@ -19,6 +19,9 @@ from nexus_universal.parity.references import reference_and_n
 from nexus_universal.parity.verify import verify_family
 
 TYPES = families.model_types()
+BOUNDED = ("nemotron_h",)
+"""Those whose Δ is bounded in the scan and never in a step: laws of cutting are not asked of them."""
+
 ROUND_ALIKE = [name for name in TYPES if (borrowed := families.find(name).reference) is None or borrowed.rounds_alike]
 
 
@@ -66,7 +69,7 @@ def test_family_certificate(model_type: str) -> None:
     assert certificate.proven
     assert {row.mode for row in certificate.rows} == {*MODES, "greedy text", "gradients"}
     assert all(row.draws == 2 for row in certificate.rows)
-    assert len(certificate.laws) == 11
+    assert len(certificate.laws) == (8 if model_type in BOUNDED else 11)
     assert all(law.holds for law in certificate.laws)
 
 

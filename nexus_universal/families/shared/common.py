@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
@@ -82,9 +82,11 @@ def rms_norm(reader: ConfigReader, eps: float, **kind: Any) -> Norm:
     return Norm(kind="rms", eps=reader.take("rms_norm_eps", eps), **kind)
 
 
-def activation(reader: ConfigReader, key: str = "hidden_act", default: str = "silu") -> Any:
+def activation(
+    reader: ConfigReader, key: str = "hidden_act", default: str = "silu", known: Mapping[str, str] = ACTIVATIONS
+) -> Any:
     """The activation's name in n."""
-    return reader.take(key, default, known=ACTIVATIONS)
+    return reader.take(key, default, known=known)
 
 
 def ends(
@@ -112,16 +114,19 @@ def attention(
     kv_heads: int | None = None,
     head_dim: int | None = None,
     rope: Rope | None = None,
+    rotated: bool = True,
     biases: tuple[str, ...] | None = None,
     biased: tuple[str, ...] = ALL_BIASES,
+    null_head_dim: bool = False,
     **fields: Any,
 ) -> Attention:
     """Softmax attention under the usual keys; the numbers are the reference class's defaults.
 
     `kv_heads` None (or null in the config) means as many as heads, `head_dim` None width / heads. `biases` None asks
-    `attention_bias` whether the roles `biased` have one. `rope` None reads a plain rotation.
+    `attention_bias` whether the roles `biased` have one. `null_head_dim` takes null for width / heads, too. `rope` None
+    reads a plain rotation, unless nothing is `rotated`.
     """
-    if fields.get("kernel") == "eager":
+    if fields.get("kernel", "").startswith("eager"):
         reader.inert("attn_implementation", None, "eager")
         reader.inert("_attn_implementation", None, "eager")
     heads = reader.count("num_attention_heads", heads)
@@ -131,19 +136,25 @@ def attention(
     return Attention(
         heads=heads,
         kv_heads=heads if shared is None else shared,
-        head_dim=reader.count("head_dim", head_dim, optional=head_dim is None) or width // heads,
-        rope=rope or rotary.rope(reader.section("rope_parameters"), context=text.context),
+        head_dim=reader.count("head_dim", head_dim, optional=null_head_dim or head_dim is None) or width // heads,
+        rope=(rope or rotary.rope(reader.section("rope_parameters"), context=text.context)) if rotated else None,
         biases=biases,  # type: ignore[arg-type]
         **fields,
     )
 
 
 def feed_forward(
-    reader: ConfigReader, width: int, *, key: str = "hidden_act", act: str = "silu", **fields: Any
+    reader: ConfigReader,
+    width: int,
+    *,
+    key: str = "hidden_act",
+    act: str = "silu",
+    known: Mapping[str, str] = ACTIVATIONS,
+    **fields: Any,
 ) -> FeedForward:
-    """A feed-forward of `intermediate_size`, its activation under `key`."""
+    """A feed-forward of `intermediate_size`, its activation (one of those that are known) under `key`."""
     return FeedForward(
-        width=reader.count("intermediate_size", width), activation=activation(reader, key, act), **fields
+        width=reader.count("intermediate_size", width), activation=activation(reader, key, act, known), **fields
     )
 
 
@@ -210,6 +221,16 @@ def layer_types(
     else:
         derived = tuple(other if index >= (full_until or 0) else "full_attention" for index in range(layers))
     return listed or derived
+
+
+def cycled_types(reader: ConfigReader, layers: int, cycle: tuple[str, ...]) -> tuple[str, ...]:
+    """The kind of each layer: listed, or the cycle over and over."""
+    return reader.names("layer_types", length=layers, known=tuple(sorted(set(cycle)))) or (cycle * layers)[:layers]
+
+
+def windowed(kinds: Iterable[str], full: Attention, *, sliding: Attention) -> tuple[Attention, ...]:
+    """The attention of each kind of layer."""
+    return tuple(sliding if kind == "sliding_attention" else full for kind in kinds)
 
 
 def windowed_above(reader: ConfigReader, attention: Attention, layers: int) -> tuple[Attention, ...]:

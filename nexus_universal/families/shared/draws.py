@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+V = TypeVar("V")
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -85,10 +88,29 @@ DENSE: dict[str, tuple[Any, ...]] = {
 """What nearly every decoder lets one choose."""
 
 
-def without(values: dict[str, tuple[Any, ...]], *keys: str) -> dict[str, tuple[Any, ...]]:
-    """The same draws but for keys that a family does not have."""
+def mixtures(
+    tiny: Mapping[str, Any], values: Mapping[str, tuple[Any, ...]], count: int = 6
+) -> tuple[dict[str, Any], ...]:
+    """Whole configs, the tiny one first, for a section of another config: each key walks through its values."""
+    settled = {key: [value for value in found if PER_PAIR not in str(value)] for key, found in values.items()}
+    mixed = [{key: found[index % len(found)] for key, found in settled.items()} for index in range(1, count)]
+    return ({**tiny}, *({**tiny, **chosen} for chosen in mixed))
+
+
+def without(values: dict[str, V], *keys: str) -> dict[str, V]:
+    """The same draws (or tiny config) but for keys that a family does not have."""
     return {key: found for key, found in values.items() if key not in keys}
 
+
+TINY_VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+"""A vision tower beside a text model, of which nothing is built."""
 
 TINY_LATENT: dict[str, Any] = {
     "num_key_value_heads": 4,
@@ -99,6 +121,16 @@ TINY_LATENT: dict[str, Any] = {
     "v_head_dim": 16,
 }
 """What latent attention adds to it."""
+
+TINY_INDEXED: dict[str, Any] = {"index_n_heads": 12, "index_head_dim": 20, "index_topk": 17}
+"""What the indexer of DeepSeek-V3.2 adds to it: heads enough that no sum is nothing but zeros."""
+
+INDEXED: dict[str, tuple[Any, ...]] = {
+    "index_topk": (17, 5, 100),
+    "index_n_heads": (12, 16),
+    "index_head_dim": (20, 32),
+}
+"""That indexer."""
 
 TINY_ROUTED: dict[str, Any] = {
     "num_hidden_layers": 3,

@@ -33,12 +33,28 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Section:
+    """Another family's whole config within a config, and what it says where it is missing."""
+
+    family: Family
+    default: Mapping[str, Any] = field(default_factory=dict)
+
+    def read(self, reader: ConfigReader, key: str) -> ArchitectureParameter:
+        """The n of the config under `key`."""
+        inner = reader.config(key, irrelevant=self.family.irrelevant)
+        inner.inert("model_type", self.family.model_type)
+        return self.family.read(inner)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One model type.
 
     `tiny` is a small config for proofs, `draws` the values that a proof may give to its keys, the plain one first.
     `aliases` are other spellings of keys; `irrelevant` are keys that change no logit, with the reason. `rope_default`
     is what a config without rotary settings means. `completes` is what the class's default config lacks to be a model.
+    `sections` are other families' whole configs within this one's, `left_out` names what the config speaks of and n
+    does not (a vision tower); what is left is `saved_as` this type.
     """
 
     model_type: str
@@ -55,6 +71,9 @@ class Family:
     rope_default: Mapping[str, Any] | None = None
     completes: Mapping[str, Any] = field(default_factory=dict)
     reference: Reference | None = None
+    sections: Mapping[str, Section] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    saved_as: str | None = None
 
     def parameter(self, raw: Mapping[str, Any], *, ignore_keys: tuple[str, ...] = ()) -> ArchitectureParameter:
         """n of a raw config; every key is accounted for.
@@ -92,7 +111,7 @@ class Family:
         if found == start:
             config = raw
         else:
-            config = respelled(raw, start, found, aliases=self.aliases, like={**self.tiny, **raw})
+            config = self._respelled(raw, start, found)
         nearest = read(self._normalised(config))[0]
         if nearest != n:
             changes = "; ".join(str(change) for change in nearest.diff(n)[:3])
@@ -100,8 +119,16 @@ class Family:
         self.parameter(config, ignore_keys=ignored)
         return config
 
+    def _respelled(self, raw: Mapping[str, Any], start: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+        config = respelled(raw, start, found, aliases=self.aliases, like={**self.tiny, **raw})
+        for key, section in self.sections.items():
+            if start[key] != found[key]:
+                said = section.default if raw.get(key) is None else raw[key]
+                config[key] = section.family._respelled(said, start[key], found[key])
+        return config
+
     def _normalised(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        return normalised(
+        values = normalised(
             raw,
             aliases=self.aliases,
             rope=self.rope,
@@ -109,6 +136,10 @@ class Family:
             partial_rotary_factor=self.partial_rotary_factor,
             rope_default=self.rope_default,
         )
+        for key, section in self.sections.items():
+            said = section.default if values.get(key) is None else values[key]
+            values[key] = section.family._normalised(said) if isinstance(said, Mapping) else said
+        return values
 
     def _reader(
         self, make: type[R], values: Mapping[str, Any], *, spelled_as: Mapping[str, Any], ignore_keys: tuple[str, ...]

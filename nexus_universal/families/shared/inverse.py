@@ -32,7 +32,7 @@ class Question:
     types: tuple[type, ...]
     known: tuple[Any, ...] = ()
     length: int | None = None
-    """Set where the value is a list of one name per layer."""
+    """Set where the value is a list of one name per layer, or of one number where no names are known."""
 
 
 class RecordingReader(ConfigReader):
@@ -49,6 +49,12 @@ class RecordingReader(ConfigReader):
         if not holds:
             self.broken.add(self._path(key))
 
+    def agree(self, key: str, value: Any, implied: Any) -> None:
+        """Note what would agree."""
+        super().agree(key, value, implied)
+        if value != implied:
+            self.invented[self._path(key)] = implied
+
     def take(self, key: str, default: Any = REQUIRED, *, known: Any = None, kinds: Any = None) -> Any:
         if default is REQUIRED and key not in self.values:
             stand_in: Any = 2 if kinds and kinds[0] in (int, float) else [1.0]
@@ -60,6 +66,11 @@ class RecordingReader(ConfigReader):
     def names(self, key: str, *, length: int, known: Any) -> tuple[str, ...] | None:
         found = super().names(key, length=length, known=known)
         self.asked[self._path(key)] = Question(found, (list, type(None)), tuple(known), length)
+        return found
+
+    def layer_numbers(self, key: str, *, length: int) -> tuple[float, ...] | None:
+        found = super().layer_numbers(key, length=length)
+        self.asked[self._path(key)] = Question(found, (list, type(None)), length=length)
         return found
 
     def section(self, key: str) -> ConfigReader:
@@ -134,7 +145,7 @@ class _Search:
         wanted = _wanted(n, self.n)
         for path, question in sorted(reader.asked.items(), key=lambda item: item[1].length is None):
             layered = question.length is not None
-            tried = self._layer_lists(values, path, question) if layered else _candidates(question, wanted)
+            tried = self._layer_lists(values, path, question, wanted) if layered else _candidates(question, wanted)
             values, distance = self._best(values, distance, path, tried)
         return values, distance
 
@@ -193,11 +204,11 @@ class _Search:
             values = _with(values, path, value)
         return values
 
-    def _layer_lists(self, values: Values, path: KeyPath, question: Question) -> Iterator[Any]:
-        """For each layer the name that brings it nearest, found by giving every layer the same name."""
+    def _layer_lists(self, values: Values, path: KeyPath, question: Question, wanted: list[Any]) -> Iterator[Any]:
+        """For each layer the name (or number) that brings it nearest, found by giving every layer the same."""
         length = len(self.n.layers)
-        scores: dict[str, list[float]] = {}
-        for name in question.known:
+        scores: dict[Any, list[float]] = {}
+        for name in question.known or (0.0, *filter(_is_number, wanted)):
             try:
                 layers = self.read(_with(values, path, [name] * length))[0].layers
             except NexusError:
@@ -275,6 +286,8 @@ def _candidates(question: Question, wanted: Iterable[Any]) -> Iterator[Any]:
             yield value[0]
         if takes[list] and isinstance(value, tuple):
             yield list(value)
+        if isinstance(question.value, list) and isinstance(value, float):
+            yield from ([*question.value[:i], value, *question.value[i + 1 :]] for i in range(len(question.value)))
 
 
 def _small_numbers(question: Question, depth: int) -> Iterator[Any]:
@@ -287,8 +300,9 @@ def _small_numbers(question: Question, depth: int) -> Iterator[Any]:
 
 
 def _only(asked: Iterable[KeyPath], section: Values, path: KeyPath) -> Values:
-    """The keys of a section that were asked for, its own sections likewise."""
-    kept = {key: value for key, value in section.items() if (*path, key) in asked}
+    """The keys of a section that were asked for, its own sections likewise; all of those beside sections."""
+    holds_sections = any(found[: len(path)] == path and len(found) > len(path) + 1 for found in asked)
+    kept = {key: value for key, value in section.items() if holds_sections or (*path, key) in asked}
     return {key: _only(asked, v, (*path, key)) if isinstance(v, dict) else v for key, v in kept.items()}
 
 

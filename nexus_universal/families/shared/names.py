@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from nexus_universal.checkpoint.rules import Direct, Joined, Rule, Squeezed, Stacked, WeightMap
 
-Names = dict[str, str | Rule | tuple[str | Rule, ...]]
+Rules = str | Rule | tuple[str | Rule, ...]
+Names = dict[str, Rules]
 
 LAYER = "model.layers.{i}"
+
+LANGUAGE_MODEL = (
+    {"model.": "language_model.model.", "lm_head": "language_model.lm_head"},
+    {"model.": "model.language_model.", "lm_head": "lm_head"},
+)
+"""Where a text model lies beside towers: in files, and as transformers 5 holds it."""
+
+LANGUAGE_MODEL_OF_TEXT_CLASS = (
+    {"model.": "model.language_model.", "lm_head": "lm_head"},
+    {"model.": "model.", "lm_head": "lm_head"},
+)
+"""The same as published, and as the class of the text model alone holds it."""
+
+TOWERS = {r"^(model\.)?(vision_tower|audio_tower|multi_modal_projector)\.": "a tower, of which nothing is built"}
 
 MULTI_TOKEN_PREDICTION = {r"^model\.layers\.{layers}\.": "a layer after the last: multi-token prediction"}
 
@@ -23,10 +39,36 @@ def weights(*tables: Names, passed_over: Mapping[str, str] | None = None) -> Wei
     return WeightMap(tensors=tensors, passed_over={**PASSED_OVER, **(passed_over or {})})
 
 
-def either(published: Mapping[str, str], held: Mapping[str, str | Rule | tuple[str | Rule, ...]]) -> Names:
+def either(published: Mapping[str, Rules], held: Mapping[str, Rules]) -> Names:
     """Each tensor under its published name, or else as a class of transformers holds it."""
-    others = {key: rule if isinstance(rule, tuple) else (rule,) for key, rule in held.items()}
-    return {key: (name, *others[key]) for key, name in published.items()}
+
+    def several(rules: Rules) -> tuple[str | Rule, ...]:
+        return rules if isinstance(rules, tuple) else (rules,)
+
+    return {key: (*several(rules), *several(held[key])) for key, rules in published.items()}
+
+
+def within(branch: str, table: Names) -> Names:
+    """The same tensors in a program that is a branch of the layer."""
+    return {key.replace("layers.{i}.", f"layers.{{i}}.{branch}.", 1): rules for key, rules in table.items()}
+
+
+def relocated(weights: WeightMap, *layouts: Mapping[str, str], passed_over: Mapping[str, str]) -> WeightMap:
+    """The names of a model that is part of another; each layout says where a prefix of its own names lies there."""
+
+    def moved(rule: str | Rule, layout: Mapping[str, str]) -> str | Rule:
+        if isinstance(rule, Stacked | Joined):
+            return replace(rule, names=tuple(str(moved(name, layout)) for name in rule.names))
+        if not isinstance(rule, str):
+            return replace(rule, name=str(moved(rule.name, layout)))
+        prefix = next(prefix for prefix in layout if rule.startswith(prefix))
+        return layout[prefix] + rule.removeprefix(prefix)
+
+    tensors: Names = {}
+    for key, found in weights.tensors.items():
+        rules = found if isinstance(found, tuple) else (found,)
+        tensors[key] = tuple(moved(rule, layout) for layout in layouts for rule in rules)
+    return WeightMap(tensors=tensors, passed_over={**weights.passed_over, **passed_over})
 
 
 def ends(model: str = "model") -> Names:
@@ -50,6 +92,18 @@ def attention(layer: str = LAYER, module: str = "self_attn") -> Names:
     }
 
 
+def per_layer(layer: str = LAYER, model: str = "model") -> Names:
+    """A per-layer token table and what layers read of it, with Gemma's names."""
+    return {
+        "embedding.per_layer.tokens": f"{model}.embed_tokens_per_layer",
+        "embedding.per_layer.projection": f"{model}.per_layer_model_projection",
+        "embedding.per_layer.norm": f"{model}.per_layer_projection_norm",
+        "layers.{i}.per_layer.gate": f"{layer}.per_layer_input_gate",
+        "layers.{i}.per_layer.up": f"{layer}.per_layer_projection",
+        "layers.{i}.per_layer_output_norm": f"{layer}.post_per_layer_input_norm",
+    }
+
+
 def joined_attention(layer: str = LAYER, module: str = "self_attn") -> Names:
     """Query, key and value, held apart where they are one matrix here."""
     roles = tuple(f"{layer}.{module}.{role}_proj" for role in ("q", "k", "v"))
@@ -59,6 +113,18 @@ def joined_attention(layer: str = LAYER, module: str = "self_attn") -> Names:
 def gated(ours: str = "layers.{i}.feed_forward", theirs: str = f"{LAYER}.mlp") -> Names:
     """A gated feed-forward in three matrices."""
     return {f"{ours}.{role}": f"{theirs}.{role}_proj" for role in ("gate", "up", "down")}
+
+
+def plain(ours: str, theirs: str) -> Names:
+    """A feed-forward without a gate."""
+    return {f"{ours}.{role}": f"{theirs}.{role}_proj" for role in ("up", "down")}
+
+
+def plain_experts(ours: str, theirs: str, *, published: bool) -> Names:
+    """Experts without a gate: one tensor each as published, two stacks as transformers holds them."""
+    if not published:
+        return {f"{ours}.{role}": Direct(f"{theirs}.{role}_proj") for role in ("up", "down")}
+    return {f"{ours}.{role}": Stacked((f"{theirs}.{{e}}.{role}_proj.weight",)) for role in ("up", "down")}
 
 
 def pre_norms(layer: str = LAYER) -> Names:
@@ -98,11 +164,11 @@ def experts(
     gate: str = "gate_proj",
     up: str = "up_proj",
     down: str = "down_proj",
+    held: str = f"{LAYER}.mlp.experts",
     router: str = f"{LAYER}.mlp.gate",
     published_router: str | None = None,
 ) -> Names:
     """Experts as published (one tensor each) and as transformers holds them (two stacks), and their router."""
-    held = f"{LAYER}.mlp.experts"
     table: Names = {
         "layers.{i}.feed_forward.experts.gate_up": (
             Stacked((f"{published}.{gate}.weight", f"{published}.{up}.weight")),
@@ -138,6 +204,12 @@ def latent_attention(layer: str = f"{LAYER}.self_attn") -> Names:
     }
 
 
+def sparse_indexer(module: str = f"{LAYER}.self_attn.indexer") -> Names:
+    """The indexer of DeepSeek-V3.2."""
+    rows = {"query": "wq_b", "key": "wk", "key_norm": "k_norm", "weights": "weights_proj"}
+    return {f"layers.{{i}}.attention.indexer.{role}": f"{module}.{name}" for role, name in rows.items()}
+
+
 def gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
     """A gated delta rule whose projections are packed by key head, and the norm before it."""
     return {
@@ -150,6 +222,12 @@ def gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
         "layers.{i}.linear_attention.norm": f"{layer}.{module}.norm",
         "layers.{i}.linear_attention.output": f"{layer}.{module}.out_proj",
     }
+
+
+def unpacked_gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
+    """What Qwen3.5 projects apart: query, key and value as one; gate, beta and decay each alone."""
+    rows = {"query_key_value": "qkv", "gate": "z", "beta": "b", "decay": "a"}
+    return {f"layers.{{i}}.linear_attention.{role}": f"{layer}.{module}.in_proj_{name}" for role, name in rows.items()}
 
 
 def state_space(layer: str = LAYER, module: str = "mamba", norm: str = "input_layernorm") -> Names:
@@ -165,4 +243,18 @@ def state_space(layer: str = LAYER, module: str = "mamba", norm: str = "input_la
         f"{ours}.step_bias": f"{theirs}.dt_bias",
         f"{ours}.norm": f"{theirs}.norm",
         f"{ours}.output": f"{theirs}.out_proj",
+    }
+
+
+def channel_state_space(layer: str = LAYER, module: str = "mamba", norm: str = "input_layernorm") -> Names:
+    """A state space with Mamba's names, and the norm before it."""
+    ours, theirs = "layers.{i}.state_space", f"{layer}.{module}"
+    table = state_space(layer, module, norm)
+    del table[f"{ours}.step_bias"], table[f"{ours}.norm"]
+    return table | {
+        f"{ours}.choose": f"{theirs}.x_proj",
+        f"{ours}.step": f"{theirs}.dt_proj",
+        f"{ours}.step_norm": f"{theirs}.dt_layernorm",
+        f"{ours}.b_norm": f"{theirs}.b_layernorm",
+        f"{ours}.c_norm": f"{theirs}.c_layernorm",
     }

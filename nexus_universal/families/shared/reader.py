@@ -100,6 +100,7 @@ class ConfigReader:
         self.irrelevant = {**IRRELEVANT, **(irrelevant or {})} if not path else dict(irrelevant or {})
         self.ignore_keys = ignore_keys
         self.spelled = spelled or {}
+        self.whole = not path
         self.taken: set[str] = set()
         self.sections: list[ConfigReader] = []
 
@@ -115,6 +116,14 @@ class ConfigReader:
         """
         if not holds:
             raise self.refuse(key, value, expected)
+
+    def agree(self, key: str, value: Any, implied: Any) -> None:
+        """Insist that a key's value is what other keys imply.
+
+        Raises:
+            UnsupportedConfig: it is not.
+        """
+        self.require(value == implied, key, value, f"must be {implied}, as the other keys imply")
 
     def take(
         self,
@@ -185,8 +194,8 @@ class ConfigReader:
             raise self.refuse(key, value, f"must hold {length} numbers")
         return tuple(map(float, value))
 
-    def names(self, key: str, *, length: int, known: Collection[str]) -> tuple[str, ...] | None:
-        """A list of one name per layer, or None where the key is missing or null.
+    def names(self, key: str, *, length: int, known: Collection[Any]) -> tuple[Any, ...] | None:
+        """A list of one name (or flag, 0 or 1) per layer, or None where the key is missing or null.
 
         Raises:
             UnsupportedConfig: the wrong length, or a name that is not known.
@@ -197,18 +206,44 @@ class ConfigReader:
         if len(value) != length:
             raise self.refuse(f"len({key})", len(value), f"must be the number of layers, {length}")
         for index, name in enumerate(value):
-            if not isinstance(name, str) or name not in known:
-                raise self.refuse(f"{key}[{index}]", name, f"known: {', '.join(known)}")
+            if not isinstance(name, str | int) or name not in known:
+                raise self.refuse(f"{key}[{index}]", name, f"known: {', '.join(map(str, known))}")
         return tuple(value)
 
+    def indices(self, key: str, default: list[int] | None = None, *, length: int) -> tuple[int, ...]:
+        """A list of different layers by their index, of `length` there are; null is none.
+
+        Raises:
+            UnsupportedConfig: anything else.
+        """
+        value = self.take(key, default, kinds=(list, type(None))) or []
+        if any(type(index) is not int or not 0 <= index < length for index in value) or len(set(value)) < len(value):
+            raise self.refuse(key, value, f"must list different layers, each from 0 to {length - 1}")
+        return tuple(value)
+
+    def layer_numbers(self, key: str, *, length: int) -> tuple[float, ...] | None:
+        """A list of one number per layer, or None where the key is missing or null.
+
+        Raises:
+            UnsupportedConfig: anything else, or the wrong length.
+        """
+        value = self.take(key, None, kinds=(list, type(None)))
+        if value is None:
+            return None
+        if not all(type(item) in (int, float) and math.isfinite(item) for item in value):
+            raise self.refuse(key, value, "must be a list of numbers")
+        if len(value) != length:
+            raise self.refuse(f"len({key})", len(value), f"must be the number of layers, {length}")
+        return tuple(map(float, value))
+
     def inert(self, key: str, *values: Any) -> None:
-        """A key that changes nothing at these values.
+        """A key that changes nothing at these values, or at any where the family says that it is irrelevant.
 
         Raises:
             UnsupportedConfig: any other value.
         """
         self.taken.add(key)
-        if key in self.values and self.values[key] not in values:
+        if key in self.values and key not in self.irrelevant and self.values[key] not in values:
             raise self.refuse(key, self.values[key], f"known: {', '.join(map(repr, values))}")
 
     def section(self, key: str) -> ConfigReader:
@@ -224,6 +259,18 @@ class ConfigReader:
         self.sections.append(inner)
         return inner
 
+    def config(self, key: str, *, irrelevant: Mapping[str, str]) -> ConfigReader:
+        """A reader of another family's whole config under `key`: what changes no logit there changes none here.
+
+        Raises:
+            UnsupportedConfig: the value is no dict.
+        """
+        inner = self.section(key)
+        inner.whole = True
+        inner.irrelevant = {**IRRELEVANT, **irrelevant}
+        del inner.irrelevant["model_type"]  # here it chooses a class
+        return inner
+
     def finish(self) -> tuple[str, ...]:
         """Account for every key; returns those that were ignored on request.
 
@@ -237,7 +284,7 @@ class ConfigReader:
                 continue
             if full in self.ignore_keys:
                 ignored.append(full)
-            elif not self.path and key in INERT:
+            elif self.whole and key in INERT:
                 self.inert(key, *INERT[key])
             else:
                 raise UnsupportedConfig(

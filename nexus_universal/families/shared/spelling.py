@@ -9,7 +9,11 @@ from typing import Any, Literal
 LAYER_TYPES = ("sliding_attention", "full_attention")
 NEEDS_ORIGINAL_CONTEXT = ("llama3", "yarn", "longrope")
 OUTER_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
-OLD_LAYER_TYPES = {"attention": "full_attention", "mamba": "linear_attention"}
+OLD_LAYER_TYPES = {
+    "attention": "full_attention",
+    "mamba": "linear_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+}
 TAGGED_FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 
 
@@ -36,13 +40,14 @@ def normalised(
                 values[new] = value
             elif value != values[new] and old != "torch_dtype":
                 values[old] = value  # two spellings that disagree: left for the reader to refuse
-    if isinstance(values.get("layer_types"), list):
-        values["layer_types"] = [OLD_LAYER_TYPES.get(str(name), name) for name in values["layer_types"]]
+    for key in ("layer_types", "layers_block_type"):
+        if isinstance(values.get(key), list):
+            values[key] = [OLD_LAYER_TYPES.get(str(name), name) for name in values[key]]
     if any(not isinstance(values.get(key), dict | None) for key in ("rope_parameters", "rope_scaling")):
         return {"rope_parameters": {}, **values}  # what is no JSON object is left for the reader to refuse
+    if rope_default is not None and values.get("rope_parameters") is None:
+        values["rope_parameters"] = copy.deepcopy(dict(rope_default))
     if rope == "flat" and not isinstance(rope_theta, Mapping):
-        if rope_default is not None and values.get("rope_parameters") is None:
-            values["rope_parameters"] = dict(rope_default)
         _flat_rope(values, theta=rope_theta, fraction=partial_rotary_factor)
     elif rope == "by_layer_type" and isinstance(rope_theta, Mapping):
         _rope_by_layer_type(values, theta=rope_theta)

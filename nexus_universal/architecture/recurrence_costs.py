@@ -1,0 +1,40 @@
+"""What recurrences cost; `cost` is that of `costs`, which these add to."""
+
+from __future__ import annotations
+
+from nexus_universal.architecture.costs import (
+    FLOAT32_BYTES,
+    Cost,
+    Place,
+    convolution_cost,
+    cost,
+    linear,
+    norm_cost,
+    total,
+    weights,
+)
+from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+
+
+@cost.register
+def _(part: ShortConvolution, place: Place) -> Cost:
+    return total(
+        linear(place.width, 3 * place.width, part.bias),
+        convolution_cost(place.width, part.kernel, place, bias=part.bias),
+        linear(place.width, place.model, part.bias),
+    )
+
+
+@cost.register
+def _(part: ChannelStateSpace, place: Place) -> Cost:
+    state, chosen = part.width * part.state_dim, part.rank + 2 * part.state_dim
+    return total(
+        linear(place.width, 2 * part.width, "input" in part.biases),
+        convolution_cost(part.width, part.convolution, place, bias=part.convolution_bias),
+        linear(part.width, chosen),
+        norm_cost(part.inner_norm, chosen),
+        linear(part.rank, part.width, bias=True),
+        weights(state + part.width),
+        Cost(flops=2 * state, fixed=state * FLOAT32_BYTES),
+        linear(part.width, place.model, "output" in part.biases),
+    )

@@ -1,0 +1,78 @@
+"""DeepSeek sparse attention (V3.2): which keys a query may see, chosen by cheap scores or by an earlier layer."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nexus_universal.architecture.mixers import ReusedIndices, SparseIndexer
+from nexus_universal.cache import IndexedState, State
+from nexus_universal.layers.call import Call, CallPlan
+from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.masks import Mask
+from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.support import refuse_unless
+
+Chosen = Int[Tensor, "batch queries keep"]
+
+
+class UniversalSparseIndexer(nn.Module):
+    """Σ_h w_h · relu(q_h · k), and the keys with the highest sums; nothing of it has a gradient."""
+
+    def __init__(self, part: SparseIndexer, *, d_model: int, query_rank: int, plan: CallPlan) -> None:
+        super().__init__()
+        refuse_unless(part, scale_on="scores")
+        self.part, self.plan = part, plan
+        self.query = Linear(query_rank, part.heads * part.head_dim, bias=False)
+        self.key = Linear(d_model, part.head_dim, bias=False)
+        self.key_norm = UniversalNorm.of(part.key_norm, part.head_dim)
+        self.weights = Linear(d_model, part.heads, bias=False)
+        self.rope_index = plan.rope(part.rope, part.rope_dim or part.head_dim) if part.rope else None
+
+    @torch.no_grad()
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_hidden"],
+        latent: Float[Tensor, "batch seq query_rank"],
+        mask: Mask,
+        call: Call,
+        state: State | None,
+    ) -> Mask:
+        """The mask that lets through the chosen keys among those of `mask`; `latent` is that of the queries."""
+        part, (batch, seq) = self.part, x.shape[:2]
+        query = self.query(latent).view(batch, seq, part.heads, part.head_dim).transpose(1, 2)
+        key = self.key_norm(self.key(x)).unsqueeze(1)
+        if self.rope_index is not None:
+            query, key = self.plan.ropes[self.rope_index].rotate(query, key, call.tables[self.rope_index])
+        query, key = query.transpose(1, 2), key.squeeze(1)
+        if state is not None:
+            assert isinstance(state, IndexedState)
+            key = state.extend_index(key)
+        scores = torch.matmul(query.float(), key.transpose(-1, -2).float().unsqueeze(1)) * part.head_dim**-0.5
+        weights = self.weights(x).float() * part.heads**-0.5
+        total = torch.matmul(weights.unsqueeze(-2), torch.relu(scores)).squeeze(-2)
+        seen = mask[:, 0]
+        total = total.masked_fill(~seen, float("-inf")) if seen.dtype == torch.bool else total + seen
+        chosen = total.topk(min(part.keep, total.shape[-1]), dim=-1).indices
+        if part.emit:
+            call.emitted[part.emit] = (chosen,)
+        return _only(mask, chosen, x.dtype)
+
+
+class ReusedSelection(nn.Module):
+    """The keys that an earlier layer's indexer chose and emitted."""
+
+    def __init__(self, part: ReusedIndices) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor, latent: Tensor, mask: Mask, call: Call, state: State | None) -> Mask:
+        """The mask that lets through those of its keys."""
+        return _only(mask, call.emitted[self.part.reuse][0], x.dtype)
+
+
+def _only(mask: Mask, chosen: Chosen, dtype: torch.dtype) -> Mask:
+    """What the mask lets through of the chosen keys."""
+    lost = torch.ones_like(mask[:, 0], dtype=torch.bool).scatter(-1, chosen, False).unsqueeze(1)
+    return mask & ~lost if mask.dtype == torch.bool else mask.masked_fill(lost, torch.finfo(dtype).min)
