@@ -26,6 +26,7 @@ import nexus_universal
 from nexus_universal import ArchitectureParameter, UniversalTransformer, copy_weights, families
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.reader import INERT
+from nexus_universal.parity import references
 
 transformers.logging.set_verbosity_error()
 hypothesis.settings.register_profile(
@@ -41,9 +42,6 @@ ROOT = Path(nexus_universal.__file__).resolve().parents[1]
 
 MODEL_TYPES: tuple[str, ...] = tuple(name for name in families.model_types() if not families.find(name).reference)
 """Those that transformers has a class of its own for."""
-
-COMPUTED_BUFFERS = ("inv_freq", "embed_scale", "mup_vector")
-"""Buffers that follow from the config: randomising them would make another model of it."""
 
 
 def explicit(model_type: str, **changes: Any) -> dict[str, Any]:
@@ -105,20 +103,8 @@ def _short(value: Any) -> str:
 
 
 def widen(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter and buffer a random value of a size that matters."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if any(part in name for part in COMPUTED_BUFFERS):
-                continue
-            if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
-                tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))
-                continue
-            noise = torch.randn(tensor.shape, generator=generator)
-            if tensor.dim() > 1:
-                tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)
-            else:
-                tensor.add_(noise.to(tensor.dtype) * 0.3)
+    """The model, every parameter and buffer of its state dict random and wide."""
+    references.widen(model, seed=seed)
     return model
 
 

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from nexus_universal.parity.draws import pads_leak
 from nexus_universal.parity.modes import Reference
 from tests.checkpoint.on_disk import published
-from tests.helpers import MODEL_TYPES, ROOT, ids, same
+from tests.helpers import MODEL_TYPES, ROOT, ids, pair, same
 
 ALONE = """
 import sys
@@ -59,15 +60,21 @@ def loaded(model_type: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(published(model_type)).eval()
 
 
+def padding(model_type: str) -> torch.Tensor:
+    """One row padded on the left; none where the reference lets pads into the tokens after them."""
+    mask = torch.ones(2, 20, dtype=torch.long)
+    mask[0, : 0 if pads_leak(pair(model_type)[1].n) else 6] = 0
+    return mask
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
     """What the package alone computes for every family, in one process that cannot import transformers."""
     scratch = tmp_path_factory.mktemp("alone")
-    x, mask = ids(2, 20), torch.ones(2, 20, dtype=torch.long)
-    mask[0, :6] = 0
-    save_file({"ids": x, "mask": mask}, scratch / "given")
     targets = {model_type: scratch / model_type for model_type in MODEL_TYPES}
-    lines = [f"{published(model_type)} {scratch / 'given'} {target}" for model_type, target in targets.items()]
+    for model_type, target in targets.items():
+        save_file({"ids": ids(2, 20), "mask": padding(model_type)}, f"{target}.given")
+    lines = [f"{published(model_type)} {target}.given {target}" for model_type, target in targets.items()]
     done = subprocess.run(
         [sys.executable, "-c", ALONE],
         input="\n".join(lines),
@@ -92,8 +99,7 @@ def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, t
     for index, piece in enumerate(x.split([14, 1, 5], dim=1)):
         expected = side(piece, cache=cache)
         assert same(found[model_type][f"piece {index}"], expected)
-    mask = torch.ones(2, 20, dtype=torch.long)
-    mask[0, :6] = 0
+    mask = padding(model_type)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     expected = theirs(x, attention_mask=mask, position_ids=positions, use_cache=False).logits
     assert same(found[model_type]["padded"][mask.bool()], expected[mask.bool()])
@@ -102,10 +108,8 @@ def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, t
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_generated_ids_are_the_references(model_type: str, found: dict[str, dict[str, torch.Tensor]]) -> None:
     theirs, x = loaded(model_type), ids(2, 20)
-    mask = torch.ones(2, 20, dtype=torch.long)
     plain = {"do_sample": False, "pad_token_id": 0}
-    expected = theirs.generate(x[:, :9], attention_mask=mask[:, :9], max_new_tokens=8, **plain)
+    expected = theirs.generate(x[:, :9], attention_mask=torch.ones(2, 9).long(), max_new_tokens=8, **plain)
     assert torch.equal(found[model_type]["generated"], expected)
-    mask[0, :6] = 0
-    expected = theirs.generate(x, attention_mask=mask, max_new_tokens=4, **plain)
+    expected = theirs.generate(x, attention_mask=padding(model_type), max_new_tokens=4, **plain)
     assert torch.equal(found[model_type]["generated padded"], expected)

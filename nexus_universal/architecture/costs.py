@@ -154,7 +154,7 @@ def _(part: Attention, place: Place) -> Cost:
         attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
         linear(part.heads * part.value_width, place.model, "output" in part.biases),
         weights(part.heads * part.sinks),
-        norm_cost(part.output_norm, part.heads * part.value_width),
+        norm_cost(part.inner_norm, part.heads * part.value_width),
     ]
     if part.differential:  # two mixtures of the same queries and keys, each a product of its own
         costs += [

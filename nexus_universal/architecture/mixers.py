@@ -105,7 +105,7 @@ class Attention(Part):
     values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
     is not head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks`
     give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds
-    what the projections give on both sides, `output_norm` norms all heads together before the output projection.
+    what the projections give on both sides, `inner_norm` norms all heads together before the output projection.
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
@@ -143,7 +143,7 @@ class Attention(Part):
     log_scale: int | None = None
     temperature: QueryTemperature | None = None
     clip: float | None = None
-    output_norm: Norm | None = None
+    inner_norm: Norm | None = None
     differential: Differential | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:

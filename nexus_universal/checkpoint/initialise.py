@@ -10,9 +10,11 @@ from torch import nn
 from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.adaptive import Band
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
+from nexus_universal.layers.connections import UniversalHyperConnection
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.state_space import UniversalStateSpace
+from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.tables import Table
 
 
@@ -40,6 +42,10 @@ def initialise(model: nn.Module, text: Text) -> None:
         elif isinstance(module, Band):  # as fairseq's adaptive_input.py: each band's output alike, however narrow
             nn.init.normal_(module.rows.weight, std=module.rows.weight.shape[1] ** -0.5)
             nn.init.xavier_uniform_(module.projection.weight)
+        elif isinstance(module, UniversalHyperConnection) or (
+            isinstance(module, UniversalStreams) and module.part.merge == "weigh"
+        ):
+            nn.init.ones_(module.scale)
         elif isinstance(module, UniversalGatedDelta):
             module.decay_log.uniform_(0.01, 16).log_()
             nn.init.ones_(module.decay_bias)

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import TensorStore
-from nexus_universal.checkpoint.rules import Direct, Joined, Rule, Squeezed, Stacked, Transposed, WeightMap, names_of
+from nexus_universal.checkpoint.rules import (
+    Direct,
+    Joined,
+    Rule,
+    Sliced,
+    Squeezed,
+    Stacked,
+    Transposed,
+    WeightMap,
+    names_of,
+)
 
 SHOWN = 5
 
@@ -109,6 +119,8 @@ def _check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tupl
             expected = (*shape[: rule.axis], 1, *shape[rule.axis :])
         elif isinstance(rule, Stacked):
             expected = (shape[1] // len(rule.names), *shape[2:])
+        elif isinstance(rule, Sliced):
+            expected = (shape[0] * rule.count, *shape[1:])
         else:
             expected = shape
         if found != expected:
@@ -139,12 +151,14 @@ def assemble(
         tensor = tensor.mT
     elif isinstance(rule, Squeezed):
         tensor = tensor.squeeze(rule.axis)
+    elif isinstance(rule, Sliced):
+        tensor = tensor.chunk(rule.count)[rule.index]
     return tensor if tensor.dtype == dtype or not tensor.is_floating_point() else tensor.to(dtype)
 
 
 def disassemble(tensor: Tensor, rule: Rule, names: list[str]) -> dict[str, Tensor]:
-    """The file's tensors of one slot: the inverse of `assemble`, bytes unchanged."""
-    if isinstance(rule, Direct):
+    """The file's tensors of one slot, a slice being a part of its own: the inverse of `assemble`, bytes unchanged."""
+    if isinstance(rule, Direct | Sliced):
         return {names[0]: tensor}
     if isinstance(rule, Transposed):
         return {names[0]: tensor.mT}

@@ -38,7 +38,7 @@ types = pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_the_published_layout(model_type: str) -> None:
     ours = UniversalTransformer.from_pretrained(published(model_type))
     assert same_logits(ours, model_type)
-    assert not ours.training and ours.passed_over == {}
+    assert not ours.training and bool(ours.passed_over) <= bool(families.find(model_type).left_out)
     assert same_logits(UniversalTransformer.from_pretrained(str(published(model_type)), device="cpu"), model_type)
 
 

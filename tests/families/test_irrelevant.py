@@ -92,6 +92,7 @@ VARIED: dict[str, Any] = {
     "first_k_dense_replace": 2,
     "num_nextn_predict_layers": 2,
     "topk_method": "greedy",
+    "expert_dtype": "fp4",
     "resid_pdrop": 0.7,
     "embd_pdrop": 0.7,
     "attn_pdrop": 0.7,

@@ -169,3 +169,16 @@ def test_a_biased_short_convolution_reads_pads() -> None:
         call = {"attention_mask": mask, "position_ids": positions}
         assert furthest(theirs(x, **call, use_cache=False).logits[:, 4:], alone) > 1e-2
         assert furthest(ours(x, **call).logits[:, 4:], alone) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["compressed_sparse_attention", "heavily_compressed_attention"])
+def test_a_compressor_pools_pads(kind: str) -> None:
+    """DeepSeek-V4: groups are counted from the row's first slot, and a pad weighs in its group like a token."""
+    theirs = reference("deepseek_v4", num_hidden_layers=1, layer_types=[kind], sliding_window=4)
+    ours, x = universal(theirs), ids(1, 44)
+    mask = torch.tensor([[0] * 3 + [1] * 41])
+    call = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    with torch.no_grad():
+        alone = theirs(x[:, 3:], use_cache=False).logits
+        assert furthest(theirs(x, **call, use_cache=False).logits[:, 3:], alone) > 1e-2
+        assert furthest(ours(x, **call).logits[:, 3:], alone) < 1e-5
