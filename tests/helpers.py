@@ -44,6 +44,10 @@ MODEL_TYPES: tuple[str, ...] = tuple(name for name in families.model_types() if 
 """Those that transformers has a class of its own for."""
 
 
+STEADY: dict[str, dict[str, Any]] = {"nemotron_h": {"time_step_min": 1e-30}}
+"""Changes with which a step is a scan of one position: the reference bounds time steps from below in scans only."""
+
+
 def explicit(model_type: str, **changes: Any) -> dict[str, Any]:
     """A family's tiny config with changes, as the keyword arguments of the reference's config class."""
     values = copy.deepcopy(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nexus_universal import ArchitectureParameter, UniversalTransformer
+from nexus_universal import ArchitectureParameter, UniversalTransformer, families
 from nexus_universal.checkpoint.load import slots
 from tests.helpers import MODEL_TYPES, built, config, ids, universal
 
@@ -18,8 +18,11 @@ types = pytest.mark.parametrize("model_type", MODEL_TYPES)
 
 
 def drawn(model_type: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], UniversalTransformer]:
-    """The reference's fresh weights under our names, our own, and our model."""
+    """The reference's fresh weights under our names, our own, and our model; changes go to a text model's section, too."""
     torch.manual_seed(0)
+    family = families.find(model_type)
+    if "text_config" in family.sections:
+        changes = changes | {"text_config": {**family.tiny["text_config"], **changes}}
     settled = config(model_type, **changes)
     theirs = universal(built(settled))
     ours = UniversalTransformer(ArchitectureParameter.from_huggingface(settled))
