@@ -18,7 +18,7 @@ types = pytest.mark.parametrize("model_type", MODEL_TYPES)
 
 
 def drawn(model_type: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], UniversalTransformer]:
-    """The reference's fresh weights under our names, our own, and our model; changes go to a text model's section, too."""
+    """The reference's fresh weights under our names, our own, and our model; changes go to a text section, too."""
     torch.manual_seed(0)
     family = families.find(model_type)
     if "text_config" in family.sections:

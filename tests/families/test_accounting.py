@@ -19,11 +19,10 @@ SETTLED = {model_type: config(model_type).to_dict() for model_type in MODEL_TYPE
 MEANT = {
     "max_window_layers": (0, -1),  # from the first layer on
     "first_k_dense_replace": (0, -1),  # experts from the first layer on
-    "num_local_experts": (0,),  # Granite: none
+    "granitemoehybrid/num_local_experts": (0,),  # none
     "num_dense_layers": (0, -1),  # experts from the first layer on
     "attn_layer_offset": (0,),  # the first layer of each period
     "expert_layer_offset": (0,),
-    "jetmoe/num_local_experts": (),
     "num_kv_shared_layers": (0,),  # every layer keeps keys and values of its own
     "hidden_size_per_layer_input": (0,),  # no per-layer table
     "gemma3n_text/hidden_size_per_layer_input": (),
