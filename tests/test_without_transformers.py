@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from nexus_universal.parity.draws import pads_leak
 from nexus_universal.parity.modes import Reference
 from tests.checkpoint.on_disk import published
-from tests.helpers import MODEL_TYPES, ROOT, ids, pair, same
+from tests.helpers import MODEL_TYPES, ROOT, ids, pair, pieces, same
 
 ALONE = """
 import sys
@@ -34,7 +34,7 @@ for source, given, target in places:
     with torch.no_grad():
         found = {"whole": model(x["ids"]).logits}
         cache = model.new_cache()
-        for index, piece in enumerate(x["ids"].split([14, 1, 5], dim=1)):
+        for index, piece in enumerate(x["ids"].split(x["pieces"].tolist(), dim=1)):
             found[f"piece {index}"] = model(piece, cache=cache).logits
         mask = x["mask"]
         found["padded"] = model(x["ids"], attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
@@ -73,14 +73,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch
     scratch = tmp_path_factory.mktemp("alone")
     targets = {model_type: scratch / model_type for model_type in MODEL_TYPES}
     for model_type, target in targets.items():
-        save_file({"ids": ids(2, 20), "mask": padding(model_type)}, f"{target}.given")
+        given = {"ids": ids(2, 20), "mask": padding(model_type), "pieces": torch.tensor(pieces(model_type))}
+        save_file(given, f"{target}.given")
     lines = [f"{published(model_type)} {target}.given {target}" for model_type, target in targets.items()]
     done = subprocess.run(
         [sys.executable, "-c", ALONE],
         input="\n".join(lines),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
         cwd=ROOT,
     )
@@ -96,7 +97,7 @@ def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, t
     assert same(found[model_type]["whole"], theirs(x, use_cache=False).logits)
     side = Reference(theirs)
     cache = side.new_cache()
-    for index, piece in enumerate(x.split([14, 1, 5], dim=1)):
+    for index, piece in enumerate(x.split(pieces(model_type), dim=1)):
         expected = side(piece, cache=cache)
         assert same(found[model_type][f"piece {index}"], expected)
     mask = padding(model_type)

@@ -57,7 +57,7 @@ FAMILY = Family(
     title="Granite (windowed)",
     read=read,
     weights=names.weights({"layers.{i}.attention.sinks": f"{names.LAYER}.self_attn.sinks"}),
-    tiny={**granite.FAMILY.tiny, "num_hidden_layers": 5, "sliding_window": 16},
+    tiny={**granite.FAMILY.tiny, "tie_word_embeddings": False, "num_hidden_layers": 5, "sliding_window": 16},
     draws={
         **granite.FAMILY.draws,
         "head_dim": (16, 24),

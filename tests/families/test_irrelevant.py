@@ -11,7 +11,7 @@ from torch import Tensor
 from nexus_universal import ArchitectureParameter, families
 from nexus_universal.architecture.ends import Text
 from nexus_universal.families.shared.reader import INERT, IRRELEVANT
-from tests.helpers import MODEL_TYPES, built, config, ids, inert_values, reference, same
+from tests.helpers import MODEL_TYPES, built, config, ids, inert_values, pair, reference, same
 
 VARIED: dict[str, Any] = {
     "_name_or_path": "somewhere/else",
@@ -153,6 +153,10 @@ VARIED: dict[str, Any] = {
     "audio_token_id": 5,
     "audio_chunk_size": 4800,
     "projector_hidden_act": "relu",
+    "lambda_std_dev": 0.7,
+    "altup_coef_clip": 3.0,
+    "prefix_lm": False,
+    "aux_loss_coef": 0.7,
     "use_cache": False,
     "initializer_range": 0.9,
 }
@@ -162,6 +166,7 @@ NOT_IN_THE_REFERENCE = {
     "model_type": "it chooses the class itself",
     "output_attentions": "the reference refuses it with its fused kernel; eager attention has other bits",
     "return_dict": "set to false, the reference's own forward fails: it reads a field of a tuple",
+    "num_attention_heads": "follows from other keys, and is a read-only property",
     "use_return_dict": "a read-only property of the reference's configs",
     **dict.fromkeys(
         ("vision_config", "audio_config", "patch_size", "num_channels", "audio_merge_size", "projector_bias"),
@@ -219,6 +224,8 @@ def assert_unmoved(model_type: str, changes: dict[str, Any], **tiny: Any) -> Non
 def declared(model_type: str) -> dict[str, Any]:
     """The varied values of what is irrelevant in this family, those that it reads itself left out."""
     names = {*IRRELEVANT, *families.find(model_type).irrelevant} - {*NOT_IN_THE_REFERENCE}
+    if model_type == "diffllama":
+        names -= {"attention_dropout"}  # the reference refuses it
     return {name: VARIED[name] for name in sorted(names)}
 
 
@@ -238,10 +245,8 @@ def test_irrelevant_keys_leave_n_alone(model_type: str) -> None:
 @pytest.mark.parametrize("column", range(max(map(len, INERT.values()))))
 def test_inert_keys(model_type: str, column: int) -> None:
     """The values at which a key is said to change nothing, in as many rounds as a key has values."""
-    has_experts = any("experts" in key for key in families.find(model_type).tiny)
-    keys = [
-        key for key in INERT if has_experts or key != "experts_implementation"
-    ]  # elsewhere the reference refuses it
+    chooses = pair(model_type)[0]._can_set_experts_implementation()  # elsewhere the reference refuses it
+    keys = [key for key in INERT if chooses or key != "experts_implementation"]
     changes = {key: inert_values(model_type, key)[min(column, len(INERT[key]) - 1)] for key in keys}
     assert_unmoved(model_type, changes)
 
@@ -250,6 +255,8 @@ def test_inert_keys(model_type: str, column: int) -> None:
 def test_text_keys(model_type: str) -> None:
     changes = {key: value for key, value in TEXT_KEYS.items() if not (model_type == "gpt2" and "position" in key)}
     changes |= TEXT_KEYS_OF.get(model_type, {})
+    if model_type == "hrm_text":
+        del changes["initializer_range"]  # scales the embeddings, too
     if families.find(model_type).sections:
         del changes["max_position_embeddings"]  # the section's own
     assert_unmoved(model_type, changes)

@@ -182,3 +182,16 @@ def test_a_compressor_pools_pads(kind: str) -> None:
         alone = theirs(x[:, 3:], use_cache=False).logits
         assert furthest(theirs(x, **call, use_cache=False).logits[:, 3:], alone) > 1e-2
         assert furthest(ours(x, **call).logits[:, 3:], alone) < 1e-5
+
+
+def test_a_dropped_cache_is_not_read_anew() -> None:
+    """Phi-4-multimodal forgets a text that grows past the original context; the same weights in Phi-3 do not."""
+    theirs = reference("phi4_multimodal", original_max_position_embeddings=16)
+    ours, x = universal(theirs), ids(1, 11)
+    settings = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0}
+    mask = torch.ones_like(x)
+    cached, whole = (
+        theirs.generate(x, attention_mask=mask, eos_token_id=None, use_cache=each, **settings) for each in (True, False)
+    )
+    assert torch.equal(cached[:, :17], whole[:, :17]) and not torch.equal(cached, whole)
+    assert torch.equal(ours.generate(x, mask, eos_token_id=[], **settings), whole)

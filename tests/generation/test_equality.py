@@ -40,7 +40,7 @@ def both(
     if seed is not None:
         torch.manual_seed(seed)
     expected = theirs.generate(drawn, attention_mask=mask, eos_token_id=eos, **settings)
-    found = ours.generate(drawn, attention_mask=mask, eos_token_id=eos or [], seed=seed, **settings)
+    found = ours.generate(drawn, attention_mask=mask, eos_token_id=[] if eos is None else eos, seed=seed, **settings)
     return expected, found
 
 

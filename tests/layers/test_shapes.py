@@ -57,7 +57,7 @@ def test_every_family_passes_with_all_signatures_checked() -> None:
         [sys.executable, "-c", CHECKED],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
         cwd=ROOT,
     )
