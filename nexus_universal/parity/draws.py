@@ -78,7 +78,7 @@ def _pairs(family: Family, config: Mapping[str, Any]) -> int:
             if rope is not None:
                 width = getattr(branch.part, "rope_dim", None) or getattr(branch.part, "head_dim", 0)
                 return rope.dims(width) // 2
-    return n.layers[0].branches()[0].part.head_dim // 2  # the reference makes tables nonetheless
+    return getattr(next(n.layers[0].branches()).part, "head_dim", 0) // 2  # the reference makes tables nonetheless
 
 
 def switch_length(n: Any) -> int | None:
