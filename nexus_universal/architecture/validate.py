@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import reduce
 from typing import Any, Literal
 
 from nexus_universal.architecture.ends import Embedding, Head
@@ -95,7 +96,7 @@ def _own_and_inner_problems(value: Part, path: str, program: str, *, sound: set[
                 yield from _part_problems(inner, readable, path, sound=sound)
     if not wrong:
         for name, message in value.problems():
-            found = getattr(value, name, None) if "." not in name else None
+            found = reduce(lambda holder, field: getattr(holder, field, None), name.split("."), value)
             yield (f"{path}.{name}" if path else name), found, message
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from nexus_universal.architecture.ends import Text
+from nexus_universal.layers.activations import Xielu
 from nexus_universal.layers.adaptive import Band
+from nexus_universal.layers.block import LayerScale
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.connections import UniversalHyperConnection
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
@@ -35,6 +37,8 @@ def initialise(model: nn.Module, text: Text) -> None:
         else:
             nn.init.zeros_(parameter)
     for module in model.modules():
+        for buffer in module.buffers(recurse=False):
+            nn.init.zeros_(buffer)
         if isinstance(module, UniversalNorm) and module.weight is not None:
             nn.init.constant_(module.weight, 0.0 if module.part.scale == "one_plus_weight" else 1.0)
         elif isinstance(module, Table) and module.padding_row is not None:
@@ -42,6 +46,11 @@ def initialise(model: nn.Module, text: Text) -> None:
         elif isinstance(module, Band):  # as fairseq's adaptive_input.py: each band's output alike, however narrow
             nn.init.normal_(module.rows.weight, std=module.rows.weight.shape[1] ** -0.5)
             nn.init.xavier_uniform_(module.projection.weight)
+        elif isinstance(module, LayerScale):
+            nn.init.ones_(module.value)
+        elif isinstance(module, Xielu):  # slopes of 0.8 and 0.3 on either side, behind a softplus
+            for slope, start in ((module.positive, 0.8), (module.negative, 0.3)):
+                nn.init.constant_(slope, start).expm1_().log_()
         elif isinstance(module, UniversalHyperConnection) or (
             isinstance(module, UniversalStreams) and module.part.merge == "weigh"
         ):
@@ -51,8 +60,6 @@ def initialise(model: nn.Module, text: Text) -> None:
             nn.init.ones_(module.decay_bias)
         elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace):
             _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
-    for buffer in model.buffers():
-        nn.init.zeros_(buffer)
 
 
 def _initialise_state_space(

@@ -69,7 +69,7 @@ def _factors(count: int, *, start: float, step: float) -> list[float]:
 
 
 def _pairs(family: Family, config: Mapping[str, Any]) -> int:
-    """Rotated pairs of a head, read off the n of the same config without scaling; of a whole head where none rotates."""
+    """Rotated pairs of a head, read off the n of the same config unscaled; of a whole head where none rotates."""
     plain = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
     n = family.parameter({"model_type": family.model_type, **plain})
     for layer in n.layers:

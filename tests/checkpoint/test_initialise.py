@@ -29,7 +29,14 @@ def drawn(model_type: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str,
     return dict(theirs.named_slots()), dict(ours.named_slots()), ours
 
 
-@types
+OTHERWISE = {
+    "nanochat": "of what writes to the residual it shrinks the attention's outputs alone",
+    "nemotron": "its norms start at 1 + 1: meant are weights around 0",
+}
+"""Types that the reference starts otherwise, and why ours does not."""
+
+
+@pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if name not in OTHERWISE])
 def test_each_tensor_has_the_references_distribution(model_type: str) -> None:
     theirs, ours, _ = drawn(model_type, **WIDER)
     assert set(theirs) == set(ours)

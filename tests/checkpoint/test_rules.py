@@ -160,14 +160,15 @@ def test_a_familys_table_is_one_to_one(model_type: str) -> None:
     for name, slot in slots(ours).items():
         rules, indices = weights.rules(name)
         slice_index = rules[0].index if isinstance(rules[0], Sliced) else 0
-        seen += [(found, slice_index) for found in names_of(rules[0], indices=indices, experts=slot.shape[0])]
+        experts = slot.shape[0] if slot.dim() else 1
+        seen += [(found, slice_index) for found in names_of(rules[0], indices=indices, experts=experts)]
     assert len(seen) == len(set(seen))
     assert set(published_tensors(ours, weights)) == {name for name, _ in seen}
     held = {
         n
         for name, slot in slots(ours).items()
         for r, i in [weights.rules(name)]
-        for n in names_of(r[-1], indices=i, experts=slot.shape[0])
+        for n in names_of(r[-1], indices=i, experts=slot.shape[0] if slot.dim() else 1)
     }
     unheld = {
         name for name in theirs.state_dict() if weights.reason_to_pass_over(name, layers=ours.n.num_layers)

@@ -190,6 +190,7 @@ TEXT_KEYS_OF = {
         name: {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05, "rescale_prenorm_residual": True}
         for name in ("mamba", "falcon_mamba")
     },
+    "youtu": {"embedding_initializer_range": 0.3},
     "nemotron_h": {"rescale_prenorm_residual": False, "time_step_max": 0.2, "time_step_floor": 0.05},
 }
 """Those of one family alone."""
@@ -269,7 +270,7 @@ def test_every_declared_key_has_a_varied_value() -> None:
     every = {*IRRELEVANT, *(key for t in MODEL_TYPES for key in families.find(t).irrelevant)}
     assert every == {*VARIED, *NOT_IN_THE_REFERENCE}
     known = {"context", "bos", "eos", "pad", "use_cache", "dtype", "initializer_range", "scaled_residual"}
-    known |= {"step_range", "uniform_output", "shrunk_output", "reread_beyond"}
+    known |= {"step_range", "uniform_output", "shrunk_output", "reread_beyond", "embedding_range"}
     assert set(Text.__dataclass_fields__) == known, "a field of Text was added: vary its key here"
 
 
