@@ -49,8 +49,10 @@ def initialise(model: nn.Module, text: Text) -> None:
         elif isinstance(module, LayerScale):
             nn.init.ones_(module.value)
         elif isinstance(module, Xielu):  # slopes of 0.8 and 0.3 on either side, behind a softplus
-            for slope, start in ((module.positive, 0.8), (module.negative, 0.3)):
-                nn.init.constant_(slope, start).expm1_().log_()
+            for parameter, start in ((module.positive, 0.8), (module.negative, 0.3)):
+                nn.init.constant_(parameter, start).expm1_().log_()
+            module.slope.fill_(0.5)
+            module.bound.fill_(-1e-6)
         elif isinstance(module, UniversalHyperConnection) or (
             isinstance(module, UniversalStreams) and module.part.merge == "weigh"
         ):
