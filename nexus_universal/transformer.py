@@ -41,7 +41,7 @@ from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.streams import UniversalStreams
-from nexus_universal.layers.support import refuse_unless
+from nexus_universal.layers.support import kept_in_float32, refuse_unless
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class UniversalTransformer(nn.Module):
         self.plan = CallPlan(wide=n.embedding.dtype == "float32")
         self.settings = GenerationSettings.of(n)
         self.passed_over: dict[str, str] = {}
+        self.carried: dict[str, Tensor] = {}
         self.embedding = UniversalEmbedding(n.embedding, layers=len(n.layers))
         self.streams = UniversalStreams(n.streams, d_model=n.d_hidden) if n.streams else None
         self.registers = nn.ParameterDict({each.name: nn.Parameter(torch.empty(n.d_hidden)) for each in n.registers})
@@ -124,6 +125,8 @@ class UniversalTransformer(nn.Module):
             x = self.embedding.look_up(input_ids) if input_ids is not None else inputs_embeds
             assert x is not None
             call = self.plan.begin(x, mask=attention_mask, positions=position_ids, cache=cache)
+            if position_ids is None:
+                call.positions = self.embedding.counted(call.positions, input_ids, attention_mask)
             x = self.embedding(x, call.positions)
             call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
         except IndexError:
@@ -153,7 +156,7 @@ class UniversalTransformer(nn.Module):
             if low < 0 or high >= vocab:
                 return InputError(f"input_ids hold {low} … {high}: must lie in [0, {vocab})")
         kind, table = self.n.pos_embedding_type, self.n.embedding.positions
-        return InputError(f"positions beyond the {kind} table: at most {table.count if table else 0} are known")
+        return InputError(f"positions beyond the {kind} table: at most {table.reach if table else 0} are known")
 
     def new_cache(self, batch_size: int = 1) -> Cache:
         """An empty cache. Its states take the batch of the first call; `batch_size` is accepted for familiarity."""
@@ -207,6 +210,7 @@ class UniversalTransformer(nn.Module):
         shapes = {name: info.shape for name, info in store.infos.items()}
         plan = plan_load(model, registry.family_of(raw).weights, shapes)
         model.passed_over = plan.passed_over | store.passed_over
+        model.carried = {name: store.read(part) for name, part in plan.carried.items()}
         fill(
             model,
             plan,
@@ -232,12 +236,14 @@ class UniversalTransformer(nn.Module):
             raise CheckpointError(f"{directory}: tensors and n disagree about {', '.join(odd[:5])}")
         transposed = set(json.loads(store.metadata.get("transposed", "[]")))
         asked = None if dtype == "auto" else _resolve_dtype(dtype, n, store)
+        wide = set(kept_in_float32(model))
         for name, slot in wanted.items():
             tensor = store.read(name)
             tensor = tensor.mT if name in transposed else tensor
             if tensor.shape != slot.shape:
                 raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, but n asks for {tuple(slot.shape)}")
-            kept = asked if asked is not None and isinstance(slot, nn.Parameter) else tensor.dtype
+            cast = asked is not None and isinstance(slot, nn.Parameter) and name not in wide
+            kept = asked if cast else tensor.dtype
             put(model, name, tensor.to(device=device, dtype=kept))
         model.settings = GenerationSettings.load(directory / GENERATION_CONFIG, n)
         return model.eval()
@@ -271,7 +277,7 @@ class UniversalTransformer(nn.Module):
             documents[NEXUS_CONFIG] = json.loads(self.n.to_json())
         else:
             raw = self.n.to_huggingface(family=family or registry.saved_as(self.n.origin.family))
-            tensors = published_tensors(self, registry.family_of(raw).weights)
+            tensors = published_tensors(self, registry.family_of(raw).weights, carried=self.carried)
             raw = {key: value for key, value in raw.items() if key not in ("torch_dtype", *CONFIG_KEYS)}
             documents[CONFIG_NAME] = raw | {"dtype": str(self.dtype).removeprefix("torch.")}
         write_directory(
@@ -315,6 +321,7 @@ def copy_weights(reference_model: nn.Module, universal_model: UniversalTransform
     plan = plan_load(
         universal_model, registry.family(family).weights, {name: tuple(t.shape) for name, t in state.items()}
     )
+    universal_model.carried = {name: state[part].detach().clone() for name, part in plan.carried.items()}
     wanted = slots(universal_model)
     for name, (rule, names) in plan.sources.items():
         tensor = assemble(

@@ -23,6 +23,7 @@ from nexus_universal.architecture.notation import (
     listed,
     number,
     product,
+    raised,
     says,
     set_to,
     times,
@@ -43,30 +44,39 @@ def equations(part: Any, name: str, names: Names, width: int, model: int) -> lis
 @equations.register
 def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[str]:
     late = part.qk_norm is not None and part.qk_norm.when == "after_rope"
+    wide = part.qk_norm is not None and part.qk_norm.over == "width"
     norm = part.qk_norm.norm if part.qk_norm else None
 
     def clipped(out: str) -> str:
         return out if part.clip is None else rf"\mathrm{{clip}}_{{{number(part.clip)}}}({out})"
 
     def turned(role: str, factor: float | None = None) -> str:
-        out = times(factor, clipped(linear(role[0], "z", role in part.biases)))
+        out = linear(role[0], "z", role in part.biases)
+        if wide:
+            return names.optional(part.rope, times(factor, clipped(names.optional(norm, out))))
+        out = times(factor, clipped(out))
         if late:
             return names.optional(norm, names.optional(part.rope, out))
         return names.optional(part.rope, names.optional(norm, out))
 
-    whole = says("normed over all heads") if part.qk_norm and part.qk_norm.over == "width" else ""
-    query = turned("query")
+    whole = says("normed over all heads") if wide else ""
+    whole = says("each head's norm has its own weights") if part.qk_norm and part.qk_norm.own else whole
+    query = turned("query", part.query_scale)
     if part.log_scale is not None:
         query = rf"\mathrm{{max}}(1, \mathrm{{log}}_{{{part.log_scale}}}(t + 1)) \cdot {query}"
     if part.temperature is not None:
-        grown = rf"{number(part.temperature.growth)} \, \mathrm{{ln}}(1 + \lfloor t / {part.temperature.span} \rfloor)"
-        query = rf"(1 + {grown}) \cdot {query}"
+        grown, next_to = number(part.temperature.growth), "t" if part.temperature.form == "log" else "(t + 1)"
+        share = rf"{next_to} / {part.temperature.span}"
+        factor = rf"1 + {grown} \, \mathrm{{ln}}(1 + \lfloor {share} \rfloor)"
+        query = rf"({factor if part.temperature.form != 'power' else f'1 + {share}'})" + (
+            rf" \cdot {query}" if part.temperature.form != "power" else rf"^{{{grown}}} \cdot {query}"
+        )
     lines = [listed(within(f"q = {query}", part.heads, part.head_dim), whole)]
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:
         value = clipped(linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
-        value = names.optional(part.value_norm, value)
+        value = times(part.value_scale, names.optional(part.value_norm, value))
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
         key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
         lines.append(listed(key if part.value_dim is None else within(key, part.kv_heads, part.head_dim), pair, kept))
@@ -79,7 +89,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     return [
         *lines,
-        listed(mixed, seen(part.window, part.causal), _slopes(part)),
+        listed(mixed, seen(part.window, part.causal), _slopes(part), raised(part.dynamic_mask)),
         *_difference(part, names),
         output(
             name,
@@ -322,9 +332,21 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
     if part.input_scale:
         reads = product("d^{-1/2} a", reads)
     logits = linear("r", reads, part.bias)
-    if part.score == "softmax_chosen":
-        chosen = rf"T = \mathrm{{top}}_{{{per_token}}}(s)"
-        return [listed(within(f"s = {logits}", choices), chosen, r"w = \mathrm{softmax}(s_{T})")]
+    if part.softcap is not None:
+        logits = times(part.softcap, rf"\mathrm{{tanh}}({logits} / {number(part.softcap)})")
+    if part.score == "sparse_mixer":
+        near = rf"(m - s) / \mathrm{{max}}(|s|, m) \le {number(part.tolerance)}"
+        chosen = says(f"{per_token} of them one by one, each the best one m of those left")
+        share = r"w = \mathrm{softmax}(s)_{m}" + says(" among those left with ") + near
+        return [listed(within(f"s = {logits}", choices), chosen, share)]
+    if part.score.endswith("_chosen"):
+        late = part.score.removesuffix("_chosen")
+        bias = " + b" if part.selection_bias else ""
+        chosen = rf"T = \mathrm{{top}}_{{{per_token}}}(s{bias})"
+        weight = rf"\mathrm{{{late}}}(s_{{T}})"
+        if part.normalise:
+            weight += rf" / \sum \mathrm{{{late}}}(s_{{T}})"
+        return [listed(within(f"s = {logits}", choices), chosen, f"w = {times(part.scale, weight)}")]
     score = {"sqrt_softplus": rf"\sqrt{{\mathrm{{softplus}}({logits})}}"}.get(part.score) or call(part.score, logits)
     best = rf"\mathrm{{top}}_{{{per_token}}}(s{' + b' if part.selection_bias else ''})"
     if part.by_token:
@@ -332,9 +354,9 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
     groups = says(f"within the best {part.groups.keep} of {part.groups.count} groups") if part.groups else ""
     weight = "s_{i}"
     if part.normalise:
-        epsilon = f" + {number(part.sum_epsilon)}" if part.sum_epsilon else ""
-        bottom = rf"\sum_{{j \in T}} s_{{j}}{epsilon}"
-        weight = f"s_{{i}} / ({bottom})"
+        bottom = r"\sum_{j \in T} s_{j}" + (f" + {number(part.sum_epsilon)}" if part.sum_epsilon else "")
+        least = rf"\mathrm{{max}}({bottom}, {number(part.sum_floor)})" if part.sum_floor else f"({bottom})"
+        weight = f"s_{{i}} / {least}"
     weight = times(part.scale, weight) + (r" \cdot a_{i}" if part.expert_scale else "")
     return [listed(within(f"s = {score}", choices), f"T = {best}", groups, f"w_{{i}} = {weight}")]
 
@@ -352,7 +374,7 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
     if part.latent:
         routed = "W_{l'} " + routed
         lines[-1] = listed(lines[-1], within("W_{l}", part.latent, width))
-    total = routed
+    total = times(part.scale, routed)
     if part.shared:
         gate = call("sigmoid", "w z") + r" \cdot " if part.shared_gate else ""
         total += f" + {gate}{call('shared', 'z')}"
@@ -361,6 +383,8 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
                 f"{call('shared', 'z')} = {_feed_forward(part.shared, 'z')}", within("W_{u}", part.shared.width, width)
             )
         )
+    if part.divisor is not None:
+        total = f"({total}) / {number(part.divisor)}"
     return [*lines, f"{call(name, 'z')} = {total}" + (" + b" if part.bias else "")]
 
 

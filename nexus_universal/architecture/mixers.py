@@ -6,13 +6,25 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from nexus_universal.architecture.differential import Differential
+from nexus_universal.architecture.dynamic_mask import DynamicMask
 from nexus_universal.architecture.part import ByLayer, Part, part
 from nexus_universal.architecture.position import Alibi, Norm, QueryTemperature, Rope, YarnScaling, yarn_mscale
 
 Activation = Literal[
-    "silu", "gelu", "gelu_tanh", "gelu_new", "gelu_fast", "gelu_quick", "relu", "relu_squared", "sigmoid", "tanh"
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "gelu_new",
+    "gelu_fast",
+    "gelu_derived",
+    "gelu_quick",
+    "relu",
+    "relu_squared",
+    "sigmoid",
+    "tanh",
 ]
-"""gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, other names."""
+"""gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, other names.
+gelu_fast rounds its constant, and gelu_derived is the same with a derivative written out."""
 
 
 @part
@@ -48,23 +60,43 @@ def packing_problems(
 
 @part
 class QueryKeyNorm(Part):
-    """A norm on queries and keys, over each head or over the whole width, before or after the rotation."""
+    """A norm on queries and keys, over each head or over the whole width, before or after the rotation.
+
+    With `own` every head has weights of its own. `order` is that in which heads are normed before the rotation:
+    position by position, or head by head (the same numbers, other bits in gradients).
+    """
 
     norm: Norm
     over: Literal["head", "width"] = "head"
     when: Literal["before_rope", "after_rope"] = "before_rope"
+    own: bool = False
+    order: Literal["positions", "heads"] = "positions"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.own and (self.over == "width" or self.when == "after_rope"):
+            yield "own", "needs over = 'head' and when = 'before_rope'"
+        if self.order == "heads" and (self.over == "width" or self.when == "after_rope"):
+            yield "order", "must be 'positions' but where each head is normed before the rotation"
         if self.over == "width" and self.when == "after_rope":
             yield "when", "must be 'before_rope' where over = 'width': heads that are turned have been split"
 
 
 @part
 class OutputGate(Part):
-    """The mixer's output times an activation of a projection of its input (arXiv 2505.06708)."""
+    """The mixer's output times an activation of a projection of its input (arXiv 2505.06708).
+
+    `wide` takes the "activation" in float32, or the "product" with the output, too. `head_bias` adds a learned number
+    per head to the projection's channels.
+    """
 
     activation: Literal["sigmoid", "softplus"] = "sigmoid"
     per: Literal["channel", "head"] = "channel"
+    wide: Literal["none", "activation", "product"] = "none"
+    head_bias: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.head_bias and self.per == "head":
+            yield "head_bias", "must be False where per = 'head': the projection's own bias says it"
 
 
 @part
@@ -105,12 +137,19 @@ class Attention(Part):
     values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
     is not head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks`
     give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds
-    what the projections give on both sides, `inner_norm` norms all heads together before the output projection.
+    what the projections, and a norm of their whole width, give on both sides; `inner_norm` norms all heads together
+    before the output projection. `query_scale` multiplies the projected query, `value_scale` values. `contiguous`
+    copies queries, keys and values head by head before they meet: the same numbers, other bits in gradients. A layer
+    with a window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo).
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
-    "eager" is written out, its softmax in float32 (with sinks in the model's dtype); "eager_gated" leaves sinks out of
-    it and multiplies by the share that they leave. `repeat_first` repeats key/value heads before the rotation,
+    "eager" is written out, its softmax in float32 (with sinks in the model's dtype), "eager_rounded" with one in the
+    model's dtype always; "eager_gated" leaves sinks out of it and multiplies by the share that they leave.
+    "eager_divided" divides scores by 1/`scale`; "eager_wide" does so, too, and multiplies queries and keys in float32;
+    "eager_fused" scales and adds the mask within the product; "eager_shifted" takes the scores' maximum off before a
+    softmax in their dtype, as "eager" does with sinks; "eager_wide_sinks" has sinks beside float32 scores.
+    `repeat_first` repeats key/value heads before the rotation,
     `late_bias` adds biases to the finished, rounded product.
     """
 
@@ -133,7 +172,18 @@ class Attention(Part):
     sinks: bool = False
     key_scale: float | None = None
     value_is_key: bool = False
-    kernel: Literal["sdpa", "sdpa_masked", "eager", "eager_gated"] = "sdpa"
+    kernel: Literal[
+        "sdpa",
+        "sdpa_masked",
+        "eager",
+        "eager_rounded",
+        "eager_gated",
+        "eager_divided",
+        "eager_wide",
+        "eager_fused",
+        "eager_shifted",
+        "eager_wide_sinks",
+    ] = "sdpa"
     alibi: Alibi | None = None
     repeat_first: bool = False
     late_bias: bool = False
@@ -145,8 +195,15 @@ class Attention(Part):
     clip: float | None = None
     inner_norm: Norm | None = None
     differential: Differential | None = None
+    dynamic_mask: DynamicMask | None = None
+    query_scale: float | None = None
+    value_scale: float | None = None
+    contiguous: bool = False
+    keeps: Literal["window", "all"] = "window"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
+            yield "dynamic_mask", "needs kernel = 'sdpa', and neither alibi, reuse nor differential"
         if self.differential and self.kv_heads % 2:
             yield "kv_heads", "must be even where differential pairs heads"
         if self.differential and (self.value_dim or self.gate or self.repeat_first or self.kernel != "sdpa"):
@@ -164,10 +221,18 @@ class Attention(Part):
             yield "biases", "names 'gate', but gate = None"
         if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
+        if self.kernel in ("eager_divided", "eager_wide", "eager_fused") and (self.softcap is not None or self.sinks):
+            yield "kernel", f"is {self.kernel!r} without softcap and sinks only"
         if self.kernel == "eager_gated" and not (self.sinks and self.softcap is None):
             yield "kernel", "is 'eager_gated' with sinks and without softcap only"
+        if self.kernel in ("eager_rounded", "eager_shifted") and self.sinks:
+            yield "kernel", f"is {self.kernel!r} without sinks only: with them 'eager' does so already"
+        if self.kernel == "eager_wide_sinks" and not self.sinks:
+            yield "kernel", "is 'eager_wide_sinks' with sinks only"
         if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
+        if self.keeps == "all" and self.window is None:
+            yield "keeps", "must be 'window' where there is none: all is kept anyway"
         if self.late_bias and not self.biases:
             yield "late_bias", "needs biases"
         if self.value_dim is not None and self.value_is_key:
@@ -176,9 +241,10 @@ class Attention(Part):
             if role in self.biases or any(role in packed.roles for packed in self.packing):
                 yield "biases" if role in self.biases else "packing", f"names {role!r}, which has no projection here"
         if self.reuse:
-            for name, plain in (("emit", None), ("value_is_key", False), ("value_norm", None), ("key_scale", None)):
-                if getattr(self, name) != plain:
-                    yield name, f"must be {plain}: reuse takes finished keys and values from an earlier layer"
+            plain = {"emit": None, "value_is_key": False, "value_norm": None, "key_scale": None, "value_scale": None}
+            for name, value in plain.items():
+                if getattr(self, name) != value:
+                    yield name, f"must be {value}: reuse takes finished keys and values from an earlier layer"
         yield from packing_problems(self.packing, self.projections, self.biases)
 
     def _absent_roles(self) -> tuple[str, ...]:
@@ -204,7 +270,8 @@ class LatentAttention(Part):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values expand from one small latent.
 
     Per head the query and key are [nope | rope]; the rotated key is shared by all heads. `query_rank` None projects the
-    query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature.
+    query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature. A `late_gate` is projected
+    behind the attention and not before it: gradients then meet in another order, and differ in bits.
     """
 
     role: ClassVar[str] = "mixer"
@@ -222,6 +289,7 @@ class LatentAttention(Part):
     query_scale: float | None = None
     latent_scale: float | None = None
     gate: OutputGate | None = None
+    late_gate: bool = False
     sinks: bool = False
     indexer: SparseIndexer | ReusedIndices | None = None
 
@@ -230,6 +298,8 @@ class LatentAttention(Part):
             yield from self.rope.problems_in_head(self.rope_dim, width="rope_dim")
         if "query_down" in self.biases and self.query_rank is None:
             yield "biases", "names 'query_down', but query_rank = None"
+        if self.late_gate and self.gate is None:
+            yield "late_gate", "needs a gate"
         if self.query_rank is None and isinstance(self.indexer, SparseIndexer):
             yield "query_rank", "must not be None: the indexer's queries come from the query latent"
         if self.scale_by_yarn and not (self.rope and isinstance(self.rope.scaling, YarnScaling)):
@@ -255,7 +325,13 @@ class GatedDeltaRule(Part):
     """Gated delta rule (arXiv 2412.06464), or Kimi delta attention where the decay is per key channel (2510.26692).
 
     S ← exp(g)·S;  S ← S + k (β (v − kᵀS))ᵀ;  o = Sᵀ q · key_dim^-0.5, with g = −exp(A)·softplus(a + bias), q and k
-    L2-normed, after a causal depthwise convolution over [q|k|v]; the output is normed per head and gated.
+    L2-normed, after a causal depthwise convolution over [q|k|v]; the output is normed per head and gated. `cut` takes
+    as many convolved positions as the call has, even where there are no more: a copy that gradients' bits show.
+
+    Per channel, `low_rank` makes W of a and of the gate a product of two thin matrices, and a `decay_floor` f makes
+    g = f · σ(exp(A) (a + bias)). `decay_form` "written" takes softplus term by term and leaves g in float32, "fused"
+    takes torch's, head by head, and rounds g to the model's dtype. A, the bias and the convolution may be `stored` in
+    float32 in any model.
     """
 
     role: ClassVar[str] = "mixer"
@@ -274,12 +350,22 @@ class GatedDeltaRule(Part):
     beta_range: float = 1.0
     chunk: int = 64
     packing: tuple[Packed, ...] = ()
+    cut: bool = False
+    decay_floor: float | None = None
+    decay_form: Literal["fused", "written"] = "fused"
+    stored: Literal["model", "float32"] = "model"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.value_heads % self.key_heads:
             yield "key_heads", f"must divide value_heads = {self.value_heads}"
-        if self.low_rank and self.decay == "head":
-            yield "low_rank", "factorises the decay and the gate of decay = 'channel' only"
+        plain = {"low_rank": None, "decay_floor": None, "decay_form": "fused", "stored": "model"}
+        for name, value in plain.items():
+            if self.decay == "head" and getattr(self, name) != value:
+                yield name, f"must be {value!r} where decay = 'head'"
+        if self.decay == "channel" and self.key_heads != self.value_heads:
+            yield "key_heads", f"must be value_heads = {self.value_heads} where decay = 'channel'"
+        if self.decay_floor is not None and (self.decay_floor >= 0 or self.decay_form == "written"):
+            yield "decay_floor", "must be negative, and leaves nothing to softplus"
         yield from packing_problems(self.packing, self.projections)
 
 

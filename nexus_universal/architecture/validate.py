@@ -17,6 +17,7 @@ from nexus_universal.architecture.paths import anchor, fields_of
 from nexus_universal.architecture.program import (
     AltUp,
     Branch,
+    GatedStreams,
     HyperConnection,
     Program,
     Step,
@@ -25,7 +26,19 @@ from nexus_universal.architecture.program import (
 )
 from nexus_universal.architecture.serial import type_hints
 
-SIGNED_OR_ZERO = {"offset", "bos", "pad", "eos", "padding_row", "read", "write", "active", "identity_experts"}
+SIGNED_OR_ZERO = {
+    "offset",
+    "uncounted",
+    "zero",
+    "bos",
+    "pad",
+    "eos",
+    "padding_row",
+    "read",
+    "write",
+    "active",
+    "identity_experts",
+}
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 
 Problem = tuple[str, Any, str]
@@ -62,6 +75,15 @@ def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iter
             yield f"head.{name}", getattr(head.bands, name.removeprefix("bands.")), message
     if head.skips == "reusing" and not only_reuses(layers[-1]):
         yield "head.skips", "reusing", "must be 'head' where the last layer keeps keys and values of its own"
+    width = head.transform.width if head.transform else embedding.width
+    if head.tied and not embedding.bands and width != embedding.table_width:
+        yield (
+            "head.tied",
+            True,
+            f"must be False: the head reads {width} numbers, rows have {embedding.table_width}",
+        )
+    if head.tied and embedding.spare:
+        yield "head.tied", True, "must be False where the embedding has spare rows: the table is longer than the head"
     if head.tied and embedding.bands:
         yield "head.tied", True, "must be False where the embedding has bands: there is no single table to share"
 
@@ -232,7 +254,7 @@ def _streams(program: Program, count: int, path: str) -> Iterator[Problem]:
     """Several streams are read through a connection, a single one never is; a nested program's x is a single one."""
     for index, step in enumerate(program.steps):
         where, connection = f"{path}.{anchor(step, index)}.connection", step.connection
-        if isinstance(connection, HyperConnection | AltUp) and connection.streams != count:
+        if isinstance(connection, HyperConnection | GatedStreams | AltUp) and connection.streams != count:
             yield f"{where}.streams", connection.streams, f"must equal streams.count = {count}"
         if isinstance(connection, StreamSlice) and max(connection.read, *connection.write) >= count:
             yield where, (connection.read, connection.write), f"must name streams below streams.count = {count}"

@@ -24,11 +24,13 @@ class UniversalAlibi:
         self, mask: Mask, extent: Extent, padding: Bool[Tensor, "batch total"] | None, dtype: torch.dtype
     ) -> Float[Tensor, "batch heads queries keys"]:
         """The biases of every key, and the lowest number where `mask` hides it; pads do not count as positions."""
-        if padding is None:
+        if padding is None or self.part.origin == "last":
             positions = torch.arange(extent.keys + extent.key_offset, device=mask.device)[None]
         else:
             positions = (padding.long().cumsum(-1) - 1) * padding
-        bias = self._biases(positions[:, extent.key_offset :], dtype)
+        if self.part.origin == "last":
+            positions = positions - positions[:, -1:]
+        bias = self._biases(positions[:, extent.key_offset :], torch.float32 if self.part.rounding == "none" else dtype)
         return torch.masked_fill(bias, refused(mask), torch.finfo(dtype).min)
 
     def _biases(self, positions: Int[Tensor, "rows keys"], dtype: torch.dtype) -> Float[Tensor, "rows heads one keys"]:

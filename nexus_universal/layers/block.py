@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,26 +18,31 @@ from nexus_universal.architecture.mixers import (
     CompressedAttention,
     GatedDeltaRule,
     LatentAttention,
+    LightningAttention,
     LowRank,
     StateSpace,
 )
-from nexus_universal.architecture.program import Branch, Program, Read, Step, Write
+from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Read, Step, Term, Write
 from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.cache import State
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
+from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.compressed_attention import UniversalCompressedAttention
 from nexus_universal.layers.connections import connection_of
 from nexus_universal.layers.experts import UniversalExperts
 from nexus_universal.layers.feed_forward import UniversalFeedForward
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
+from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.latent_attention import UniversalLatentAttention
+from nexus_universal.layers.lightning_attention import UniversalLightningAttention
+from nexus_universal.layers.linear import Linear as Projection
 from nexus_universal.layers.low_rank import UniversalLowRank
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerInput
 from nexus_universal.layers.routed_attention import UniversalRoutedAttention
-from nexus_universal.layers.sharing import Shares
+from nexus_universal.layers.sharing import Shares, adapted
 from nexus_universal.layers.short_convolution import UniversalShortConvolution
 from nexus_universal.layers.state_space import UniversalStateSpace
 
@@ -47,26 +53,39 @@ Registers = dict[str, Float[Tensor, "batch seq ..."]]
 class Place:
     """Where a part is built: what its module may need to know of its surroundings.
 
-    `like` is the module whose weights it uses, where it shares them.
+    It reads vectors of `width`, and gives those of `d_model`. `like` is the module whose weights it uses, where it
+    shares them, and `adapters` are additions of its own to them.
     """
 
     d_model: int
+    width: int
     layer_index: int
     plan: CallPlan
     path: str
     shares: Shares
     like: nn.Module | None = None
+    adapters: tuple[Adapter, ...] = ()
 
+
+READS_ANY_WIDTH = (Attention, Linear, Program)
+"""Parts whose module may read vectors that are wider than the model's."""
 
 MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     Attention: lambda part, at: UniversalAttention(
-        part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan, key=at.path
+        part, d_model=at.d_model, d_in=at.width, layer_index=at.layer_index, plan=at.plan, key=at.path
     ),
     LatentAttention: lambda part, at: UniversalLatentAttention(part, d_model=at.d_model, plan=at.plan, key=at.path),
-    GatedDeltaRule: lambda part, at: UniversalGatedDelta(part, d_model=at.d_model, plan=at.plan, key=at.path),
+    GatedDeltaRule: lambda part, at: (UniversalGatedDelta if part.decay == "head" else UniversalChannelDelta)(
+        part, d_model=at.d_model, plan=at.plan
+    ),
     StateSpace: lambda part, at: UniversalStateSpace(part, d_model=at.d_model, plan=at.plan),
     ShortConvolution: lambda part, at: UniversalShortConvolution(part, d_model=at.d_model, plan=at.plan),
-    ChannelStateSpace: lambda part, at: UniversalChannelStateSpace(part, d_model=at.d_model, plan=at.plan),
+    ChannelStateSpace: lambda part, at: (UniversalHeadedStateSpace if part.heads else UniversalChannelStateSpace)(
+        part, d_model=at.d_model, plan=at.plan
+    ),
+    LightningAttention: lambda part, at: UniversalLightningAttention(
+        part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan
+    ),
     FeedForward: lambda part, at: UniversalFeedForward(part, d_model=at.d_model),
     MixtureOfExperts: lambda part, at: UniversalExperts(part, d_model=at.d_model),
     RoutedAttention: lambda part, at: UniversalRoutedAttention(part, d_model=at.d_model, plan=at.plan, key=at.path),
@@ -75,14 +94,17 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     ),
     LowRank: lambda part, at: UniversalLowRank(part, d_model=at.d_model),
     PerLayerInput: lambda part, at: UniversalPerLayerInput(part, d_model=at.d_model, layer_index=at.layer_index),
+    Linear: lambda part, at: Projection(at.width, at.d_model, bias=part.bias),
     Program: lambda part, at: UniversalTransformerBlock(
         part,
         d_model=at.d_model,
+        width=at.width,
         layer_index=at.layer_index,
         plan=at.plan,
         path=at.path,
         shares=at.shares,
         like=at.like,
+        adapters=at.adapters,
     ),
 }
 """The module of each part. A primitive adds one entry here."""
@@ -138,17 +160,16 @@ class _Branch:
 @dataclass(slots=True)
 class _Write:
     register: str
-    terms: tuple[tuple[str, float | None], ...]
+    terms: tuple[tuple[str, float | None, nn.Module | None], ...]
     divisor: float | None
     scale: float | None
     norm: nn.Module | None
     layer_scale: nn.Module | None
 
     def __call__(self, values: Registers) -> Tensor:
-        source, scale = self.terms[0]
-        total = values[source] if scale is None else values[source] * scale
-        for source, scale in self.terms[1:]:
-            total = total + (values[source] if scale is None else values[source] * scale)
+        total = _summand(values, *self.terms[0])
+        for term in self.terms[1:]:
+            total = total + _summand(values, *term)
         if self.divisor is not None:
             total = total / self.divisor
         if self.norm is not None:
@@ -156,6 +177,11 @@ class _Write:
         if self.scale is not None:
             total = total * self.scale
         return total if self.layer_scale is None else self.layer_scale(total)
+
+
+def _summand(values: Registers, source: str, scale: float | None, gain: nn.Module | None) -> Tensor:
+    value = values[source] if scale is None else values[source] * scale
+    return value if gain is None else gain(value)
 
 
 @dataclass
@@ -202,6 +228,18 @@ class _ConnectedStep(_Step):
         registers["x"] = self.connection.write(kept, self.writes[0](self._values(u, registers, call)))
 
 
+class Gain(nn.Module):
+    """Times a learned vector, to which another one may be added first."""
+
+    def __init__(self, width: int, *, shifted: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if shifted else None
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        return (x if self.bias is None else x + self.bias) * self.weight
+
+
 class LayerScale(nn.Module):
     """Times a number that the checkpoint holds for this layer; no parameter, and rounded as what it multiplies."""
 
@@ -232,11 +270,13 @@ class UniversalTransformerBlock(nn.Module):
         program: Any,
         *,
         d_model: int | None = None,
+        width: int | None = None,
         layer_index: int = 0,
         plan: CallPlan | None = None,
         path: str | None = None,
         shares: Shares | None = None,
         like: nn.Module | None = None,
+        adapters: tuple[Adapter, ...] = (),
     ) -> None:
         super().__init__()
         if not isinstance(program, Program):
@@ -251,15 +291,27 @@ class UniversalTransformerBlock(nn.Module):
         self.standalone = path is None
         shares = shares or Shares()
         like = like or shares.find(program.share)
-        at = Place(d_model=d_model, layer_index=layer_index, plan=self.plan, path=self.path, shares=shares, like=like)
-        self._steps = [self._build_step(step, at) for step in program.steps]
+        at = Place(
+            d_model=d_model,
+            width=width or d_model,
+            layer_index=layer_index,
+            plan=self.plan,
+            path=self.path,
+            shares=shares,
+            like=like,
+            adapters=adapters,
+        )
+        widths = defaultdict(lambda: d_model, x=at.width)
+        self._steps = [self._build_step(step, at, widths) for step in program.steps]
         shares.keep(program.share, self)
 
-    def _build_step(self, step: Step, at: Place) -> _Step:
-        width = self.d_model * (len(step.read.registers) if step.read.join == "concat" else 1)
+    def _build_step(self, step: Step, at: Place, widths: dict[str, int]) -> _Step:
+        width = step.read.width(widths)
         anchor = step.branches[0].name if step.branches else "step"
         norm = self._norm(f"{anchor}_norm", step.norm, width, at)
-        branches = [self._build_branch(branch, replace(at, d_model=width)) for branch in step.branches]
+        branches = [self._build_branch(branch, replace(at, width=width)) for branch in step.branches]
+        for write in step.writes:
+            widths[write.register] = {**widths, "u": width, "v": width}.get(write.terms[0].source, self.d_model)
         writes = [self._build_write(write, anchor, at) for write in step.writes]
         wired = (step.read, norm, branches, writes, self.plan.wide)
         part = step.connection
@@ -273,11 +325,18 @@ class UniversalTransformerBlock(nn.Module):
         name = f"{anchor}_{write.register}"
         return _Write(
             register=write.register,
-            terms=tuple((term.source, term.scale) for term in write.terms),
+            terms=tuple((term.source, term.scale, self._gain(name, term, at)) for term in write.terms),
             divisor=write.divisor,
             scale=write.scale,
             norm=self._norm(f"{name}_write_norm", write.norm, self.d_model, at),
             layer_scale=self._child(f"{name}_scale", LayerScale, at) if write.layer_scale else None,
+        )
+
+    def _gain(self, name: str, term: Term, at: Place) -> nn.Module | None:
+        if term.gain == "none":
+            return None
+        return self._child(
+            f"{name}_{term.source}_gain", lambda: Gain(self.d_model, shifted=term.gain == "shift_scale"), at
         )
 
     def _build_branch(self, branch: Branch, at: Place) -> _Branch:
@@ -285,13 +344,12 @@ class UniversalTransformerBlock(nn.Module):
         if type(part) not in MODULES:
             known = ", ".join(part.__name__ for part in MODULES)
             raise UnsupportedPart(f"no module computes {type(part).__name__} yet (computed: {known})")
-        if branch.adapters:
-            raise UnsupportedPart(f"no module computes Branch.adapters = {branch.adapters!r} yet (computed: ())")
-        module = at.shares.find(branch.share) or (getattr(at.like, branch.name) if at.like else None)
-        if module is None or isinstance(part, Program):  # a program has places of its own for its states
-            module = MODULES[type(part)](part, replace(at, path=key, like=module))
+        if at.width != at.d_model and not isinstance(part, READS_ANY_WIDTH):
+            raise UnsupportedPart(
+                f"no module computes {type(part).__name__} of vectors of {at.width} yet (computed: {at.d_model})"
+            )
+        module = self._build_module(branch, replace(at, path=key))
         self.add_module(branch.name, module)
-        at.shares.keep(branch.share, module)
         if part.role == "mixer":
             feed = _with_call if module.new_state() is None else _with_state  # type: ignore[operator]
         else:
@@ -301,10 +359,34 @@ class UniversalTransformerBlock(nn.Module):
             module=module,
             key=key,
             feed=feed,
-            input_norm=self._norm(f"{branch.name}_input_norm", branch.input_norm, at.d_model, at),
+            input_norm=self._norm(f"{branch.name}_input_norm", branch.input_norm, at.width, at),
             input_scale=branch.input_scale,
             output_norm=self._norm(f"{branch.name}_output_norm", branch.output_norm, self.d_model, at),
         )
+
+    def _build_module(self, branch: Branch, at: Place) -> nn.Module:
+        """The module of a branch: its own, that of a name, or that of a name with adapters of this use."""
+        part, make = branch.part, MODULES[type(branch.part)]
+        shared = at.shares.find(branch.share) or (getattr(at.like, branch.name) if at.like else None)
+        if shared is None and branch.share is None:
+            return make(part, replace(at, like=None))
+        if shared is None:
+            shared = make(part, replace(at, like=None))
+            at.shares.keep(branch.share, shared)
+            if not branch.adapters:
+                return shared
+        prefix = f"{branch.name}."
+        inherited = tuple(
+            replace(adapter, target=adapter.target.removeprefix(prefix))
+            for adapter in at.adapters
+            if adapter.target.startswith(prefix)
+        )
+        at = replace(at, like=shared, adapters=branch.adapters or inherited)
+        if branch.adapters:
+            at.shares.uses += 1
+        if isinstance(part, Program):  # it has places of its own for its states
+            return make(part, at)
+        return adapted(shared, at.adapters, d_in=at.width, use=at.shares.uses - 1) if at.adapters else shared
 
     def _norm(self, name: str, part: Any, width: int, at: Place) -> nn.Module | None:
         return None if part is None else self._child(name, lambda: UniversalNorm.of(part, width), at)

@@ -12,7 +12,7 @@ from nexus_universal.architecture.position import DynamicScaling, LongRopeScalin
 from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
-from nexus_universal.parity.modes import GIVEN, LEFT_PADDED, Sample
+from nexus_universal.parity.modes import COUNTS_SLOTS, GIVEN, KEEPS_ALL, LAST, LEFT_PADDED, WIDENS_MASK, Sample
 
 CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
 
@@ -102,7 +102,24 @@ def asked(n: Any, mode: str, sample: Sample) -> Sample:
         return replace(sample, given="ids")  # experts are chosen by them
     if mode == "chunks" and scans_restart(n):
         return sample.stepped()
-    return sample.unpadded() if mode in LEFT_PADDED and pads_leak(n) else sample
+    if mode == GIVEN and n.origin.family == "trocr" and n.embedding.positions.uncounted is not None:
+        return replace(sample, given="ids")  # positions are made of them
+    if mode == LAST and n.origin.family in KEEPS_ALL:
+        return replace(sample, keep=0)
+    if mode in LEFT_PADDED and counts_slots(n):
+        return replace(sample, counted="slots")
+    leaks = pads_leak(n) if mode in LEFT_PADDED else False
+    return sample.unpadded() if leaks or (mode == "cached decode" and widens_mask(n)) else sample
+
+
+def widens_mask(n: Any) -> bool:
+    """Whether a reference shifts the mask of a cached call by the places of an image that is not there."""
+    return n.origin.family in WIDENS_MASK
+
+
+def counts_slots(n: Any) -> bool:
+    """Whether a reference counts pads as positions, whatever it is told."""
+    return n.origin.family in COUNTS_SLOTS
 
 
 def pads_leak(n: Any) -> bool:
@@ -134,4 +151,4 @@ def _parts(n: Any) -> list[Any]:
 def longest_sample(n: Any, *, wanted: int) -> int:
     """A length past every window and the original context, but inside a learned position table."""
     table = n.embedding.positions
-    return min(wanted, table.count) if table is not None else wanted
+    return min(wanted, table.reach) if table is not None else wanted

@@ -106,6 +106,13 @@ VARIED: dict[str, Any] = {
     "residual_dropout": 0.7,
     "embedding_dropout": 0.7,
     "classifier_dropout": 0.7,
+    "classifier_dropout_prob": 0.7,
+    "hidden_dropout_prob": 0.7,
+    "attention_probs_dropout_prob": 0.7,
+    "summary_last_dropout": 0.7,
+    "block_size": 2,
+    "num_random_blocks": 1,
+    "num_image_with_embedding": 2,
     "activation_function": "relu",
     "time_step_rank": 7,
     "norm_before_gate": True,
@@ -159,6 +166,28 @@ VARIED: dict[str, Any] = {
     "aux_loss_coef": 0.7,
     "use_cache": False,
     "initializer_range": 0.9,
+    # of encoders
+    **dict.fromkeys(("encoder_layers", "num_hidden_layers"), 5),
+    **dict.fromkeys(("encoder_attention_heads", "num_attention_heads"), 2),
+    "encoder_ffn_dim": 24,
+    **dict.fromkeys(("encoder_layerdrop", "decoder_layerdrop", "dropout", "activation_dropout"), 0.7),
+    "is_encoder_decoder": True,
+    "is_decoder": False,
+    "attention_type": "original_full",
+    # of mixtures of experts
+    "intermediate_size": 60,
+    "input_jitter_noise": 0.7,
+    "load_balance_coeff": 0.7,
+    "use_grouped_mm": False,
+    "use_mtp": False,
+    **dict.fromkeys(("num_mtp_modules", "mtp_transformer_layers", "mlp_intermediate_size"), 7),
+    "shared_moe_mode": "softmax",
+    "use_prompt": True,
+    "prompt_length": 7,
+    "prompt_mid_dim": 8,
+    "share_encoder_decoder_embeddings": False,
+    "scale_embedding": True,
+    "tie_word_embeddings": False,
 }
 """A value far from the default for every key that is declared irrelevant."""
 
@@ -225,8 +254,8 @@ def assert_unmoved(model_type: str, changes: dict[str, Any], **tiny: Any) -> Non
 def declared(model_type: str) -> dict[str, Any]:
     """The varied values of what is irrelevant in this family, those that it reads itself left out."""
     names = {*IRRELEVANT, *families.find(model_type).irrelevant} - {*NOT_IN_THE_REFERENCE}
-    if model_type == "diffllama":
-        names -= {"attention_dropout"}  # the reference refuses it
+    refused = {"diffllama": {"attention_dropout"}, "phimoe": {"router_jitter_noise"}}  # or read without training, too
+    names -= refused.get(model_type, set())
     return {name: VARIED[name] for name in sorted(names)}
 
 
@@ -254,7 +283,8 @@ def test_inert_keys(model_type: str, column: int) -> None:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_text_keys(model_type: str) -> None:
-    changes = {key: value for key, value in TEXT_KEYS.items() if not (model_type == "gpt2" and "position" in key)}
+    plain = ArchitectureParameter.from_huggingface(config(model_type))
+    changes = {key: value for key, value in TEXT_KEYS.items() if not (plain.embedding.positions and "position" in key)}
     changes |= TEXT_KEYS_OF.get(model_type, {})
     if model_type == "hrm_text":
         del changes["initializer_range"]  # scales the embeddings, too
@@ -270,7 +300,7 @@ def test_every_declared_key_has_a_varied_value() -> None:
     every = {*IRRELEVANT, *(key for t in MODEL_TYPES for key in families.find(t).irrelevant)}
     assert every == {*VARIED, *NOT_IN_THE_REFERENCE}
     known = {"context", "bos", "eos", "pad", "use_cache", "dtype", "initializer_range", "scaled_residual"}
-    known |= {"step_range", "uniform_output", "shrunk_output", "reread_beyond", "embedding_range"}
+    known |= {"step_range", "uniform_output", "shrunk_output", "reread_beyond", "embedding_range", "zero_routers"}
     assert set(Text.__dataclass_fields__) == known, "a field of Text was added: vary its key here"
 
 

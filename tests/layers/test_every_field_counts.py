@@ -19,7 +19,15 @@ from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.differential import Differential
-from nexus_universal.architecture.ends import Bands, LearnedPositions, PerLayerEmbedding, Register, Streams
+from nexus_universal.architecture.ends import (
+    Bands,
+    HeadTransform,
+    LearnedPositions,
+    Narrow,
+    PerLayerEmbedding,
+    Register,
+    Streams,
+)
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
 from nexus_universal.architecture.mixers import (
@@ -81,6 +89,8 @@ SAMPLES: dict[type, Any] = {
     StreamSlice: StreamSlice(read=0, write=(0,)),
     Packed: Packed(roles=("gate", "up")),
     Register: Register(name="m"),
+    HeadTransform: HeadTransform(width=12, activation="relu", norm=NORM),
+    Narrow: Narrow(width=12),
 }
 """A part for every field that may hold one; factors fit a head of 8 turned dimensions."""
 
@@ -97,9 +107,13 @@ EQUAL: dict[str, str] = {
     "deepseek_v32/indexer.key_norm.eps": "the same",
     "deepseek_v32/rope.pairing": "interleaved has the same dot products, an indexer's included",
     "router.sum_epsilon": "too small to show against weights that sum to 1",
+    "router.stored": "copied weights have the dtype that they come in: a load or a cast shows it",
     "root": "the same root, taken otherwise: gradients show it",
+    "qk_norm.order": "the same: gradients show it",
     "rope.over": "the order in which the same numbers lie: gradients show it",
+    "part.cut": "the same numbers: gradients show it",
     "part.views": "the same numbers: gradients show it",
+    "part.shared_call": "the same numbers: gradients show it",
     "detached": "what goes forward is the same",
     "per_layer.finds_tokens": "shows in embeddings that are given",
     "cohere2/rope.pairing": "interleaved_to_half has the same dot products",
@@ -114,6 +128,7 @@ HALF: dict[str, str] = {
     "rope.table": "the tables' dtype",
     "rope.product": "the rotation's dtype",
     "router.logits": "the router's dtype",
+    "router.scores": "the dtype of a softmax over all",
     "router.weights": "the weights' dtype",
     "head.dtype": "the logits' dtype",
     "embedding.dtype": "the residual's dtype",
@@ -123,6 +138,7 @@ HALF: dict[str, str] = {
 ALIKE = {
     ("gpt2", "rounding=after_scale"): "torch's kernel computes in float32 and rounds at the end, too",
     ("falcon", "rounding=after_scale"): "the same",
+    ("electra", "rounding=after_scale"): "the same",
     ("cohere2", "rounding=native"): "the same, the other way round",
     ("deepseek_v32", "indexer.key_norm.rounding=before_scale"): "no other keys are chosen for it here",
     ("deepseek_v32", "indexer.key_norm.rounding=after_scale"): "the same",
@@ -200,6 +216,8 @@ BASES: dict[str, dict[str, Any]] = {
         "activation": "relu",
         "layer_norm_epsilon": 0.1,
     },
+    "electra": {"num_hidden_layers": 1, "hidden_size": 32, "layer_norm_eps": 0.1, "hidden_act": "relu"}
+    | {"tie_word_embeddings": False},
     "mamba2": {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1, "chunk_size": 8},
     "falcon_mamba": {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1, "mixer_rms_eps": 0.1},
     "lfm2": {"num_hidden_layers": 1, "layer_types": ["conv"], "norm_eps": 0.1},
@@ -313,6 +331,8 @@ def test_a_changed_field_changes_the_output_or_is_refused(model_type: str) -> No
     n = ArchitectureParameter.from_huggingface(raw(model_type, **BASES[model_type]))
     if model_type == "glm4_moe_lite":
         n = n.replace("layers.*.attention.latent_norm.eps", 0.1)
+    if model_type == "electra":
+        n = n.replace("embedding.positions", LearnedPositions(count=64, offset=2, uncounted=int(ids(2, 20)[0, 3])))
     base = built(n)
     with torch.no_grad():
         before = run(base)

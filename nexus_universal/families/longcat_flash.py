@@ -1,0 +1,124 @@
+"""LongCat-Flash (arXiv 2509.01322): two attentions and dense networks per layer, experts beside, some doing nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
+from nexus_universal.architecture.mixers import LatentAttention
+from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.position import Norm
+from nexus_universal.architecture.program import Branch, Program, Step, Term, Write, residual_step
+from nexus_universal.checkpoint.rules import Direct, Leading, Stacked
+from nexus_universal.families.shared import common, deepseek, draws, names
+from nexus_universal.families.shared.family import Family
+from nexus_universal.families.shared.reader import ConfigReader
+
+SIZES = deepseek.LatentSizes(heads=64, latent=512, nope=128, rope=64, value=128)
+
+
+def read(reader: ConfigReader) -> ArchitectureParameter:
+    """The n of a config."""
+    text, embedding = common.ends(reader, context=131072, vocab=131072, width=6144, bos=1, eos=2)
+    norm = common.rms_norm(reader, 1e-5)
+    rotation = {"pairing": "interleaved_to_half"}
+    attention = deepseek.latent_attention(reader, context=text.context, query_rank=1536, defaults=SIZES, **rotation)
+    reader.require(attention.query_rank is not None, "q_lora_rank", None, "must be a whole number of at least 1")
+    width, rank = embedding.width, attention.query_rank or 1
+    attention = replace(
+        attention, query_scale=(width / rank) ** 0.5, latent_scale=(width / attention.latent_rank) ** 0.5
+    )
+    dense = common.feed_forward(reader, 12288)
+    identities = reader.take("zero_expert_num", 256)
+    reader.require(identities >= 0, "zero_expert_num", identities, "must not be negative")
+    experts = MixtureOfExperts(
+        experts=reader.count("n_routed_experts", 512),
+        per_token=reader.count("num_experts_per_tok", 12),
+        expert=replace(dense, width=reader.count("moe_intermediate_size", 2048)),
+        router=Router(
+            score="softmax",
+            normalise=False,
+            selection_bias=True,
+            scale=reader.number("routed_scaling_factor", 6.0),
+            logits="float32",
+            order="unsorted",
+        ),
+        identity_experts=identities,
+        sum_order="loop",
+        views="behind",
+    )
+    layer = _layer(attention, dense, experts, norm)
+    return common.decoder(reader, text, embedding, [layer] * reader.count("num_layers", 28), norm)
+
+
+def _layer(attention: LatentAttention, dense: FeedForward, experts: MixtureOfExperts, norm: Norm) -> Program:
+    """What the experts make of the first network's input is added behind the second one."""
+    x, first, second, held = (Term(source=name) for name in ("x", "feed_forward_0", "feed_forward_1", "m"))
+    both = Branch(name="experts", part=experts), Branch(name="feed_forward_0", part=dense)
+    kept = Write(terms=(Term(source="experts"),), register="m")
+    shortcut = Step(norm=norm, branches=both, writes=(Write(terms=(x, first)), kept))
+    branch = Branch(name="feed_forward_1", part=dense)
+    last = Step(norm=norm, branches=(branch,), writes=(Write(terms=(x, second, held)),))
+    attentions = (residual_step(f"attention_{turn}", attention, norm=norm) for turn in range(2))
+    return Program(steps=(next(attentions), shortcut, next(attentions), last))
+
+
+def _tensors() -> names.Names:
+    layer, experts = names.LAYER, f"{names.LAYER}.mlp.experts"
+    gate_up = Stacked((f"{experts}.{{e}}.gate_proj.weight", f"{experts}.{{e}}.up_proj.weight"))
+    down = Stacked((f"{experts}.{{e}}.down_proj.weight",))
+    table: names.Names = {
+        "layers.{i}.experts_norm": f"{layer}.post_attention_layernorm.0",
+        "layers.{i}.feed_forward_1_norm": f"{layer}.post_attention_layernorm.1",
+        "layers.{i}.experts.router.weight": Direct(f"{layer}.mlp.router.classifier.weight"),
+        "layers.{i}.experts.router.selection_bias": f"{layer}.mlp.router.e_score_correction_bias",
+        "layers.{i}.experts.experts.gate_up": (gate_up, Leading(f"{experts}.gate_up_proj")),
+        "layers.{i}.experts.experts.down": (down, Direct(f"{experts}.down_proj")),
+    }
+    for turn in range(2):
+        mixer = names.latent_attention(f"{layer}.self_attn.{turn}")
+        table |= {key.replace("attention", f"attention_{turn}", 1): rule for key, rule in mixer.items()}
+        table |= names.gated(f"layers.{{i}}.feed_forward_{turn}", f"{layer}.mlps.{turn}")
+        table[f"layers.{{i}}.attention_{turn}_norm"] = f"{layer}.input_layernorm.{turn}"
+    return table
+
+
+FAMILY = Family(
+    model_type="longcat_flash",
+    title="LongCat-Flash",
+    read=read,
+    weights=names.weights(
+        _tensors(),
+        passed_over={
+            r"^model\.mtp\.": "multi-token prediction",
+            r"\.mlp\.experts\.\d+\.(gate|up)_proj\.": "rows that transformers keeps for experts that do nothing",
+        },
+    ),
+    aliases={
+        "num_local_experts": "n_routed_experts",
+        "moe_topk": "num_experts_per_tok",
+        "ffn_hidden_size": "intermediate_size",
+        "expert_ffn_hidden_size": "moe_intermediate_size",
+    },
+    rope_theta=10000000.0,
+    tiny=draws.without(draws.TINY, "num_hidden_layers", "num_key_value_heads")
+    | draws.TINY_LATENT
+    | {
+        "num_layers": 2,
+        "head_dim": 8,
+        "moe_intermediate_size": 24,
+        "n_routed_experts": 8,
+        "zero_expert_num": 0,  # the reference opens no file without rows for them
+        "num_experts_per_tok": 5,
+    },
+    draws=draws.without(draws.DENSE, "num_key_value_heads")
+    | {
+        "num_layers": (2, 1),
+        "q_lora_rank": (28, 20),
+        "v_head_dim": (16, 20),
+        "zero_expert_num": (0, 4, 1),
+        "num_experts_per_tok": (5, 2, 8),
+        "n_routed_experts": (8, 5),
+        "routed_scaling_factor": (6.0, 1.5),
+    },
+)
