@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from nexus_universal import UniversalTransformer, families
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.checkpoint.load import idle_layers
 from nexus_universal.parity.draws import pads_leak, scans_restart
 from nexus_universal.parity.modes import COUNTS_SLOTS, Reference, positions_of
 from nexus_universal.transformer import CausalOutput
@@ -62,9 +63,9 @@ def test_gradients_are_the_references(model_type: str) -> None:
         nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
     gradients = copy.deepcopy(theirs)
     with torch.no_grad():
-        carries = families.find(model_type).weights.carries
+        weights, idle = families.find(model_type).weights, idle_layers(ours)
         for parameter, (name, source) in zip(gradients.parameters(), theirs.named_parameters(), strict=True):
-            assert source.grad is None or not carries(name), name
+            assert source.grad is None or not weights.carries(name, idle=idle), name
             parameter.copy_(torch.zeros_like(source) if source.grad is None else source.grad)
     expected = dict(universal(gradients).named_parameters())
     for name, parameter in ours.named_parameters():
@@ -173,11 +174,11 @@ def test_a_model_can_be_copied(model_type: str, how: str) -> None:
 @types
 def test_parameters_are_those_that_n_counts(model_type: str) -> None:
     theirs, ours = pair(model_type)
-    family, layers = families.find(model_type), ours.n.num_layers
+    family, layers, idle = families.find(model_type), ours.n.num_layers, idle_layers(ours)
 
     def unused(name: str) -> bool:
         passed_over = family.left_out and family.weights.reason_to_pass_over(name, layers=layers)
-        return bool(passed_over) or family.weights.carries(name)
+        return bool(passed_over) or family.weights.carries(name, idle=idle)
 
     expected = sum(parameter.numel() for name, parameter in theirs.named_parameters() if not unused(name))
     assert sum(parameter.numel() for parameter in ours.parameters()) == expected

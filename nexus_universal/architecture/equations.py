@@ -370,7 +370,10 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
     if part.identity_experts:
         lines[-1] += r",\quad E_{i}(y) = y" + says(f" for the last {part.identity_experts}")
     read = names.optional(part.expert_norm, "z")
-    routed = r"\sum_{i \in T} w_{i} E_{i}(" + (f"W_{{l}} {read}" if part.latent else read) + ")"
+    read = f"W_{{l}} {read}" if part.latent else read
+    routed = r"\sum_{i \in T} " + (
+        rf"w_{{i}} E_{{i}}({read})" if part.weighs == "outputs" else rf"E_{{i}}(w_{{i}} {read})"
+    )
     if part.latent:
         routed = "W_{l'} " + routed
         lines[-1] = listed(lines[-1], within("W_{l}", part.latent, width))

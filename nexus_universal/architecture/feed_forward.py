@@ -79,15 +79,15 @@ class Router(Part):
 
     score = `score`(W x + b), b where `bias`; the top k of score (+ a bias that affects selection only) are chosen;
     their weights are the scores without that bias, divided by their sum + `sum_epsilon` (or by `sum_floor`, where that
-    is more) where `normalise`, times `scale`. `score` "softmax_chosen" takes the top k of the raw logits and a softmax over those, in the dtype of
-    `weights`: "rounded" is float32, rounded to the model's at the end; "sigmoid_chosen" takes their sigmoids. `scores`
-    is the dtype of a softmax over all. "sparse_mixer" (arXiv 2409.12136) takes one expert after the other, each with
-    its share among those left whose logits l are near the best one m, (m - l) / max(|l|, m) ≤ `tolerance`. `logits`
-    "widened" come out of a product in the model's dtype as float32; `softcap` c makes them c · tanh(l / c). `stored`
-    "float32" leaves W in that in any model. `order` is whether the k come sorted: a sum's bits depend on it. `by_token`
-    looks the k up in a fixed table of so many tokens; only their weights depend on x (DeepSeek-V4). `input_norm` is a
-    norm of the router's own; `input_scale` then multiplies by a learned vector and by d^-0.5, and `expert_scale` each
-    weight by a learned number (Gemma 4).
+    is more) where `normalise`, times `scale`. `score` "softmax_chosen" takes the top k of the raw logits and a softmax
+    over those, in the dtype of `weights`: "rounded" is float32, rounded to the model's at the end; "sigmoid_chosen"
+    takes their sigmoids. `scores` is the dtype of a softmax over all. "sparse_mixer" (arXiv 2409.12136) takes one
+    expert after the other, each with its share among those left whose logits l are near the best one m, (m - l) /
+    max(|l|, m) ≤ `tolerance`. `logits` "widened" come out of a product in the model's dtype as float32; `softcap` c
+    makes them c · tanh(l / c). `stored` "float32" leaves W in that in any model. `order` is whether the k come sorted:
+    a sum's bits depend on it. `by_token` looks the k up in a fixed table of so many tokens; only their weights depend
+    on x (DeepSeek-V4). `input_norm` is a norm of the router's own; `input_scale` then multiplies by a learned vector
+    and by d^-0.5, and `expert_scale` each weight by a learned number (Gemma 4).
     """
 
     score: Literal["softmax", "sigmoid", "softmax_chosen", "sigmoid_chosen", "sqrt_softplus", "sparse_mixer"]
@@ -144,13 +144,13 @@ class MixtureOfExperts(Part):
     two projections (Nemotron-H); router and shared expert stay outside it. `shared_gate` weighs the shared expert by a
     sigmoid, `bias` adds a learned vector at the end (JetMoE). `expert_norm` is a norm that experts read x through and
     the router does not (Gemma 4). What the routed experts give is multiplied by `scale`, and the whole sum divided by
-    `divisor`. `shared_call` is when a shared expert without gate is called, last, first, or second, behind the router:
-    gradients differ in bits. With `views` "own" router and shared expert see x itself, and not the list of tokens that
-    the experts see: gradients then meet in another order, and differ in bits; in yet another where
-    that list is made "behind" the router's. `sum_order` "chosen" adds a token's k
-    outputs as they were chosen, in the weights' dtype; "expert" adds them one by one in the experts' order, rounding
-    each to the model's dtype; "loop" is the same, an expert's tokens lying by choice, and gradients meeting from the
-    last expert to the first.
+    `divisor`. `weighs` "inputs" multiplies what experts read instead of what they give, and runs all of them, those not
+    chosen on zeros (Llama 4). `shared_call` is when a shared expert without gate is called, last, first, or second,
+    behind the router: gradients differ in bits. With `views` "own" router and shared expert see x itself, and not the
+    list of tokens that the experts see: gradients then meet in another order, and differ in bits; in yet another where
+    that list is made "behind" the router's. `sum_order` "chosen" adds a token's k outputs as they were chosen, in the
+    weights' dtype; "expert" adds them one by one in the experts' order, rounding each to the model's dtype; "loop" is
+    the same, an expert's tokens lying by choice, and gradients meeting from the last expert to the first.
     """
 
     role: ClassVar[str] = "feed_forward"
@@ -171,6 +171,7 @@ class MixtureOfExperts(Part):
     scale: float | None = None
     divisor: float | None = None
     shared_call: Literal["last", "second", "first"] = "last"
+    weighs: Literal["outputs", "inputs"] = "outputs"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.latent_bias and self.latent is None:
@@ -181,6 +182,10 @@ class MixtureOfExperts(Part):
             yield "router.groups.count", f"must divide experts = {self.experts}"
         if self.shared_gate and self.shared is None:
             yield "shared_gate", "needs a shared expert"
+        if self.weighs == "inputs" and (self.expert.biases or self.expert.packing or not self.expert.gated):
+            yield "weighs", "is 'inputs' for gated experts without biases and packing only"
+        if self.weighs == "inputs" and (self.sum_order != "chosen" or self.identity_experts):
+            yield "weighs", "is 'inputs' with sum_order = 'chosen' and without identity_experts only"
         if self.shared_call != "last" and (self.shared is None or self.shared_gate):
             yield "shared_call", "must be 'last' but for a shared expert without gate"
         if self.divisor == 0:

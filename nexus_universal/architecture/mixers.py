@@ -133,14 +133,15 @@ class ReusedIndices(Part):
 class Attention(Part):
     """Softmax attention with any number of key/value heads (arXiv 2305.13245).
 
-    `window` counts the query itself: key > query - window. `scale` None means head_dim^-0.5. `reuse` takes keys and
-    values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
-    is not head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks`
-    give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds
-    what the projections, and a norm of their whole width, give on both sides; `inner_norm` norms all heads together
-    before the output projection. `query_scale` multiplies the projected query, `value_scale` values. `contiguous`
-    copies queries, keys and values head by head before they meet: the same numbers, other bits in gradients. A layer
-    with a window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo).
+    `window` counts the query itself: key > query - window; `chunked`, it is the query's own of chunks of so many
+    positions, of which it sees no other (Llama 4). `scale` None means head_dim^-0.5. `reuse` takes keys and values that
+    an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it is not
+    head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks` give
+    every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds what
+    the projections, and a norm of their whole width, give on both sides; `inner_norm` norms all heads together before
+    the output projection. `query_scale` multiplies the projected query, `value_scale` values. `contiguous` copies
+    queries, keys and values head by head before they meet: the same numbers, other bits in gradients. A layer with a
+    window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo).
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
@@ -149,8 +150,8 @@ class Attention(Part):
     "eager_divided" divides scores by 1/`scale`; "eager_wide" does so, too, and multiplies queries and keys in float32;
     "eager_fused" scales and adds the mask within the product; "eager_shifted" takes the scores' maximum off before a
     softmax in their dtype, as "eager" does with sinks; "eager_wide_sinks" has sinks beside float32 scores.
-    `repeat_first` repeats key/value heads before the rotation,
-    `late_bias` adds biases to the finished, rounded product.
+    `repeat_first` repeats key/value heads before the rotation, `late_bias` adds biases to the finished, rounded
+    product.
     """
 
     role: ClassVar[str] = "mixer"
@@ -200,6 +201,7 @@ class Attention(Part):
     value_scale: float | None = None
     contiguous: bool = False
     keeps: Literal["window", "all"] = "window"
+    chunked: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
@@ -231,6 +233,8 @@ class Attention(Part):
             yield "kernel", "is 'eager_wide_sinks' with sinks only"
         if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
+        if self.chunked and (self.window is None or self.alibi):
+            yield "chunked", "needs a window, and no alibi"
         if self.keeps == "all" and self.window is None:
             yield "keeps", "must be 'window' where there is none: all is kept anyway"
         if self.late_bias and not self.biases:

@@ -164,8 +164,8 @@ class Rope(Part):
     "complex64" is a product of complex numbers, from kernels of torch with other last bits. `clockwise` turns by the
     negative angle. `over` is the order that its input lies in: heads of positions, or positions of heads (the same
     numbers, other bits in gradients). `frequencies` "model" computes them in the model's dtype (GPT-J),
-    "float64" angles, too, as positions divided by theirs (RoFormer). `rounded` "keys" leaves turned queries in the
-    dtype of the product (CodeGen).
+    "float64" angles, too, as positions divided by theirs (RoFormer). `rounded` "kept" leaves queries and
+    keys in the dtype of the product, but for keys that a cache keeps (CodeGen).
     """
 
     theta: float
@@ -178,15 +178,15 @@ class Rope(Part):
     clockwise: bool = False
     over: Literal["heads", "positions"] = "heads"
     frequencies: Literal["float32", "float64", "model"] = "float32"
-    rounded: Literal["both", "keys"] = "both"
+    rounded: Literal["all", "kept"] = "all"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.product == "complex64" and (self.table, self.pairing) != ("float32", "interleaved"):
             yield "product", "'complex64' needs table = 'float32' and pairing = 'interleaved'"
         if self.theta <= 0:
             yield "theta", "must be positive"
-        if self.rounded == "keys" and self.product != "float32":
-            yield "rounded", "must be 'both' but where product = 'float32'"
+        if self.rounded == "kept" and self.product != "float32":
+            yield "rounded", "must be 'all' but where product = 'float32'"
         if self.frequencies != "float32" and (self.scaling or self.product == "complex64"):
             yield "frequencies", "must be 'float32' where there is a scaling or a complex product"
         if not 0 < self.fraction <= 1:
@@ -226,10 +226,15 @@ class Alibi(Part):
 
 @part
 class QueryTemperature(Part):
-    """Queries at position t are multiplied by 1 + growth · ln(1 + ⌊t / span⌋), after the rotation (Llama 4)."""
+    """Queries at position t are multiplied by 1 + growth · ln(1 + ⌊t / span⌋), after the rotation (arXiv 2501.19399).
+
+    With `form` "log_next" t counts from 1 (Llama 4); "power" takes (1 + t / span)^growth of such a t instead (Beam).
+    Both multiply in float32.
+    """
 
     growth: float
     span: int
+    form: Literal["log", "log_next", "power"] = "log"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.span < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from nexus_universal.architecture.mixers import Activation
@@ -28,7 +29,8 @@ class ChannelStateSpace(Part):
 
     x comes out of a causal depthwise convolution and `activation`; δ, B and C are projections of it, and
     Δ = softplus(W δ + b), where δ has `rank` numbers. `inner_norm` norms δ, B and C (FalconMamba without weights, Jamba
-    with). The output is y · silu(z). The state is float32.
+    with). The output is y · silu(z). The state is float32. With `heads` x is that many equal slices, each of which
+    chooses by matrices of its own (Zamba).
     """
 
     role: ClassVar[str] = "mixer"
@@ -41,3 +43,10 @@ class ChannelStateSpace(Part):
     activation: Activation = "silu"
     convolution_bias: bool = True
     biases: tuple[Literal["input", "output"], ...] = ()
+    heads: int | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.heads is not None and self.width % self.heads:
+            yield "heads", f"must divide width = {self.width}"
+        if self.heads is not None and self.inner_norm is not None:
+            yield "inner_norm", "must be None with heads"

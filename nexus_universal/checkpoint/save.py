@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import INDEX, SINGLE
-from nexus_universal.checkpoint.load import disassemble, slots
+from nexus_universal.checkpoint.load import disassemble, idle_layers, slots
 from nexus_universal.checkpoint.rules import Sliced, WeightMap, names_of
 
 NEXUS_CONFIG = "nexus.json"
@@ -40,7 +40,9 @@ def published_tensors(
     `carried` are tensors that nothing is computed with, in the model's dtype if the family keeps them.
     """
     dtype = next(model.parameters()).dtype
-    tensors = {name: tensor.to(dtype) for name, tensor in (carried or {}).items() if weights.carries(name)}
+    idle = idle_layers(model)
+    kept = {name: tensor for name, tensor in (carried or {}).items() if weights.carries(name, idle=idle)}
+    tensors = {name: tensor.to(dtype) for name, tensor in kept.items()}
     slices: dict[str, dict[int, Tensor]] = {}
     held = slots(model)
     for name, slot in held.items():

@@ -24,7 +24,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     if eps is not None:
         norm = Norm(kind="rms", eps=eps)
     form = {"pairing": "interleaved", "product": "float32"}
-    rope = rotary.rope(reader.section("rope_parameters"), context=text.context, **form)
+    rope = rotary.rope(_rotation(reader), context=text.context, **form)
     window = reader.count("sliding_window", 4096)
     sliding = common.attention(reader, text, embedding.width, heads=64, head_dim=128, rope=rope, window=window)
     prefix = reader.count("prefix_dense_sliding_window_pattern", 1)
@@ -47,6 +47,17 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     return common.decoder(reader, text, embedding, layers, norm, tied=True, scale=reader.take("logit_scale", 0.0625))
 
 
+def _rotation(reader: ConfigReader) -> ConfigReader:
+    """The reference declares `rope_theta` and `rope_scaling`, and reads the first alone (configuration_cohere2_moe.py)."""
+    reader.inert("rope_scaling", None)
+    theta = reader.number("rope_theta", 10000.0)
+    if reader.values.get("rope_parameters") is None:
+        reader.values["rope_parameters"] = {}
+    section = reader.section("rope_parameters")
+    section.values.setdefault("rope_theta", theta)
+    return section
+
+
 def _kinds(reader: ConfigReader, prefix: int) -> Iterable[tuple[str, str]]:
     """Each layer's kind of attention and of feed-forward: listed, or a dense prefix with a pattern of its own."""
     depth, first = reader.count("num_hidden_layers", 40), reader.take("first_k_dense_replace", 0)
@@ -66,6 +77,7 @@ def _experts(reader: ConfigReader, expert: FeedForward) -> MixtureOfExperts:
         "sigmoid": Router(score="sigmoid_chosen", normalise=normalise, weights="model"),
     }
     shared = reader.take("num_shared_experts", 0)
+    reader.require(shared >= 0, "num_shared_experts", shared, "must not be negative")
     combined = reader.take("shared_expert_combination_strategy", "average", known={"average": 2.0, "sum": None})
     return MixtureOfExperts(
         experts=reader.count("num_experts", 8),
@@ -84,6 +96,7 @@ FAMILY = Family(
     weights=names.weights(
         names.experts(), names.shared_experts(), {"layers.{i}.attention_norm": f"{names.LAYER}.input_layernorm"}
     ),
+    rope="none",
     tiny=draws.TINY
     | {"num_hidden_layers": 4, "head_dim": 16, "intermediate_size": 24, "sliding_window": 16, "eos_token_id": 3},
     draws=draws.DENSE

@@ -5,5 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nexus_universal.families import gpt2
+from nexus_universal.families.shared.family import Reference
 
-FAMILY = replace(gpt2.FAMILY, model_type="gpt-sw3", title="GPT-SW3")
+FAMILY = replace(
+    gpt2.FAMILY,
+    model_type="gpt-sw3",
+    title="GPT-SW3",
+    reference=Reference(model_type="gpt2", config=dict),
+)

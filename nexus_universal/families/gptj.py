@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nexus_universal.architecture.parameter import ArchitectureParameter
@@ -16,20 +18,15 @@ LAYER = "transformer.h.{i}"
 SIZE = Size(context=2048, vocab=50400, width=4096, inner=0, depth=28, heads=16, bos=50256, eos=50256)
 
 
-def read(reader: ConfigReader, **attention: Any) -> ArchitectureParameter:
-    """The n of a config; further fields of the attention belong to other families."""
+def read(reader: ConfigReader, *, rope: Mapping[str, Any] | None = None, **attention: Any) -> ArchitectureParameter:
+    """The n of a config; further fields of the rotation and the attention belong to other families."""
     turned = reader.count("rotary_dim", 64)
 
     def fields(heads: int, head_dim: int) -> dict[str, Any]:
         reader.require(turned <= head_dim and turned % 2 == 0, "rotary_dim", turned, f"must be even, <= {head_dim}")
-        rope = Rope(
-            theta=10000.0,
-            fraction=min(turned / head_dim, 1.0),
-            pairing="interleaved",
-            over="positions",
-            frequencies="model",
-        )
-        return {"rope": rope, "biases": (), "kernel": "eager_wide"} | attention
+        fraction = min(turned / head_dim, 1.0)
+        turns = Rope(theta=10000.0, fraction=fraction, pairing="interleaved", over="positions", frequencies="model")
+        return {"rope": replace(turns, **(rope or {})), "biases": (), "kernel": "eager_wide"} | attention
 
     order = ("attention", "feed_forward", "x")
     return gpt.decoder(reader, SIZE, gpt.norm(reader), attention=fields, parallel=order, head={"bias": True})

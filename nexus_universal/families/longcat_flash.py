@@ -20,15 +20,12 @@ SIZES = deepseek.LatentSizes(heads=64, latent=512, nope=128, rope=64, value=128)
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     text, embedding = common.ends(reader, context=131072, vocab=131072, width=6144, bos=1, eos=2)
-    norm = common.rms_norm(reader, 1e-5)
-    rotation = {"pairing": "interleaved_to_half"}
-    attention = deepseek.latent_attention(reader, context=text.context, query_rank=1536, defaults=SIZES, **rotation)
-    reader.require(attention.query_rank is not None, "q_lora_rank", None, "must be a whole number of at least 1")
-    width, rank = embedding.width, attention.query_rank or 1
-    attention = replace(
-        attention, query_scale=(width / rank) ** 0.5, latent_scale=(width / attention.latent_rank) ** 0.5
-    )
-    dense = common.feed_forward(reader, 12288)
+    norm, dense = common.rms_norm(reader, 1e-5), common.feed_forward(reader, 12288)
+    form = {"pairing": "interleaved_to_half"}
+    attention = deepseek.latent_attention(reader, context=text.context, query_rank=1536, defaults=SIZES, **form)
+    ranks = reader.count("q_lora_rank", 1536), attention.latent_rank
+    scales = [(embedding.width / rank) ** 0.5 for rank in ranks]
+    attention = replace(attention, query_scale=scales[0], latent_scale=scales[1])
     identities = reader.take("zero_expert_num", 256)
     reader.require(identities >= 0, "zero_expert_num", identities, "must not be negative")
     experts = MixtureOfExperts(
@@ -47,18 +44,17 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         sum_order="loop",
         views="behind",
     )
-    layer = _layer(attention, dense, experts, norm)
-    return common.decoder(reader, text, embedding, [layer] * reader.count("num_layers", 28), norm)
+    layers = [_layer(attention, dense, experts, norm)] * reader.count("num_layers", 28)
+    return common.decoder(reader, text, embedding, layers, norm)
 
 
 def _layer(attention: LatentAttention, dense: FeedForward, experts: MixtureOfExperts, norm: Norm) -> Program:
     """What the experts make of the first network's input is added behind the second one."""
     x, first, second, held = (Term(source=name) for name in ("x", "feed_forward_0", "feed_forward_1", "m"))
     both = Branch(name="experts", part=experts), Branch(name="feed_forward_0", part=dense)
-    kept = Write(terms=(Term(source="experts"),), register="m")
-    shortcut = Step(norm=norm, branches=both, writes=(Write(terms=(x, first)), kept))
-    branch = Branch(name="feed_forward_1", part=dense)
-    last = Step(norm=norm, branches=(branch,), writes=(Write(terms=(x, second, held)),))
+    writes = Write(terms=(x, first)), Write(terms=(Term(source="experts"),), register="m")
+    shortcut = Step(norm=norm, branches=both, writes=writes)
+    last = replace(residual_step("feed_forward_1", dense, norm=norm), writes=(Write(terms=(x, second, held)),))
     attentions = (residual_step(f"attention_{turn}", attention, norm=norm) for turn in range(2))
     return Program(steps=(next(attentions), shortcut, next(attentions), last))
 
@@ -77,7 +73,7 @@ def _tensors() -> names.Names:
     }
     for turn in range(2):
         mixer = names.latent_attention(f"{layer}.self_attn.{turn}")
-        table |= {key.replace("attention", f"attention_{turn}", 1): rule for key, rule in mixer.items()}
+        table |= {key.replace("attention", f"attention_{turn}"): rule for key, rule in mixer.items()}
         table |= names.gated(f"layers.{{i}}.feed_forward_{turn}", f"{layer}.mlps.{turn}")
         table[f"layers.{{i}}.attention_{turn}_norm"] = f"{layer}.input_layernorm.{turn}"
     return table

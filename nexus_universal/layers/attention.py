@@ -111,7 +111,7 @@ class UniversalAttention(KeepsFloat32):
         omissible = part.kernel == "sdpa" and part.dynamic_mask is None
         form = "additive" if part.kernel.startswith("eager") else "omissible" if omissible else "always"
         if part.alibi is None:
-            return MaskKind(window=part.window, form=form)
+            return MaskKind(window=part.window, chunked=part.chunked, form=form)
         return MaskKind(window=part.window, form=form, alibi=part.alibi, heads=part.heads, scale=self.scale)
 
     def new_state(self) -> State | None:
@@ -131,7 +131,7 @@ class UniversalAttention(KeepsFloat32):
         call = call or self.plan.begin(x)
         part, roles = self.part, self.project(x)
         query = roles["query"] if part.query_scale is None else roles["query"] * part.query_scale
-        query = self._placed(self._by_head(query, self.query_norm), self.query_norm, call, asking=True)
+        query = self._placed(self._by_head(query, self.query_norm), self.query_norm, call, unkept=True)
         for rule in self.growths:
             growth = call.query_growth[rule]
             wide = getattr(rule, "form", "log") != "log"
@@ -173,7 +173,7 @@ class UniversalAttention(KeepsFloat32):
         norm: nn.Module | None,
         call: Call,
         times: int = 1,
-        asking: bool = False,
+        unkept: bool = False,
     ) -> Float[Tensor, "batch repeated seq head_dim"]:
         """Queries or keys normed and rotated, each head `times` times."""
         if norm is not None and self.norms_at == "before_rope":
@@ -183,7 +183,7 @@ class UniversalAttention(KeepsFloat32):
             heads = norm(heads)
         if self.rope_index is not None:
             rope = self.plan.ropes[self.rope_index]
-            wide = asking and rope.part.rounded == "keys"
+            wide = unkept and rope.part.rounded == "kept"
             heads = rope.turned(heads, call.tables[self.rope_index], wide=wide)
         return norm(heads) if norm is not None and self.norms_at == "after_rope" else heads
 
@@ -193,7 +193,13 @@ class UniversalAttention(KeepsFloat32):
         # A cache holds each head once: repeating behind it gives the same bits.
         times = part.heads // part.kv_heads if part.repeat_first and state is None else 1
         heads = self._by_head(roles["key"], self.key_norm)
-        key = self._placed(heads if part.key_scale is None else heads * part.key_scale, self.key_norm, call, times)
+        key = self._placed(
+            heads if part.key_scale is None else heads * part.key_scale,
+            self.key_norm,
+            call,
+            times,
+            unkept=state is None,
+        )
         value = heads
         if not part.value_is_key:
             value = self._clipped(roles["value"]).reshape(*heads.shape[:2], -1, part.value_width)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nexus_universal.architecture.ends import Embedding, Head, HeadTransform
+from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTransform
 from nexus_universal.architecture.position import SinusoidPositions
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.adaptive import AdaptiveSoftmax, BandedTable
@@ -47,8 +47,12 @@ class UniversalEmbedding(nn.Module):
         self.part = part
         self.tokens = TokenTable(part) if part.bands is None else BandedTable(part, part.bands)
         inner = part.table_width
+        self.beside = nn.ModuleDict({each.name: self._table_beside(each) for each in part.beside})
+        joined = inner + sum(each.width for each in part.beside)
+        self.joint = Linear(joined, inner) if part.beside else None
         self.types = Table(part.types, inner) if part.types else None
         self.tasks = Table(part.tasks, inner) if part.tasks else None
+        self.looks_at_first = bool(part.types or part.tasks or part.beside)
         if isinstance(part.positions, SinusoidPositions):
             self.positions = SinusoidTable(part.positions, inner)
         elif part.positions:
@@ -63,6 +67,10 @@ class UniversalEmbedding(nn.Module):
             self.per_layer = UniversalPerLayerEmbedding(
                 part.per_layer, d_model=part.width, layers=layers, padding_row=part.padding_row
             )
+
+    def _table_beside(self, part: Beside) -> Table:
+        row = self.part.padding_row
+        return Table(part.count, part.width, padding_row=row if row is not None and row < part.count else None)
 
     @property
     def table(self) -> Float[Tensor, "d_vocab d_hidden"] | None:
@@ -115,7 +123,9 @@ class UniversalEmbedding(nn.Module):
             x = scaled(self.part, x)
         if self.norm is not None and self.part.norm_first:
             x = self.norm(x)
-        first = x.new_zeros(x.shape[:-1], dtype=torch.long) if self.types or self.tasks else None
+        first = x.new_zeros(x.shape[:-1], dtype=torch.long) if self.looks_at_first else None
+        if self.joint is not None:
+            x = self.joint(torch.cat([x, *(table(first) for table in self.beside.values())], dim=-1))
         if self.types is not None:
             x = x + self.types(first)
         if self.part.positions:
@@ -177,6 +187,8 @@ class UniversalHead(nn.Module):
             logits = logits * self.part.scale
         if self.part.divisor is not None:
             logits = logits / self.part.divisor
+        if self.part.dtype == "float32_capped":
+            logits = logits.float()
         if self.part.softcap is not None:
             logits = torch.tanh(logits / self.part.softcap) * self.part.softcap
         return logits.float() if self.part.dtype == "float32" else logits

@@ -187,6 +187,19 @@ class Experts(nn.Module):
             return sum(out.to(x.dtype)[turn].unbind(1), torch.zeros_like(x))
         return out[back].view(tokens, per_token, -1).sum(dim=1).to(x.dtype)
 
+    def all_on_weighed(
+        self,
+        x: Float[Tensor, "tokens d_hidden"],
+        weights: Float[Tensor, "tokens k"],
+        chosen: Int[Tensor, "tokens k"],
+    ) -> Float[Tensor, "tokens d_hidden"]:
+        """Every expert reads every token times its weight, 0 where it is not chosen."""
+        scores = weights.new_zeros(x.shape[0], self.count).scatter(1, chosen, weights)
+        read = x.repeat(self.count, 1) * scores.T.reshape(-1, 1)
+        joint = torch.bmm(read.view(self.count, -1, x.shape[-1]), getattr(self, self.entry).transpose(1, 2))
+        out = torch.bmm(self._activated(joint), self.down.transpose(1, 2))
+        return out.sum(dim=0)
+
     def _activated(self, joint: Float[Tensor, "pairs rows"]) -> Float[Tensor, "pairs width"]:
         if not self.part.gated:
             return ACTIVATIONS[self.part.activation](joint)
@@ -243,10 +256,11 @@ class UniversalExperts(nn.Module):
         if when == "second":
             shared = self.shared(flat)
         read = flat if self.expert_norm is None else self.expert_norm(flat)
+        run = self.experts if self.part.weighs == "outputs" else self.experts.all_on_weighed
         if self.part.latent:
-            out = self.latent_up(self.experts(self.latent_down(read), weights, chosen))
+            out = self.latent_up(run(self.latent_down(read), weights, chosen))
         else:
-            out = self.experts(read, weights, chosen)
+            out = run(read, weights, chosen)
         if self.part.scale is not None:
             out = out * self.part.scale
         if self.part.shared_gate:

@@ -68,26 +68,30 @@ def eager_attention(
     softcap: float | None = None,
     sinks: Float[Tensor, " heads"] | None = None,
     softmax: torch.dtype | None = torch.float32,
+    shifted: bool = False,
+    wide: bool = False,
 ) -> Float[Tensor, "batch seq heads dv"]:
     """softmax(softcap(scale · q kᵀ) + mask) v, step by step; `sinks` are one more score per head, without a value.
 
-    The softmax is in the dtype `softmax`, None and with sinks the scores' own; with these after their maximum is taken
-    off.
+    The softmax is in the dtype `softmax`; None, and with sinks, is that of the scores, which are float32 where `wide`.
+    It is `shifted` where their maximum is taken off before.
     """
     times = query.shape[1] // key.shape[1]
-    if sinks is not None:  # the reference's rotation joins halves, which leaves no strides: gradients' bits show it
+    if wide:
+        query, key = query.float(), key.float()
+    elif sinks is not None:  # the reference's rotation joins halves, which leaves no strides: gradients' bits show it
         query, key = query.contiguous(), key.contiguous()
     scores = torch.matmul(query, repeat_heads(key, times).transpose(2, 3)) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores + mask
-    if sinks is None:
-        weights = torch.softmax(scores, dim=-1, dtype=softmax).to(query.dtype)
-    else:
+    if sinks is not None:
         sink = sinks.reshape(1, -1, 1, 1).expand(query.shape[0], -1, query.shape[2], -1)
-        scores = torch.cat([scores, sink], dim=-1)
-        scores = scores - scores.max(dim=-1, keepdim=True).values
-        weights = torch.softmax(scores, dim=-1)[..., :-1]
+        scores, softmax = torch.cat([scores, sink], dim=-1), None
+    if shifted:
+        scores, softmax = scores - scores.max(dim=-1, keepdim=True).values, None
+    weights = torch.softmax(scores, dim=-1, dtype=softmax)
+    weights = (weights if sinks is None else weights[..., :-1]).to(value.dtype)
     return torch.matmul(weights, repeat_heads(value, times)).transpose(1, 2).contiguous()
 
 

@@ -101,7 +101,9 @@ class UniversalLatentAttention(nn.Module):
         if self.sinks is None:
             return fused_attention(query, key, value, mask=mask, scale=self.part.softmax_scale)
         assert mask is not None
-        return eager_attention(query, key, value, mask=mask, scale=self.part.softmax_scale, sinks=self.sinks)
+        return eager_attention(
+            query, key, value, mask=mask, scale=self.part.softmax_scale, sinks=self.sinks, shifted=True
+        )
 
     def expand(
         self, latent: Float[Tensor, "batch one keys rank"], key_rope: Float[Tensor, "batch one keys rope"]

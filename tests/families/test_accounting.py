@@ -23,6 +23,7 @@ MEANT = {
     "num_dense_layers": (0, -1),  # experts from the first layer on
     "attn_layer_offset": (0,),  # the first layer of each period
     "expert_layer_offset": (0,),
+    "cohere2_moe/num_shared_experts": (0,),
     "shared_intermediate_size": (0,),  # Granite: no shared network
     "granitemoehybrid/shared_intermediate_size": (),
     "qwen2_moe/sliding_window": (0,),  # none, where windows are not used

@@ -186,6 +186,17 @@ VARIED: dict[str, Any] = {
     "prompt_length": 7,
     "prompt_mid_dim": 8,
     "share_encoder_decoder_embeddings": False,
+    **dict.fromkeys(("num_mel_bins", "max_source_positions", "classifier_proj_size", "audio_vocab_size"), 40),
+    **dict.fromkeys(("use_weighted_layer_sum", "apply_spec_augment"), True),
+    **dict.fromkeys(("mask_time_prob", "mask_feature_prob"), 0.7),
+    **dict.fromkeys(("mask_time_length", "mask_feature_length", "mask_time_min_masks", "mask_feature_min_masks"), 3),
+    "num_key_value_heads": 2,
+    "median_filter_width": 3,
+    "forced_decoder_ids": [[1, 2]],
+    "num_codebooks": 4,
+    **dict.fromkeys(("classif_dropout", "extra_pos_embeddings", "save_step"), 7),
+    **dict.fromkeys(("output_past", "force_bos_token_to_be_generated"), True),
+    "sliding_window": 3,
     "scale_embedding": True,
     "tie_word_embeddings": False,
 }
@@ -199,6 +210,10 @@ NOT_IN_THE_REFERENCE = {
     "use_return_dict": "a read-only property of the reference's configs",
     **dict.fromkeys(
         ("vision_config", "audio_config", "patch_size", "num_channels", "audio_merge_size", "projector_bias"),
+        "gives a tower, of which nothing is built, weights of other shapes",
+    ),
+    **dict.fromkeys(
+        ("audio_encoder_config", "depth_decoder_config", "cross_attention_hidden_size"),
         "gives a tower, of which nothing is built, weights of other shapes",
     ),
 }

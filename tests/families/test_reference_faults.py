@@ -13,8 +13,8 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import UnsupportedConfig
-from nexus_universal.parity.modes import Reference
-from tests.helpers import config, furthest, ids, pair, raw, reference, same, universal
+from nexus_universal.parity.modes import COUNTS_SLOTS, Reference, positions_of
+from tests.helpers import MODEL_TYPES, config, furthest, ids, pair, raw, reference, same, universal
 
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 
@@ -195,3 +195,78 @@ def test_a_dropped_cache_is_not_read_anew() -> None:
     )
     assert torch.equal(cached[:, :17], whole[:, :17]) and not torch.equal(cached, whole)
     assert torch.equal(ours.generate(x, mask, eos_token_id=[], **settings), whole)
+
+
+@pytest.mark.parametrize("model_type", [name for name in COUNTS_SLOTS if name in MODEL_TYPES])
+@torch.no_grad()
+def test_a_decoder_alone_counts_pads(model_type: str) -> None:
+    """Positions are counted over slots, and those of the call swallowed; ours takes what it is given."""
+    theirs, ours = pair(model_type)
+    x, mask = ids(1, 12), torch.ones(1, 12, dtype=torch.long)
+    mask[0, :5] = 0
+    positions = positions_of(mask)
+    alone = theirs(x[:, 5:], use_cache=False).logits
+    padded = theirs(x, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    assert same(padded, theirs(x, attention_mask=mask, use_cache=False).logits)
+    assert furthest(padded[:, 5:], alone) > 1e-2
+    assert furthest(ours(x, attention_mask=mask, position_ids=positions).logits[:, 5:], alone) < 1e-5
+
+
+@torch.no_grad()
+def test_a_cache_has_as_many_layers_as_the_encoder() -> None:
+    theirs = reference("blenderbot", encoder_layers=1)
+    ours = universal(theirs)
+    side, x, cache = Reference(theirs), ids(1, 12), ours.new_cache()
+    with pytest.raises(IndexError):
+        side(x[:, :7], cache=side.new_cache())
+    pieces = [ours(piece, cache=cache).logits for piece in x.split([7, 5], dim=1)]
+    assert furthest(torch.cat(pieces, dim=1), theirs(x, use_cache=False).logits) < 1e-5
+
+
+@torch.no_grad()
+def test_a_window_of_the_cache_alone() -> None:
+    theirs = reference("moshi", sliding_window=8)
+    ours = universal(theirs)
+    side, x, cache = Reference(theirs), ids(1, 24), ours.new_cache()
+    kept, full = side.new_cache(), theirs(x, use_cache=False).logits
+    found = torch.cat([side(piece, cache=kept) for piece in x.split([12, 6, 6], dim=1)], dim=1)
+    assert furthest(found, full) > 1e-2
+    mine = torch.cat([ours(piece, cache=cache).logits for piece in x.split([12, 6, 6], dim=1)], dim=1)
+    assert same(ours(x).logits, full) and furthest(mine, full) < 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta-xl"])
+def test_given_positions_are_rows_and_generation_gives_the_first(model_type: str) -> None:
+    """A text has other logits when its positions are said, and other ids when it is generated."""
+    theirs, ours = pair(model_type)
+    x = torch.where(ids(1, 12) == 1, 2, ids(1, 12))
+    positions = torch.arange(12)[None]
+    with torch.no_grad():
+        plain = theirs(x, use_cache=False).logits
+        assert furthest(theirs(x, position_ids=positions, use_cache=False).logits, plain) > 0.1
+        assert same(theirs(x, position_ids=positions + 2, use_cache=False).logits, plain)
+        assert same(ours(x).logits, plain) and same(ours(x, position_ids=positions).logits, plain)
+    settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "use_cache": False}
+    greedy = x
+    with torch.no_grad():
+        for _ in range(6):
+            chosen = ours(greedy, position_ids=torch.arange(greedy.shape[1])[None]).logits[:, -1:].argmax(-1)
+            greedy = torch.cat([greedy, chosen], dim=1)
+    assert same(ours.generate(x, eos_token_id=[], **settings), greedy)
+    assert not same(theirs.generate(x, eos_token_id=None, **settings), greedy)
+
+
+def test_a_cached_mask_is_shifted_by_an_image_that_is_not_there() -> None:
+    """GIT without an image: a pad that the prompt hid is seen by the steps after it."""
+    theirs, ours = pair("git")
+    x, mask = ids(1, 12), torch.ones(1, 12, dtype=torch.long)
+    mask[0, :4] = 0
+    positions = positions_of(mask)
+    with torch.no_grad():
+        side, cache, kept = Reference(theirs), ours.new_cache(), DynamicCache(config=theirs.config)
+        alone = theirs(x[:, 4:], use_cache=False).logits[:, -1]
+        ours(x[:, :11], mask[:, :11], positions[:, :11], cache=cache)
+        side(x[:, :11], mask=mask[:, :11], positions=positions[:, :11], cache=kept)
+        mine = ours(x[:, 11:], mask, positions[:, 11:], cache=cache).logits[:, -1]
+        their = side(x[:, 11:], mask=mask, positions=positions[:, 11:], cache=kept)[:, -1]
+    assert furthest(mine, alone) < 1e-4 < 0.1 < furthest(their, alone)

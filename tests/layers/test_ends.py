@@ -102,9 +102,9 @@ def test_uncounted_tokens_stand_one_row_before_the_first() -> None:
         Embedding(vocab=9, width=6, positions=LearnedPositions(count=12, offset=3, uncounted=5))
     )
     x, positions = torch.tensor([[5, 1, 5, 8], [2, 5, 3, 4]]), torch.tensor([[4, 5, 6, 7]])
-    assert embedding.counted(positions, x).tolist() == [[-1, 4, -1, 5], [4, -1, 5, 6]]
+    assert embedding.counted(positions, x, None).tolist() == [[-1, 4, -1, 5], [4, -1, 5, 6]]
     assert embedding.positions.padding_row == 2
-    assert embedding.counted(positions, None) is positions
+    assert embedding.counted(positions, None, None) is positions
 
 
 @pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta-xl"])

@@ -18,6 +18,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextSparseMo
 from nexus_universal import ArchitectureParameter
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, MixtureOfExperts, Router
 from nexus_universal.layers.experts import Experts, UniversalExperts, UniversalRouter, grouped_linear
+from nexus_universal.layers.support import kept_in_float32
 from tests.helpers import config, furthest, ids, reference, same, universal, widen
 
 BLOCKS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -88,7 +89,7 @@ def routed(part: Router, scores: Tensor, bias: Tensor, k: int) -> list[dict[int,
         chosen = sorted(allowed, key=lambda e: -float(choice[e]))[:k]
         weights = {e: float(row[e]) for e in chosen}
         if part.normalise:
-            total = sum(weights.values()) + part.sum_epsilon
+            total = max(sum(weights.values()) + part.sum_epsilon, part.sum_floor)
             weights = {e: w / total for e, w in weights.items()}
         found.append({e: w * (part.scale or 1.0) for e, w in weights.items()})
     return found
@@ -103,14 +104,30 @@ def routed(part: Router, scores: Tensor, bias: Tensor, k: int) -> list[dict[int,
     scale=st.sampled_from([None, 1.8]),
     k=st.integers(1, 4),
     logits=st.sampled_from(["model", "float32"]),
+    floor=st.sampled_from([0.0, 0.6]),
     seed=st.integers(0, 99),
 )
 def test_a_router_is_its_definition(
-    score: Any, normalise: bool, biased: bool, grouped: bool, scale: float | None, k: int, logits: Any, seed: int
+    score: Any,
+    normalise: bool,
+    biased: bool,
+    grouped: bool,
+    scale: float | None,
+    k: int,
+    logits: Any,
+    floor: float,
+    seed: int,
 ) -> None:
     torch.manual_seed(seed)
-    groups = ExpertGroups(count=3, keep=2) if grouped and biased else None
-    part = Router(score=score, normalise=normalise, selection_bias=biased, groups=groups, scale=scale, logits=logits)
+    part = Router(
+        score=score,
+        normalise=normalise,
+        selection_bias=biased,
+        groups=ExpertGroups(count=3, keep=2) if grouped and biased else None,
+        sum_floor=floor if normalise else 0.0,
+        scale=scale,
+        logits=logits,
+    )
     router = UniversalRouter(part, d_model=5, experts=9, per_token=k)
     nn.init.normal_(router.weight)
     bias = torch.randn(9)
@@ -201,6 +218,20 @@ def test_a_cast_leaves_the_selection_bias_in_float32(cast: str) -> None:
     assert same(ours.router.selection_bias, before)
     assert ours.router.weight.dtype != torch.float32
     assert "router.selection_bias" in ours.state_dict()
+
+
+@pytest.mark.parametrize("stored", ["model", "float32"])
+def test_a_cast_leaves_a_router_that_is_stored_in_float32(stored: Any) -> None:
+    part = Router(score="softmax", normalise=True, logits="float32", stored=stored)
+    router = UniversalRouter(part, d_model=6, experts=5, per_token=2)
+    nn.init.normal_(router.weight)
+    before = router.weight.detach().clone()
+    cast = router.to(torch.bfloat16)
+    assert cast.weight.dtype == (torch.float32 if stored == "float32" else torch.bfloat16)
+    assert same(cast.weight.data, before) == (stored == "float32")
+    assert isinstance(cast.weight, nn.Parameter) and cast.weight.requires_grad
+    assert [name for name, _ in cast.named_parameters()] == ["weight"]
+    assert list(kept_in_float32(nn.ModuleDict({"r": cast}))) == (["r.weight"] if stored == "float32" else [])
 
 
 def test_the_bias_chooses_but_does_not_weigh() -> None:

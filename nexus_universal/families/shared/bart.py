@@ -69,6 +69,14 @@ def decoder(
         **({"scale": math.sqrt(width), "scale_inputs": scale_inputs} if scaled else {}),
         **(table or {}),
     )
+    for key, value in (
+        ("normalize_before", normed == "before"),
+        ("add_final_layer_norm", normed == "before"),
+        ("normalize_embedding", embedding_norm is not None),
+        ("static_position_embeddings", isinstance(embedding.positions, SinusoidPositions)),
+        ("add_bias_logits", False),
+    ):
+        reader.inert(key, value)  # what the reference's class does whatever these old keys say
     heads = reader.count("decoder_attention_heads", size.heads)
     reader.require(width % heads == 0, "decoder_attention_heads", heads, f"must divide {width}")
     if attention.get("kernel", "").startswith("eager"):

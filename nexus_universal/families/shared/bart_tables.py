@@ -10,6 +10,7 @@ from nexus_universal.families.shared.reader import TRAINING
 
 OF_ENCODER = "speaks of the encoder, of which nothing is built"
 BUILT_ALONE = "the decoder alone is built, whatever its config says"
+UNREAD = ("classif_dropout", "extra_pos_embeddings", "output_past", "save_step", "force_bos_token_to_be_generated")
 LAYER = "model.decoder.layers.{i}"
 LEFT_OUT = ("the encoder, and the attention to it",)
 
@@ -20,6 +21,7 @@ IRRELEVANT = {
     **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), "the encoder's, under another name"),
     **dict.fromkeys(("dropout", "activation_dropout", "decoder_layerdrop", "classifier_dropout"), TRAINING),
     **dict.fromkeys(("is_encoder_decoder", "is_decoder"), BUILT_ALONE),
+    **dict.fromkeys(UNREAD, "an old key that the reference does not read"),
 }
 
 PASSED_OVER = {

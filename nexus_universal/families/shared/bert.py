@@ -11,7 +11,7 @@ from nexus_universal.architecture.ends import HeadTransform
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import LearnedPositions, Norm
-from nexus_universal.checkpoint.rules import Direct, WeightMap
+from nexus_universal.checkpoint.rules import WeightMap
 from nexus_universal.families.shared import common, names
 from nexus_universal.families.shared.dense import Size
 from nexus_universal.families.shared.reader import TRAINING, ConfigReader
@@ -22,8 +22,9 @@ COUNTED = replace(SIZE, bos=0, eos=2, pad=1)
 LAYER = "encoder.layer.{i}"
 PASSED_OVER = {
     r"embeddings\.(position|token_type)_ids$": "counted per call",
+    r"\.embed_positions\.weight$": "a table of sinusoids, which is computed",
     r"\.pooler\.": "a pooler, which no logit depends on",
-    r"(predictions|lm_head)\.bias$": "the decoder's bias once more, or nobody's",
+    r"(predictions|lm_head)\.(decoder\.)?bias$": "the head's bias once more",
 }
 
 COMPLETES = {"is_decoder": True}
@@ -61,15 +62,19 @@ def decoder(
     transform: Mapping[str, Any] | None = None,
     act: str = "gelu",
     eps: float = 1e-12,
+    decodes: bool = False,
     **attention: Any,
 ) -> ArchitectureParameter:
     """The n of a config.
 
     `normed`: whether norms stand after each sum, or before what a sublayer reads and at the end. `counted`: positions
     count tokens other than pads, behind whose row they begin (RoBERTa). `types`: rows of a table of token types, if
-    there is one. The mappings are fields of the embedding and of the head's transform; the rest goes to the attention.
+    there is one. `decodes`: whether it is no encoder. The mappings are fields of the embedding and of the head's
+    transform; the rest goes to the attention.
     """
-    causal(reader)
+    if not decodes:
+        causal(reader)
+    common.written_out(reader, attention.get("kernel", ""))
     text = common.text(reader, context=size.context, bos=size.bos, eos=size.eos, pad=size.pad)
     norm = Norm(kind="layer", eps=reader.take("layer_norm_eps", eps), bias=True, rounding="native")
     rows: dict[str, Any] = {"norm": norm, "types": reader.count("type_vocab_size", types) if types else None}
@@ -77,7 +82,8 @@ def decoder(
     embedding = common.embedding(reader, vocab=size.vocab, width=size.width, pad=text.pad, **{**rows, **(table or {})})
     width, heads = embedding.width, reader.count("num_attention_heads", size.heads)
     reader.require(width % heads == 0, "num_attention_heads", heads, f"must divide {width}")
-    mixer = Attention(heads=heads, kv_heads=heads, head_dim=width // heads, biases=common.ALL_BIASES, **attention)
+    attention = {"biases": common.ALL_BIASES, **attention}
+    mixer = Attention(heads=heads, kv_heads=heads, head_dim=width // heads, **attention)
     inner = common.feed_forward(reader, size.inner, act=act, gated=False, biases=("up", "down"))
     head: dict[str, Any] = {"width": width, "activation": inner.activation, "norm": norm}
     before = norm if normed == "before" else None
@@ -123,7 +129,7 @@ def positions(reader: ConfigReader, rows: int, *, pad: int | None, counted: bool
     return LearnedPositions(count=rows, offset=pad + 1, uncounted=pad)
 
 
-def weights(model: str, *tables: names.Names) -> WeightMap:
+def weights(model: str, *tables: names.Names, passed_over: Mapping[str, str] | None = None) -> WeightMap:
     """BERT's names, which begin with `model`; tables add to them or take precedence."""
     embeddings, layer = f"{model}.embeddings", f"{model}.{LAYER}"
     tensors: names.Names = {
@@ -142,7 +148,8 @@ def weights(model: str, *tables: names.Names) -> WeightMap:
     }
     for table in tables:
         tensors |= table
-    return WeightMap(tensors=tensors, passed_over=PASSED_OVER)
+    free = {"head.bias": f"{tensors['head']}.bias"}  # where nothing is tied, that beside the decoder is nobody's
+    return WeightMap(tensors=tensors, passed_over={**PASSED_OVER, **(passed_over or {})}, free=free)
 
 
 def pre_norms(model: str, *, attention: str, feed_forward: str, final: str) -> names.Names:
@@ -160,7 +167,7 @@ def head(decoder: str, transform: str, norm: str = "LayerNorm") -> names.Names:
         "head.transform.dense": f"{transform}.dense",
         "head.transform.norm": f"{transform}.{norm}",
         "head": f"{decoder}.decoder",
-        "head.bias": (Direct(f"{decoder}.decoder.bias"), Direct(f"{decoder}.bias")),
+        "head.bias": (f"{decoder}.bias", f"{decoder}.decoder.bias"),
     }
 
 

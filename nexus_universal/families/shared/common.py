@@ -47,6 +47,7 @@ def text(
     eos: int | list[int] | None,
     pad: int | None,
     std: float = 0.02,
+    cached: bool = True,
     **start: Any,
 ) -> Text:
     """Special tokens, context and dtype; the arguments are the reference class's defaults.
@@ -63,7 +64,7 @@ def text(
         bos=reader.take("bos_token_id", bos, kinds=(int, type(None))),
         eos=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
         pad=reader.take("pad_token_id", pad, kinds=(int, type(None))),
-        use_cache=reader.take("use_cache", True),
+        use_cache=reader.take("use_cache", cached),
         dtype=reader.take("dtype", None, known=(None, "float32", "float16", "bfloat16", "float64")),
         initializer_range=reader.take("initializer_range", std),
         **start,

@@ -16,10 +16,12 @@ from nexus_universal.families.shared.reader import ConfigReader
 
 PATTERN: dict[str, Any] = {"other": "linear_attention", "pattern_key": "full_attention_interval", "full_every": 4}
 
-NAMES: names.Names = {
-    "layers.{i}.attention.query_gate": f"{names.LAYER}.self_attn.q_proj",
+SHARED_EXPERT: names.Names = {
     "layers.{i}.feed_forward.shared_gate": f"{names.LAYER}.mlp.shared_expert_gate",
-} | names.gated("layers.{i}.feed_forward.shared", f"{names.LAYER}.mlp.shared_expert")
+    **names.gated("layers.{i}.feed_forward.shared", f"{names.LAYER}.mlp.shared_expert"),
+}
+
+NAMES: names.Names = {"layers.{i}.attention.query_gate": f"{names.LAYER}.self_attn.q_proj", **SHARED_EXPERT}
 
 PASSED_OVER = {r"^mtp\.": "multi-token prediction"}
 
@@ -84,14 +86,23 @@ def delta_rule(reader: ConfigReader, *, eps: float, act: Activation, packing: tu
     )
 
 
-def experts(reader: ConfigReader, act: Activation, *, count: int, chosen: int, normalise: bool) -> MixtureOfExperts:
+def experts(
+    reader: ConfigReader,
+    act: Activation,
+    *,
+    count: int,
+    chosen: int,
+    normalise: bool,
+    width: int = 512,
+    shared: int = 512,
+) -> MixtureOfExperts:
     """Experts and a shared one with a gate of its own."""
     return MixtureOfExperts(
         experts=reader.count("num_experts", count),
         per_token=reader.count("num_experts_per_tok", chosen),
-        expert=FeedForward(width=reader.count("moe_intermediate_size", 512), activation=act),
+        expert=FeedForward(width=reader.count("moe_intermediate_size", width), activation=act),
         router=Router(score="softmax", normalise=normalise, weights="model"),
-        shared=FeedForward(width=reader.count("shared_expert_intermediate_size", 512), activation=act),
+        shared=FeedForward(width=reader.count("shared_expert_intermediate_size", shared), activation=act),
         shared_gate=True,
     )
 

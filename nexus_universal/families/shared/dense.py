@@ -19,7 +19,7 @@ from nexus_universal.families.shared.reader import ConfigReader
 class Size:
     """The defaults of a reference class; `kv_heads` None means as many as heads, `head_dim` None width / heads."""
 
-    context: int
+    context: int | None
     vocab: int
     width: int
     inner: int
@@ -41,7 +41,7 @@ def decoder(
     normed: Literal["before", "after", "both"] = "before",
     rope: Rope | Mapping[str, Any] | None = None,
     mixers: Callable[[Attention, int], Iterable[Attention]] | None = None,
-    feed_forwards: Callable[[FeedForward, int], Iterable[Part]] | None = None,
+    feed_forwards: Callable[[FeedForward, int], Iterable[Part] | Part] | None = None,
     feed_forward: Mapping[str, Any] | None = None,
     table: Mapping[str, Any] | None = None,
     residual: float | None = None,
@@ -60,7 +60,7 @@ def decoder(
     """
     text = common.text(reader, context=size.context, bos=size.bos, eos=size.eos, pad=size.pad, std=std)
     embedding = common.embedding(reader, vocab=size.vocab, width=size.width, pad=text.pad, **(table or {}))
-    if not isinstance(rope, Rope):
+    if not isinstance(rope, Rope) and attention.get("rotated", True):
         rope = rotary.rope(reader.section("rope_parameters"), context=text.context, **(rope or {}))
     plain = common.attention(
         reader,

@@ -40,6 +40,20 @@ DRAWS: dict[str, tuple[Any, ...]] = {
     "n_layer": (2, 3),
 }
 
+FAIRSEQ = {
+    "attention_norm": "self_attn_layer_norm",
+    "attention_x_write_norm": "self_attn_layer_norm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.out_proj",
+    "feed_forward_norm": "final_layer_norm",
+    "feed_forward_x_write_norm": "final_layer_norm",
+    "feed_forward.up": "fc1",
+    "feed_forward.down": "fc2",
+}
+"""What fairseq's decoders call a layer's modules."""
+
 
 def norm(reader: ConfigReader, *, key: str = "layer_norm_epsilon", eps: float = 1e-5, bias: bool = True) -> Norm:
     """The LayerNorm of these families."""
@@ -54,8 +68,8 @@ def decoder(
     attention: Callable[[int, int], Mapping[str, Any]],
     positions: Callable[[int], Positions] | None = None,
     mixers: Callable[[Attention, int], Iterable[Attention]] | None = None,
-    inner: str | None = "n_inner",
-    act: str = "activation_function",
+    inner: str | int | None = "n_inner",
+    act: str | None = "activation_function",
     known: Mapping[str, str] = common.ACTIVATIONS,
     default_act: str = "gelu_new",
     biases: tuple[str, ...] = ("up", "down"),
@@ -70,25 +84,30 @@ def decoder(
 
     `attention` gives the attention's fields for the number of heads and their width, `positions` the table of a
     context; `mixers` makes the layers' attentions of the plain one and the depth. `inner` is the key of the
-    feed-forward's width, four times the model's where it is null, and always where there is no key; `act` is that of
-    its activation. `normed`: whether norms stand "before" what a sublayer reads, or "after" its sum with x. `parallel`
-    lets both sublayers read one norm, and is the order in which they and x are added. `start`, `table` and `head` are
-    further fields of the text, the embedding and the head.
+    feed-forward's width or that width, four times the model's where it is None or null; `act` is the key of its
+    activation, None where it is always the default. `normed`: whether norms stand "before" what a sublayer reads, or
+    "after" its sum with x. `parallel` lets both sublayers read one norm, and is the order in which they and x are
+    added. `start`, `table` and `head` are further fields of the text, the embedding and the head.
     """
     text = common.text(reader, context=size.context, bos=size.bos, eos=size.eos, pad=size.pad, **(start or {}))
-    made = {"positions": positions(text.context or size.context)} if positions else {}
+    made = {"positions": positions(text.context or 0)} if positions else {}
     embedding = common.embedding(
         reader, vocab=size.vocab, width=size.width, **({"pad": None} | made | dict(table or {}))
     )
     width, heads = embedding.width, reader.count("num_attention_heads", size.heads)
     reader.require(width % heads == 0, "num_attention_heads", heads, f"must divide {width}")
     fields = {"kv_heads": heads, "head_dim": width // heads, "biases": common.ALL_BIASES}
+    if str(attention(heads, width // heads).get("kernel")).startswith("eager"):
+        reader.inert("attn_implementation", None, "eager")
+        reader.inert("_attn_implementation", None, "eager")
     plain = Attention(heads=heads, **(fields | dict(attention(heads, width // heads))))
     depth = reader.count("num_hidden_layers", size.depth)
     attentions = tuple(mixers(plain, depth) if mixers else [plain] * depth)
+    if isinstance(inner, str):
+        inner = reader.count(inner, size.inner or None, optional=not size.inner)
     feed_forward = FeedForward(
-        width=(reader.count(inner, size.inner or None, optional=True) if inner else None) or 4 * width,
-        activation=common.activation(reader, act, default_act, known),
+        width=inner or 4 * width,
+        activation=common.activation(reader, act, default_act, known) if act else known[default_act],
         gated=False,
         biases=biases,  # type: ignore[arg-type]
     )
@@ -97,7 +116,7 @@ def decoder(
     else:
         before, after = (norm, None) if normed == "before" else (None, norm)
         layers = common.sequential(attentions, feed_forward, norm=before, sum_norm=after)
-    last = norm if normed == "before" else final_norm
+    last = final_norm or (norm if normed == "before" else None)
     return common.decoder(reader, text, embedding, layers, last, tied=size.tied, **(head or {}))
 
 
