@@ -7,39 +7,21 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
-import json
 import os
 import time
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
+from ledger import enter
 
 from nexus_universal import families
-from nexus_universal.parity.certificate import versions
-from nexus_universal.parity.mutants import Score, mutation_score
+from nexus_universal.parity.mutants import mutation_score
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORES = ROOT / "nexus_universal" / "parity" / "mutants.json"
-
-
-def enter(score: Score) -> None:
-    """Add or replace one family's entry; the lock keeps shards from losing each other's."""
-    with SCORES.open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        kept: dict[str, Any] = json.loads(file.read() or '{"families": {}}')
-        entries = {name: entry for name, entry in kept["families"].items() if name in families.model_types()}
-        kept["families"] = dict(sorted({**entries, score.family: score.to_data()}.items()))
-        kept["versions"] = {key: value for key, value in versions().items() if key != "machine"}
-        kept["date"] = date.today().isoformat()
-        file.truncate(0)
-        file.write(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 
 def main() -> int:
@@ -54,7 +36,7 @@ def main() -> int:
     for model_type in (arguments.only or families.model_types())[index - 1 :: count]:
         start = time.perf_counter()
         score = mutation_score(model_type)
-        enter(score)
+        enter(SCORES, {score.family: score.to_data()})
         left = [outcome.title for outcome in (*score.of("survived"), *score.of("crashed"))]
         took = time.perf_counter() - start
         print(f"{model_type}: {score.noticed:.1%} of {score.alive}, {took:.0f} s", *left, sep="\n  ", flush=True)

@@ -26,6 +26,8 @@ import nexus_universal
 from nexus_universal import ArchitectureParameter, UniversalTransformer, copy_weights, families
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.reader import INERT
+from nexus_universal.parity import references
+from nexus_universal.parity.draws import scans_restart
 from nexus_universal.parity.modes import COUNTS_SLOTS
 
 transformers.logging.set_verbosity_error()
@@ -46,8 +48,8 @@ MODEL_TYPES: tuple[str, ...] = tuple(name for name in families.model_types() if 
 UNTOLD = (*COUNTS_SLOTS, "whisper")
 """Types whose generation counts pads as positions: nobody tells them otherwise, even if they would listen."""
 
-COMPUTED_BUFFERS = ("inv_freq", "embed_scale", "mup_vector")
-"""Buffers that follow from the config: randomising them would make another model of it."""
+STEADY: dict[str, dict[str, Any]] = {"nemotron_h": {"time_step_min": 1e-30}}
+"""Changes with which a step is a scan of one position: the reference bounds time steps from below in scans only."""
 
 
 def explicit(model_type: str, **changes: Any) -> dict[str, Any]:
@@ -115,23 +117,8 @@ def _short(value: Any) -> str:
 
 
 def widen(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter and buffer a random value of a size that matters; indices that no file holds stay."""
-    generator, saved = torch.Generator().manual_seed(seed), set(model.state_dict())
-    computed = {f"{name}.weight" for name, module in model.named_modules() if "Sinusoid" in type(module).__name__}
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if name in computed or any(part in name for part in COMPUTED_BUFFERS):
-                continue
-            if name not in saved:  # what no file holds follows from the config
-                continue
-            if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
-                tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))
-                continue
-            noise = torch.randn(tensor.shape, generator=generator)
-            if tensor.dim() > 1:
-                tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)
-            else:
-                tensor.add_(noise.to(tensor.dtype) * 0.3)
+    """The model, every parameter and buffer of its state dict random and wide."""
+    references.widen(model, seed=seed)
     return model
 
 
@@ -163,6 +150,11 @@ def pair(model_type: str) -> tuple[Any, UniversalTransformer]:
     """Reference and one class of the tiny config. Shared between tests: read only."""
     theirs = reference(model_type)
     return theirs, universal(theirs)
+
+
+def pieces(model_type: str) -> list[int]:
+    """How 20 positions may be cut where the reference's bits are compared: see `scans_restart`."""
+    return [14, *(1,) * 6] if scans_restart(pair(model_type)[1].n) else [14, 1, 5]
 
 
 def ids(batch: int, seq: int, *, seed: int = 1, vocab: int = 97) -> Tensor:

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from nexus_universal.parity.draws import pads_leak
 from nexus_universal.parity.modes import COUNTS_SLOTS, Reference
 from tests.checkpoint.on_disk import published
-from tests.helpers import MODEL_TYPES, ROOT, UNTOLD, furthest, ids, same
+from tests.helpers import MODEL_TYPES, ROOT, UNTOLD, furthest, ids, pair, pieces, same
 
 ALONE = """
 import sys
@@ -33,7 +34,7 @@ for source, given, target in places:
     with torch.no_grad():
         found = {"whole": model(x["ids"]).logits}
         cache = model.new_cache()
-        for index, piece in enumerate(x["ids"].split([14, 1, 5], dim=1)):
+        for index, piece in enumerate(x["ids"].split(x["pieces"].tolist(), dim=1)):
             found[f"piece {index}"] = model(piece, cache=cache).logits
         mask = x["mask"]
         found["padded"] = model(x["ids"], attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
@@ -59,21 +60,28 @@ def loaded(model_type: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(published(model_type)).eval()
 
 
+def padding(model_type: str) -> torch.Tensor:
+    """One row padded on the left; none where the reference lets pads into the tokens after them."""
+    mask = torch.ones(2, 20, dtype=torch.long)
+    mask[0, : 0 if pads_leak(pair(model_type)[1].n) else 6] = 0
+    return mask
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
     """What the package alone computes for every family, in one process that cannot import transformers."""
     scratch = tmp_path_factory.mktemp("alone")
-    x, mask = ids(2, 20), torch.ones(2, 20, dtype=torch.long)
-    mask[0, :6] = 0
-    save_file({"ids": x, "mask": mask}, scratch / "given")
     targets = {model_type: scratch / model_type for model_type in MODEL_TYPES}
-    lines = [f"{published(model_type)} {scratch / 'given'} {target}" for model_type, target in targets.items()]
+    for model_type, target in targets.items():
+        given = {"ids": ids(2, 20), "mask": padding(model_type), "pieces": torch.tensor(pieces(model_type))}
+        save_file(given, f"{target}.given")
+    lines = [f"{published(model_type)} {target}.given {target}" for model_type, target in targets.items()]
     done = subprocess.run(
         [sys.executable, "-c", ALONE],
         input="\n".join(lines),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
         cwd=ROOT,
     )
@@ -89,11 +97,10 @@ def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, t
     assert same(found[model_type]["whole"], theirs(x, use_cache=False).logits)
     side = Reference(theirs)
     cache = side.new_cache()
-    for index, piece in enumerate(x.split([14, 1, 5], dim=1)):
+    for index, piece in enumerate(x.split(pieces(model_type), dim=1)):
         expected = side(piece, cache=cache)
         assert same(found[model_type][f"piece {index}"], expected)
-    mask = torch.ones(2, 20, dtype=torch.long)
-    mask[0, :6] = 0
+    mask = padding(model_type)
     if model_type in COUNTS_SLOTS:
         alone = [theirs(row[real][None], use_cache=False).logits[0] for row, real in zip(x, mask.bool(), strict=True)]
         assert furthest(found[model_type]["padded"][mask.bool()], torch.cat(alone)) < 1e-5
@@ -106,14 +113,12 @@ def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, t
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_generated_ids_are_the_references(model_type: str, found: dict[str, dict[str, torch.Tensor]]) -> None:
     theirs, x = loaded(model_type), ids(2, 20)
-    mask = torch.ones(2, 20, dtype=torch.long)
     plain = {"do_sample": False, "pad_token_id": 0}
-    expected = theirs.generate(x[:, :9], attention_mask=mask[:, :9], max_new_tokens=8, **plain)
+    expected = theirs.generate(x[:, :9], attention_mask=torch.ones(2, 9).long(), max_new_tokens=8, **plain)
     assert torch.equal(found[model_type]["generated"], expected)
-    mask[0, :6] = 0
     if model_type in UNTOLD:
         alone = theirs.generate(x[:1, 6:], max_new_tokens=4, **plain)
         assert torch.equal(found[model_type]["generated padded"][:1, 6:], alone)
         return
-    expected = theirs.generate(x, attention_mask=mask, max_new_tokens=4, **plain)
+    expected = theirs.generate(x, attention_mask=padding(model_type), max_new_tokens=4, **plain)
     assert torch.equal(found[model_type]["generated padded"], expected)

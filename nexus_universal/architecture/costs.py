@@ -154,7 +154,7 @@ def _(part: Attention, place: Place) -> Cost:
         attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
         linear(part.heads * part.value_width, place.model, "output" in part.biases),
         weights(part.heads * (part.sinks + bool(part.gate and part.gate.head_bias))),
-        norm_cost(part.output_norm, part.heads * part.value_width),
+        norm_cost(part.inner_norm, part.heads * part.value_width),
     ]
     if part.differential:  # two mixtures of the same queries and keys, each a product of its own
         costs += [
@@ -171,7 +171,10 @@ def _(part: Attention, place: Place) -> Cost:
         costs += [norm_cost(part.qk_norm.norm, each) for each in (widths[:1] if part.reuse else widths)]
     if not part.reuse:
         remembered = kv_width + part.kv_heads * part.value_width
-        costs += [norm_cost(part.value_norm, part.value_width), place.remembered(remembered, None if part.keeps == "all" else part.window)]
+        costs += [
+            norm_cost(part.value_norm, part.value_width),
+            place.remembered(remembered, None if part.keeps == "all" else part.window),
+        ]
     return total(*costs)
 
 

@@ -93,7 +93,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
         *_difference(part, names),
         output(
             name,
-            names.optional(part.output_norm, gated("o", part.gate, "gate" in part.biases)),
+            names.optional(part.inner_norm, gated("o", part.gate, "gate" in part.biases)),
             "output" in part.biases,
         ),
     ]

@@ -138,7 +138,7 @@ class Attention(Part):
     an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it is not
     head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks` give
     every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds what
-    the projections, and a norm of their whole width, give on both sides; `output_norm` norms all heads together before
+    the projections, and a norm of their whole width, give on both sides; `inner_norm` norms all heads together before
     the output projection. `query_scale` multiplies the projected query, `value_scale` values. `contiguous` copies
     queries, keys and values head by head before they meet: the same numbers, other bits in gradients. A layer with a
     window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo).
@@ -194,7 +194,7 @@ class Attention(Part):
     log_scale: int | None = None
     temperature: QueryTemperature | None = None
     clip: float | None = None
-    output_norm: Norm | None = None
+    inner_norm: Norm | None = None
     differential: Differential | None = None
     dynamic_mask: DynamicMask | None = None
     query_scale: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 from nexus_universal.architecture.part import Part, part
@@ -191,6 +192,8 @@ class Rope(Part):
             yield "frequencies", "must be 'float32' where there is a scaling or a complex product"
         if not 0 < self.fraction <= 1:
             yield "fraction", "must lie in (0, 1]"
+        if self.part_rotated == "last" and self.fraction == 1:
+            yield "part_rotated", "is 'last' for fraction < 1 only"
 
     def problems_in_head(self, head_dim: int, *, width: str) -> Iterator[tuple[str, str]]:
         """What contradicts a head of this width; `width` is the name of the holder's field that says it."""
@@ -199,6 +202,10 @@ class Rope(Part):
             yield ("rope.fraction" if head_dim % 2 == 0 else width), f"rotates {dims} dimensions, which must be even"
         if dims == 2 and isinstance(self.scaling, DynamicScaling):
             yield "rope.scaling", "needs four dimensions to rotate, or more: its base grows by a power d / (d - 2)"
+
+    def at_the_end(self) -> Rope:
+        """The same rotation of a head's last dimensions, where it leaves some."""
+        return replace(self, part_rotated="last" if self.fraction < 1 else "first")
 
     def dims(self, head_dim: int) -> int:
         """How many of `head_dim` dimensions the tables span."""

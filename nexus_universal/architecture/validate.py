@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import reduce
 from typing import Any, Literal
 
 from nexus_universal.architecture.ends import Embedding, Head
@@ -63,6 +64,8 @@ def problems(root: Part) -> Iterator[Problem]:
         for index, layer in enumerate(layers):
             yield from _streams(layer, streams.count if streams else 1, f"layers.{index}")
         yield from _per_layer(layers, embedding.per_layer)
+        yield from _unread(layers, registers)
+        yield from _looked_up(layers, embedding.vocab)
 
 
 def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iterator[Problem]:
@@ -115,7 +118,7 @@ def _own_and_inner_problems(value: Part, path: str, program: str, *, sound: set[
                 yield from _part_problems(inner, readable, path, sound=sound)
     if not wrong:
         for name, message in value.problems():
-            found = getattr(value, name, None) if "." not in name else None
+            found = reduce(lambda holder, field: getattr(holder, field, None), name.split("."), value)
             yield (f"{path}.{name}" if path else name), found, message
 
 
@@ -265,9 +268,30 @@ def _streams(program: Program, count: int, path: str) -> Iterator[Problem]:
 
 def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:
     """A per-layer input is a slice of the per-layer embedding, and as wide."""
+    inputs = [(path, branch) for path, branch in _all_branches(layers) if isinstance(branch.part, PerLayerInput)]
+    if table is not None and not inputs:
+        yield "embedding.per_layer", table, "must be None: no layer reads it"
+    for path, branch in inputs:
+        if table is None:
+            yield f"{path}.width", branch.part.width, "needs embedding.per_layer"
+        elif branch.part.width != table.width:
+            yield f"{path}.width", branch.part.width, f"must equal embedding.per_layer.width = {table.width}"
+
+
+def _unread(layers: tuple[Program, ...], registers: list[str]) -> Iterator[Problem]:
+    """A register with a learned start is read by some layer."""
+    nested = (branch.part for _, branch in _all_branches(layers) if isinstance(branch.part, Program))
+    steps = [step for program in (*layers, *nested) for step in program.steps]
+    read = {name for step in steps for name in step.read.registers}
+    read |= {term.source for step in steps for write in step.writes for term in write.terms}
+    for name in registers:
+        if name not in read:
+            yield "registers", name, "is read by no layer"
+
+
+def _looked_up(layers: tuple[Program, ...], vocab: int) -> Iterator[Problem]:
+    """A table of choices has a row for every token."""
     for path, branch in _all_branches(layers):
-        if isinstance(branch.part, PerLayerInput):
-            if table is None:
-                yield f"{path}.width", branch.part.width, "needs embedding.per_layer"
-            elif branch.part.width != table.width:
-                yield f"{path}.width", branch.part.width, f"must equal embedding.per_layer.width = {table.width}"
+        tokens = getattr(getattr(branch.part, "router", None), "by_token", None)
+        if tokens not in (None, vocab):
+            yield f"{path}.router.by_token", tokens, f"must equal embedding.vocab = {vocab}"

@@ -8,9 +8,12 @@ import torch
 from torch import nn
 
 from nexus_universal.architecture.ends import Text
+from nexus_universal.layers.activations import Xielu
 from nexus_universal.layers.adaptive import Band
+from nexus_universal.layers.block import Gain, LayerScale
 from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
+from nexus_universal.layers.connections import UniversalHyperConnection
 from nexus_universal.layers.experts import UniversalRouter
 from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
@@ -18,6 +21,7 @@ from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.state_space import UniversalStateSpace
+from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.tables import Table
 
 
@@ -40,6 +44,8 @@ def initialise(model: nn.Module, text: Text) -> None:
         else:
             nn.init.zeros_(parameter)
     for module in model.modules():
+        for buffer in module.buffers(recurse=False):
+            nn.init.zeros_(buffer)
         if isinstance(module, UniversalNorm) and module.weight is not None:
             nn.init.constant_(module.weight, 0.0 if module.part.scale == "one_plus_weight" else 1.0)
         elif isinstance(module, Gain):
@@ -49,6 +55,17 @@ def initialise(model: nn.Module, text: Text) -> None:
         elif isinstance(module, Band):  # as fairseq's adaptive_input.py: each band's output alike, however narrow
             nn.init.normal_(module.rows.weight, std=module.rows.weight.shape[1] ** -0.5)
             nn.init.xavier_uniform_(module.projection.weight)
+        elif isinstance(module, LayerScale):
+            nn.init.ones_(module.value)
+        elif isinstance(module, Xielu):  # slopes of 0.8 and 0.3 on either side, behind a softplus
+            for parameter, start in ((module.positive, 0.8), (module.negative, 0.3)):
+                nn.init.constant_(parameter, start).expm1_().log_()
+            module.slope.fill_(0.5)
+            module.bound.fill_(-1e-6)
+        elif isinstance(module, UniversalHyperConnection) or (
+            isinstance(module, UniversalStreams) and module.part.merge == "weigh"
+        ):
+            nn.init.ones_(module.scale)
         elif isinstance(module, UniversalRouter) and text.zero_routers:
             nn.init.zeros_(module.weight)
         elif isinstance(module, UniversalGatedDelta | UniversalChannelDelta):

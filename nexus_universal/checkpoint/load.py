@@ -16,6 +16,7 @@ from nexus_universal.checkpoint.rules import (
     Joined,
     Leading,
     Rule,
+    Sliced,
     Squeezed,
     Stacked,
     Transposed,
@@ -137,6 +138,8 @@ def _check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tupl
         elif isinstance(rule, Folded):
             rows, width = (shape[2], shape[1]) if rule.transposed else shape[1:]
             expected = (shape[0] * rows, width)
+        elif isinstance(rule, Sliced):
+            expected = (shape[0] * rule.count, *shape[1:])
         elif isinstance(rule, Leading):
             expected = (max(found[0], shape[0]), *shape[1:])
         else:
@@ -170,6 +173,8 @@ def assemble(
         tensor = tensor.mT
     elif isinstance(rule, Squeezed):
         tensor = tensor.squeeze(rule.axis)
+    elif isinstance(rule, Sliced):
+        tensor = tensor.chunk(rule.count)[rule.index]
     elif isinstance(rule, Leading):
         tensor = tensor[: slot.shape[0]]
     elif isinstance(rule, Folded):
@@ -185,8 +190,8 @@ def added(axis: int | tuple[int, ...], dims: int) -> tuple[slice | None, ...]:
 
 
 def disassemble(tensor: Tensor, rule: Rule, names: list[str]) -> dict[str, Tensor]:
-    """The file's tensors of one slot: the inverse of `assemble`, bytes unchanged."""
-    if isinstance(rule, Direct):
+    """The file's tensors of one slot, a slice being a part of its own: the inverse of `assemble`, bytes unchanged."""
+    if isinstance(rule, Direct | Sliced):
         return {names[0]: tensor}
     if isinstance(rule, Transposed):
         return {names[0]: tensor.mT}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -58,6 +58,15 @@ class Stacked:
 
 
 @dataclass(frozen=True)
+class Sliced:
+    """The `index`th of `count` equal slices, row below row, of a file's tensor: a view, no copy."""
+
+    name: str
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Joined:
     """Several file tensors, one below the other: they hold apart what is one matrix here. Loaded, never saved.
 
@@ -68,7 +77,7 @@ class Joined:
     axis: int | None = None
 
 
-Rule = Direct | Transposed | Squeezed | Leading | Folded | Stacked | Joined
+Rule = Direct | Transposed | Squeezed | Leading | Folded | Stacked | Sliced | Joined
 
 
 def names_of(rule: Rule, *, indices: tuple[str, ...], experts: int) -> list[str]:
@@ -158,4 +167,6 @@ def _of_module(rule: str | Rule, suffix: str) -> Rule:
         return Direct(f"{rule.name}.bias") if suffix == "bias" else Transposed(f"{rule.name}.{suffix}")
     if isinstance(rule, Joined):
         return Joined(tuple(f"{name}.{suffix}" for name in rule.names), axis=rule.axis)
+    if isinstance(rule, Sliced):
+        return replace(rule, name=f"{rule.name}.{suffix}")
     raise KeyError(f"{rule} says nothing about a {suffix}")

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import INDEX, SINGLE
 from nexus_universal.checkpoint.load import disassemble, idle_layers, slots
-from nexus_universal.checkpoint.rules import WeightMap, names_of
+from nexus_universal.checkpoint.rules import Sliced, WeightMap, names_of
 
 NEXUS_CONFIG = "nexus.json"
 SHARD_BYTES = 5_000_000_000
@@ -42,11 +43,17 @@ def published_tensors(
     idle = idle_layers(model)
     kept = {name: tensor for name, tensor in (carried or {}).items() if weights.carries(name, idle=idle)}
     tensors = {name: tensor.to(dtype) for name, tensor in kept.items()}
+    slices: dict[str, dict[int, Tensor]] = {}
     held = slots(model)
     for name, slot in held.items():
         rules, indices = weights.rules(name, tied="head.weight" not in held)
         names = names_of(rules[0], indices=indices, experts=slot.shape[0] if slot.dim() else 1)
-        tensors.update(disassemble(slot.detach(), rules[0], names))
+        parts = disassemble(slot.detach(), rules[0], names)
+        if isinstance(rules[0], Sliced):
+            slices.setdefault(names[0], {})[rules[0].index] = parts[names[0]]
+        else:
+            tensors.update(parts)
+    tensors |= {name: torch.cat([parts[index] for index in sorted(parts)]) for name, parts in slices.items()}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 

@@ -23,7 +23,7 @@ SIZE = dense.Size(
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     norm = common.rms_norm(reader, 1e-5)
-    return dense.decoder(reader, SIZE, norm, feed_forward={"act": "relu2", "inner_norm": norm}, output_norm=norm)
+    return dense.decoder(reader, SIZE, norm, feed_forward={"act": "relu2", "inner_norm": norm}, inner_norm=norm)
 
 
 FAMILY = Family(
@@ -32,7 +32,7 @@ FAMILY = Family(
     read=read,
     weights=names.weights(
         {
-            "layers.{i}.attention.output_norm": f"{names.LAYER}.self_attn.attn_sub_norm",
+            "layers.{i}.attention.inner_norm": f"{names.LAYER}.self_attn.attn_sub_norm",
             "layers.{i}.feed_forward.inner_norm": f"{names.LAYER}.mlp.ffn_sub_norm",
         }
     ),

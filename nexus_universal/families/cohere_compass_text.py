@@ -41,10 +41,9 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
 
     def mixers(attention: Attention, depth: int) -> Iterable[Attention]:
         kinds = reader.names("layer_types", length=depth, known=KINDS) or ("full_attention",) * depth
-        made = {kind: replace(attention, rope=_rope(ropes, kind, context)) for kind in KINDS if kind in kinds}
-        if "sliding_attention" in made:
-            made["sliding_attention"] = replace(made["sliding_attention"], window=window)
-        return (made[kind] for kind in kinds)
+        read = {kind: _rope(ropes, kind, context) for kind in KINDS if kind in kinds or kind in ropes.values}
+        windows = {"full_attention": None, "sliding_attention": window}
+        return (replace(attention, rope=read[kind], window=windows[kind]) for kind in kinds)
 
     return dense.decoder(
         reader,

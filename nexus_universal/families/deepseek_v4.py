@@ -8,7 +8,7 @@ from nexus_universal.architecture.ends import Streams
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.program import HyperConnection
 from nexus_universal.families.shared import common, compressed, names
-from nexus_universal.families.shared.compressed import HEAVY, KINDS, SLIDING, SPARSE
+from nexus_universal.families.shared.compressed import HEAVY, SLIDING, SPARSE
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 
@@ -21,7 +21,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     attention = compressed.attention(reader, norm, context=text.context)
     experts = compressed.experts(reader)
     hashed = replace(experts, router=replace(experts.router, selection_bias=False, by_token=embedding.vocab))
-    for key, ignored in (("norm_topk_prob", True), ("n_shared_experts", 1), ("num_key_value_heads", 1)):
+    unread = {"norm_topk_prob": True, "n_shared_experts": 1, "num_key_value_heads": 1, "topk_method": "noaux_tc"}
+    for key, ignored in unread.items():
         reader.inert(key, ignored)
     reader.inert("attention_bias", False)
     reader.inert("attn_implementation", None, "eager")
@@ -33,8 +34,6 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         eps=reader.take("hc_eps", 1e-6),
         norm_eps=norm.eps,
     )
-    alternating = [HEAVY] * min(depth, 2) + [SPARSE if index % 2 else HEAVY for index in range(depth - 2)]
-    kinds = reader.names("layer_types", length=depth, known=KINDS) or alternating
     first = reader.take("num_hash_layers", 3)
     by_token = ["hash_moe" if index < first else "moe" for index in range(depth)]
     routings = reader.names("mlp_layer_types", length=depth, known=("hash_moe", "moe")) or by_token
@@ -42,7 +41,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         compressed.connected_layer(
             {"attention": attention[kind], "feed_forward": hashed if by == "hash_moe" else experts}, connection, norm
         )
-        for kind, by in zip(kinds, routings, strict=True)
+        for kind, by in zip(compressed.kinds(reader, depth=depth), routings, strict=True)
     )
     n = common.decoder(reader, text, embedding, layers, norm)
     merged = Streams(count=streams, fill="copy", merge="weigh", eps=connection.eps, norm_eps=norm.eps)
@@ -53,11 +52,9 @@ FAMILY = Family(
     model_type="deepseek_v4",
     title="DeepSeek-V4",
     read=read,
-    weights=names.weights(
-        names.experts(),
-        names.shared_experts(),
-        compressed.TENSORS,
-        passed_over={r"(^|\.)mtp\.": "multi-token prediction"},
+    weights=replace(
+        names.weights(compressed.TENSORS, passed_over={r"(^|\.)mtp\.": "multi-token prediction"}),
+        optional_prefix="model.",
     ),
     aliases={"num_local_experts": "n_routed_experts", "intermediate_size": "moe_intermediate_size"},
     irrelevant={"num_nextn_predict_layers": "multi-token prediction", "expert_dtype": "the checkpoint's business"},

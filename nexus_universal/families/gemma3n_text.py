@@ -56,20 +56,14 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
 
 def _feed_forwards(reader: ConfigReader, depth: int) -> list[FeedForward]:
     """Each layer's, with a width and a sparsity of its own."""
-    widths = reader.take("intermediate_size", 16384, kinds=(int, list))
-    listed = widths if isinstance(widths, list) else [widths] * depth
-    sparsity = reader.take("activation_sparsity_pattern", None, kinds=(list, type(None)))
-    sparsity = [0.95 * (index < 10 < depth) for index in range(depth)] if sparsity is None else sparsity
-    for key, found, kinds in (
-        ("intermediate_size", listed, (int,)),
-        ("activation_sparsity_pattern", sparsity, (int, float)),
-    ):
-        if len(found) != depth or any(type(item) not in kinds for item in found):
-            raise reader.refuse(key, found, f"must be a list of {depth} numbers, one per layer")
+    widths = reader.layer_counts("intermediate_size", 16384, length=depth)
+    sparsity = reader.layer_numbers("activation_sparsity_pattern", length=depth)
+    if sparsity is None:
+        sparsity = tuple(0.95 * (index < 10 < depth) for index in range(depth))
     activation = common.activation(reader, "hidden_activation", "gelu_pytorch_tanh")
     return [
-        FeedForward(width=width, activation=activation, sparsity=float(share) if share > 0 else None)
-        for width, share in zip(listed, sparsity, strict=True)
+        FeedForward(width=width, activation=activation, sparsity=share if share > 0 else None)
+        for width, share in zip(widths, sparsity, strict=True)
     ]
 
 

@@ -71,8 +71,9 @@ FAMILY = Family(
     aliases={"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"},
     partial_rotary_factor=1.0,
     tiny=draws.without(draws.TINY, "num_key_value_heads", "intermediate_size") | {"hidden_size": 64},
-    draws={key: draws.DENSE[key] for key in ("rope_parameters", "tie_word_embeddings")}
-    | {
+    draws={
+        "rope_parameters": tuple(rope for rope in draws.ROPE if rope["rope_type"] != "proportional"),
+        "tie_word_embeddings": (True, False),
         "num_attention_heads": (4, 2, 1),
         "rotary_pct": (1.0, 0.25, 0.5),
         "intermediate_multiple_size": (4, 2),

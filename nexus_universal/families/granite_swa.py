@@ -46,7 +46,7 @@ FAMILY = Family(
     title="Granite (windowed)",
     read=read,
     weights=names.weights(shared.SINKS),
-    tiny={**granite.FAMILY.tiny, "num_hidden_layers": 5, "sliding_window": 16},
+    tiny={**granite.FAMILY.tiny, "tie_word_embeddings": False, "num_hidden_layers": 5, "sliding_window": 16},
     draws={
         **granite.FAMILY.draws,
         **shared.WINDOW_DRAWS,

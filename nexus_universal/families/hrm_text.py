@@ -78,19 +78,27 @@ def _step(name: str, part: Part, own: str, *, read: Read, norm: Norm, after: Nor
     return Step(read=read, norm=norm, branches=(branch,), writes=(Write(terms=terms, register=own, norm=after),))
 
 
-STACK = names.attention("{layer}") | names.gated(theirs="{layer}.mlp")
-STACK |= {"layers.{i}.attention.gate": "{layer}.self_attn.gate_proj"}
-SHARED: names.Names = {
-    ours.replace("layers.{i}", f"shared.{name}.{{i}}"): str(theirs).replace("{layer}", f"model.{stack}.layers.{{i}}")
-    for name, stack in (("low", "L_module"), ("high", "H_module"))
-    for ours, theirs in STACK.items()
-}
+def _names(name: str, stack: str) -> names.Names:
+    """The tensors of one stack, packed in files and apart in the reference."""
+    layer, ours = f"model.{stack}.layers.{{i}}", f"shared.{name}.{{i}}"
+    roles = [f"{ours}.attention.{role}" for role in ("gate", "query", "key", "value")]
+    packed = names.sliced(f"{layer}.attn.gqkv_proj", *roles)
+    packed |= names.sliced(f"{layer}.mlp.gate_up_proj", f"{ours}.feed_forward.gate", f"{ours}.feed_forward.up")
+    packed |= {
+        f"{ours}.attention.output": f"{layer}.attn.o_proj",
+        f"{ours}.feed_forward.down": f"{layer}.mlp.down_proj",
+    }
+    apart = names.attention(layer) | names.gated(theirs=f"{layer}.mlp")
+    apart |= {"layers.{i}.attention.gate": f"{layer}.self_attn.gate_proj"}
+    held = {key.replace("layers.{i}", ours): rules for key, rules in apart.items()}
+    return held | names.either(packed, held)
+
 
 FAMILY = Family(
     model_type="hrm_text",
     title="HRM-Text",
     read=read,
-    weights=names.weights(SHARED, {"registers.low": "model.z_L_init"}),
+    weights=names.weights(_names("low", "L_module"), _names("high", "H_module"), {"registers.low": "model.z_L_init"}),
     irrelevant={"prefix_lm": "speaks of token types, of which a causal text has none"},
     tiny=draws.without(draws.TINY, "num_key_value_heads") | {"head_dim": 12},
     draws=draws.without(draws.DENSE, "num_key_value_heads")

@@ -18,14 +18,14 @@ MLP = f"{names.LAYER}.mlp"
 def experts(reader: ConfigReader, plain: FeedForward, depth: int) -> Iterable[MixtureOfExperts]:
     """The experts of each layer; how many a token visits may be listed layer by layer."""
     count = reader.count("num_experts", 1)
-    if isinstance(reader.take("moe_topk", 1, kinds=(int, list)), list):
-        chosen = reader.names("moe_topk", length=depth, known=range(1, count + 1)) or ()
-    else:
-        chosen = (reader.count("moe_topk", 1),) * depth
+    each = reader.take("moe_topk", 1, kinds=(int, list))
+    if not isinstance(each, list):
+        reader.values["moe_topk"] = [each] * depth
+    chosen = reader.names("moe_topk", length=depth, known=range(1, count + 1)) or ()
     router = Router(score="softmax", normalise=True, logits="float32", stored="float32")
     fields = {"experts": count, "expert": plain, "router": router, "shared": plain}
-    made = {each: MixtureOfExperts(per_token=each, shared_call="first", **fields) for each in set(chosen)}
-    return [made[each] for each in chosen]
+    made = {k: MixtureOfExperts(per_token=k, shared_call="first", **fields) for k in set(chosen)}
+    return [made[k] for k in chosen]
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:

@@ -62,7 +62,7 @@ def _attention(reader: ConfigReader, norm: Norm, *, context: int | None) -> dict
         emit="chosen",
         scale_on="weights",
         key_norm=replace(indexer.key_norm, eps=norm.eps),
-        rope=replace(indexer.rope, part_rotated="last"),
+        rope=indexer.rope.at_the_end(),
     )
     return {"full": replace(plain, indexer=indexer), "shared": replace(plain, indexer=ReusedIndices(reuse="chosen"))}
 

@@ -38,6 +38,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         reader.values["attn_config"] = {}
     said = reader.config("attn_config", irrelevant={"attn_impl": OF_KERNEL, "attn_pdrop": TRAINING})
     said.inert("model_type", "")
+    said.irrelevant |= {"dtype": "the model says its own"}
     for key, values in UNREAD_OF_ATTENTION.items():
         said.inert(key, *values)
     clip, scale = said.number("clip_qkv", None) or None, said.number("softmax_scale", None)

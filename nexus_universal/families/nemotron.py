@@ -33,10 +33,10 @@ FAMILY = Family(
     tiny=draws.TINY | {"head_dim": 16},
     draws=draws.without(draws.DENSE, "rms_norm_eps")
     | {
-        "head_dim": (16, None, 8),
+        "head_dim": (16, None, 20),
         "hidden_act": ("relu2", "silu"),
         "mlp_bias": (False, True),
         "norm_eps": (1e-5, 1e-3),
-        "partial_rotary_factor": (0.5, 0.25, 1.0),
+        "partial_rotary_factor": (0.5, 0.4, 1.0),
     },
 )

@@ -34,6 +34,7 @@ FAMILY = replace(
     irrelevant={**phi3.FAMILY.irrelevant, **dict.fromkeys(("vision_config", "audio_config"), composite.OF_TOWERS)},
     tiny={
         **phi3.FAMILY.tiny,
+        "original_max_position_embeddings": 96,
         "vision_config": {**draws.TINY_VISION, "crop_size": 28, "image_token_id": 96},
         "audio_config": {
             "hidden_size": 16,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.families.shared import common, deepseek, draws, names, rotary
+from nexus_universal.families.shared import common, deepseek, draws, names
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 

@@ -91,7 +91,7 @@ class UniversalAttention(KeepsFloat32):
             self.dynamic_mask = UniversalDynamicMask(
                 part.dynamic_mask, kv_heads=part.kv_heads, value_width=part.value_width
             )
-        self.output_norm = UniversalNorm.of(part.output_norm, mixed_width) if part.output_norm else None
+        self.inner_norm = UniversalNorm.of(part.inner_norm, mixed_width) if part.inner_norm else None
         self.growths = [rule for rule in (part.log_scale, part.temperature) if rule is not None]
         self.plan.growths.update(self.growths)
         self.mask_index = self.plan.mask(self._mask_kind(), key)
@@ -152,7 +152,7 @@ class UniversalAttention(KeepsFloat32):
         if part.gate:
             mixed = self._gated(mixed, roles["gate"])
         mixed = mixed.reshape(*x.shape[:-1], -1)
-        return self.output(mixed if self.output_norm is None else self.output_norm(mixed))
+        return self.output(mixed if self.inner_norm is None else self.inner_norm(mixed))
 
     def _clipped(self, role: Float[Tensor, "batch seq *rows"]) -> Float[Tensor, "batch seq *rows"]:
         """Queries, keys or values within the clip's bounds."""

@@ -51,7 +51,7 @@ from nexus_universal.layers.sharing import Shares, adapted
 from nexus_universal.layers.short_convolution import UniversalShortConvolution
 from nexus_universal.layers.state_space import UniversalStateSpace
 
-Registers = dict[str, Float[Tensor, "batch seq width"]]
+Registers = dict[str, Float[Tensor, "batch seq ..."]]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -232,21 +231,11 @@ class CallPlan:
             call.trailing = behind
 
 
-@singledispatch
-def _growth(rule: Any, positions: Int[Tensor, "rows seq"]) -> Float[Tensor, "rows one seq one"]:
-    """What queries at these positions are multiplied by."""
-    raise NotImplementedError(f"no growth of queries is known for {type(rule).__name__}")
-
-
-@_growth.register
-def _(base: int, positions: Tensor) -> Tensor:
-    """log_base(t + 1), but no less than 1; in float64 first, as a table of Python numbers would be."""
-    grown = (positions + 1).double().log() / math.log(base)
-    return grown.clamp(min=1.0).float()[:, None, :, None]
-
-
-@_growth.register
-def _(rule: QueryTemperature, positions: Tensor) -> Tensor:
+def _growth(rule: int | QueryTemperature, positions: Int[Tensor, "rows seq"]) -> Float[Tensor, "rows one seq one"]:
+    """What queries at these positions are multiplied by: log_rule(t + 1), but no less than 1, or a temperature."""
+    if isinstance(rule, int):  # in float64 first, as a table of Python numbers would be
+        grown = (positions + 1).double().log() / math.log(rule)
+        return grown.clamp(min=1.0).float()[:, None, :, None]
     if rule.form == "log":
         grown = 1 + rule.growth * torch.log(1 + torch.floor(positions / rule.span))
     elif rule.form == "log_next":

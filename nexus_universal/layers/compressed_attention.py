@@ -14,7 +14,7 @@ from nexus_universal.layers.kernels import eager_attention
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm, bare_rms
 
-Visible = Bool[Tensor, "batch seq entries"]
+Visible = Bool[Tensor, "rows seq entries"]
 
 
 class UniversalCompressedAttention(nn.Module):
@@ -152,7 +152,7 @@ class EntryIndexer(nn.Module):
         call: Call,
         state: CompressedState | None,
         rows: Rows | None,
-    ) -> Visible:
+    ) -> Bool[Tensor, "batch seq entries"]:
         """True for the entries that each query sees. Nothing is learned through a choice."""
         keys = self.compressor(x, state, rows)
         query = self.query(latent).unflatten(-1, (-1, self.part.head_dim)).transpose(1, 2)

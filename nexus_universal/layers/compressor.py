@@ -15,6 +15,7 @@ from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
 
 Series = Float[Tensor, "batch seq width"]
+Pooled = Float[Tensor, "batch entries head_dim"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Compressor(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "batch seq d_hidden"], state: CompressedState | None, rows: Rows | None
-    ) -> Float[Tensor, "batch entries head_dim"]:
+    ) -> Pooled:
         """All entries so far; `rows` is given where the rows differ in length."""
         values, gates = self.value(x), self.gate(x)
         if rows is not None:
@@ -89,7 +90,7 @@ class Compressor(nn.Module):
             for field, tensor in tensors.items():
                 setattr(state, f"{self.series}_{field}", tensor)
 
-    def _ragged(self, values: Series, gates: Series, state: CompressedState | None, rows: Rows) -> Series:
+    def _ragged(self, values: Series, gates: Series, state: CompressedState | None, rows: Rows) -> Pooled:
         """The same where rows differ in length: each row's tokens are put side by side, at the left."""
         batch, seq, _ = values.shape
         groups = (seq + self.rate - 1) // self.rate + 1
@@ -129,7 +130,7 @@ class Compressor(nn.Module):
 
     def _pooled(
         self, values: Series, gates: Series, first: Int[Tensor, " rows"], before: tuple[Tensor | None, Tensor | None]
-    ) -> tuple[Float[Tensor, "batch groups head_dim"], tuple[Tensor, Tensor]]:
+    ) -> tuple[Pooled, tuple[Tensor, Tensor]]:
         """Whole groups' entries, the first of them number `first`; and the series that the next group reads."""
         values = values.unflatten(1, (-1, self.rate))
         gates = gates.unflatten(1, (-1, self.rate)) + self.bias

@@ -29,13 +29,13 @@ class UniversalNorm(nn.Module):
         Raises:
             UnsupportedPart: a valid norm that no class computes.
         """
-        if part.rounding == "native":
-            return (NativeRMSNorm if part.kind == "rms" else NativeLayerNorm)(part, width)
         if part.rounding == "native_float32":
             return WideLayerNorm(part, width)
         if part.kind == "layer":
-            return LayerNorm(part, width)
+            return (NativeLayerNorm if part.rounding == "native" else LayerNorm)(part, width)
         refuse_unless(part, bias=False)
+        if part.rounding == "native":
+            return NativeRMSNorm(part, width)
         return RMSNorm(part, width) if part.rounding == "before_scale" else LateRoundedRMSNorm(part, width)
 
     def gain(self) -> Float[Tensor, " width"] | float:

@@ -79,7 +79,7 @@ def _factors(count: int, *, start: float, step: float) -> list[float]:
 
 
 def _pairs(family: Family, config: Mapping[str, Any]) -> int:
-    """Rotated pairs of a head, read off the n of the same config without scaling."""
+    """Rotated pairs of a head, read off the n of the same config unscaled; of a whole head where none rotates."""
     plain = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
     n = family.parameter({"model_type": family.model_type, **plain})
     for layer in n.layers:
@@ -88,7 +88,7 @@ def _pairs(family: Family, config: Mapping[str, Any]) -> int:
             if rope is not None:
                 width = getattr(branch.part, "rope_dim", None) or getattr(branch.part, "head_dim", 0)
                 return rope.dims(width) // 2
-    return 0
+    return getattr(next(n.layers[0].branches()).part, "head_dim", 0) // 2  # the reference makes tables nonetheless
 
 
 def switch_length(n: Any) -> int | None:

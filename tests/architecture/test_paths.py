@@ -106,8 +106,8 @@ def test_indices_count_from_either_end() -> None:
 
 def test_a_branchs_name_goes_before_its_role() -> None:
     both = WORKS["gemma4_text_experts"]()
-    changed = both.replace("layers.0.feed_forward.input_norm.eps", 0.5).layers[0].steps[1].branches
-    assert [branch.input_norm.eps for branch in changed if branch.input_norm] == [0.5, 1e-6]
+    changed = both.replace("layers.0.feed_forward.output_norm.eps", 0.5).layers[0].steps[1].branches
+    assert [branch.output_norm.eps for branch in changed if branch.output_norm] == [0.5, 1e-6]
 
 
 def test_paths_reach_into_steps_writes_and_nested_programs() -> None:

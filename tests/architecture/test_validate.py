@@ -95,7 +95,14 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "zero": (small(embedding=Embedding(vocab=0, width=24)), ("embedding.vocab = 0 must be at least 1",)),
     "negative": (mixer(window=-1), ("window = -1 must be at least 1",)),
     "norm eps": (small(final_norm=Norm(kind="rms", eps=-1.0)), ("final_norm.eps = -1.0 must not be negative",)),
-    "norm rounding": (small(final_norm=Norm(kind="rms", eps=1.0, rounding="native")), ("'native' is 'native' for",)),
+    "norm rounding": (
+        small(final_norm=Norm(kind="rms", eps=1.0, rounding="native_float32", scale="none")),
+        ("'native_float32' is 'native_float32' for kind = 'layer' only",),
+    ),
+    "norm kernel": (
+        small(final_norm=Norm(kind="rms", eps=1.0, rounding="native", scale="one_plus_weight")),
+        ("final_norm.scale = 'one_plus_weight' must be 'weight' or 'none'",),
+    ),
     "norm bias": (small(final_norm=Norm(kind="rms", eps=1.0, scale="none", bias=True)), ("bias = True needs a scale",)),
     "rope theta": (mixer(rope=Rope(theta=0.0)), ("rope.theta = 0.0 must be positive",)),
     "rope fraction": (mixer(rope=Rope(theta=1e4, fraction=1.5)), ("rope.fraction = 1.5 must lie in (0, 1]",)),
@@ -185,7 +192,7 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "latent bias": (network(experts(latent_bias=True)), ("latent_bias = True needs latent",)),
     "sum epsilon": (routed(normalise=False, sum_epsilon=1e-9), ("sum_epsilon = 1e-09 needs normalise = True",)),
     "sums to one": (routed(score="softmax_chosen"), ("normalise = True must be False",)),
-    "nothing to select": (routed(by_token=True, selection_bias=True), ("selection_bias = True must be False",)),
+    "nothing to select": (routed(by_token=97, selection_bias=True), ("selection_bias = True must be False",)),
     "input scale": (routed(input_scale=True), ("input_scale = True needs input_norm",)),
     "groups": (routed(groups=ExpertGroups(count=3, keep=1)), ("groups", "by 'best' without")),
     "biased groups": (

@@ -18,10 +18,10 @@ from torch import Tensor
 from nexus_universal import UniversalTransformer
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.cache import WindowState
-from tests.helpers import MODEL_TYPES, ids, reference, universal
+from tests.helpers import MODEL_TYPES, STEADY, ids, reference, universal
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{model_type: (model_type, {}) for model_type in MODEL_TYPES},
+    **{model_type: (model_type, STEADY.get(model_type, {})) for model_type in MODEL_TYPES},
     "gemma3_text, window 1": ("gemma3_text", {"sliding_window": 1, "num_hidden_layers": 2}),
     "gemma3_text, window 2": ("gemma3_text", {"sliding_window": 2, "num_hidden_layers": 6}),
     "cohere2, window 7": ("cohere2", {"sliding_window": 7}),

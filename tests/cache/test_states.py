@@ -13,7 +13,7 @@ from torch import Tensor
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.cache import Cache, KeyValueState, RecurrentState, WindowState
-from tests.helpers import MODEL_TYPES, ids, pair, raw, reference, same, universal
+from tests.helpers import MODEL_TYPES, STEADY, ids, raw, reference, same, universal
 
 
 def keeps_all(model_type: str) -> bool:
@@ -29,7 +29,7 @@ types = pytest.mark.parametrize("model_type", MODEL_TYPES)
 
 @functools.cache
 def model_of(model_type: str) -> UniversalTransformer:
-    return universal(pair(model_type)[0]).requires_grad_(False)
+    return universal(reference(model_type, **STEADY.get(model_type, {}))).requires_grad_(False)
 
 
 def filled(model_type: str, *, batch: int = 2, seq: int = 20) -> Cache:

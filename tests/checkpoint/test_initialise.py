@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nexus_universal import ArchitectureParameter, UniversalTransformer
+from nexus_universal import ArchitectureParameter, UniversalTransformer, families
 from nexus_universal.checkpoint.load import slots
 from tests.helpers import MODEL_TYPES, built, config, ids, universal
 
@@ -18,15 +18,25 @@ types = pytest.mark.parametrize("model_type", MODEL_TYPES)
 
 
 def drawn(model_type: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], UniversalTransformer]:
-    """The reference's fresh weights under our names, our own, and our model."""
+    """The reference's fresh weights under our names, our own, and our model; changes go to a text section, too."""
     torch.manual_seed(0)
+    family = families.find(model_type)
+    if "text_config" in family.sections:
+        changes = changes | {"text_config": {**family.tiny["text_config"], **changes}}
     settled = config(model_type, **changes)
     theirs = universal(built(settled))
     ours = UniversalTransformer(ArchitectureParameter.from_huggingface(settled))
     return dict(theirs.named_slots()), dict(ours.named_slots()), ours
 
 
-@types
+OTHERWISE = {
+    "nanochat": "of what writes to the residual it shrinks the attention's outputs alone",
+    "nemotron": "its norms start at 1 + 1: meant are weights around 0",
+}
+"""Types that the reference starts otherwise, and why ours does not."""
+
+
+@pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if name not in OTHERWISE])
 def test_each_tensor_has_the_references_distribution(model_type: str) -> None:
     theirs, ours, _ = drawn(model_type, **WIDER)
     assert set(theirs) == set(ours)

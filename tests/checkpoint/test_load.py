@@ -18,10 +18,9 @@ from nexus_universal import UniversalTransformer, copy_weights, families
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.load import slots
 from nexus_universal.checkpoint.rules import Stacked
-from nexus_universal.parity.draws import scans_restart
 from nexus_universal.parity.modes import Reference
 from tests.checkpoint.on_disk import SINGLE, changed, logits_of, published, same_logits, tensors_of
-from tests.helpers import MODEL_TYPES, ids, pair, reference, same, universal
+from tests.helpers import MODEL_TYPES, ids, pair, pieces, reference, same, universal
 
 
 def in_pieces(model_type: str) -> bool:
@@ -38,7 +37,7 @@ types = pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_the_published_layout(model_type: str) -> None:
     ours = UniversalTransformer.from_pretrained(published(model_type))
     assert same_logits(ours, model_type)
-    assert not ours.training and ours.passed_over == {}
+    assert not ours.training and bool(ours.passed_over) <= bool(families.find(model_type).left_out)
     assert same_logits(UniversalTransformer.from_pretrained(str(published(model_type)), device="cpu"), model_type)
 
 
@@ -51,8 +50,7 @@ def test_both_loaders_of_one_file_give_the_same_bits(model_type: str) -> None:
     side, cache = Reference(theirs), ours.new_cache()
     kept = side.new_cache()
     assert same(ours(ids(2, 20)).logits, theirs(ids(2, 20), use_cache=False).logits)
-    pieces = [14, *(1,) * 6] if scans_restart(ours.n) else [14, 1, 5]
-    for piece in ids(2, 20).split(pieces, dim=1):
+    for piece in ids(2, 20).split(pieces(model_type), dim=1):
         expected = side(piece, cache=kept)
         assert same(ours(piece, cache=cache).logits, expected)
 

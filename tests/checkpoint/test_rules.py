@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nexus_universal import families
-from nexus_universal.checkpoint.load import assemble, disassemble, idle_layers, slots
-from nexus_universal.checkpoint.rules import Direct, Rule, Squeezed, Stacked, Transposed, WeightMap, names_of
+from nexus_universal.architecture.errors import CheckpointError
+from nexus_universal.checkpoint.load import assemble, disassemble, idle_layers, plan_load, slots
+from nexus_universal.checkpoint.rules import Direct, Rule, Sliced, Squeezed, Stacked, Transposed, WeightMap, names_of
 from nexus_universal.checkpoint.save import published_tensors
 from tests.helpers import MODEL_TYPES, pair, reference, same, single_changes, universal
 
@@ -58,6 +59,27 @@ def test_names_are_filled_index_by_index_and_expert_by_expert() -> None:
     assert names_of(Direct("a.{i}.b.{i}"), indices=("1", "2"), experts=1) == ["a.1.b.2"]
 
 
+def test_slices_of_one_tensor_are_cut_and_put_together() -> None:
+    class Parts(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.key, self.query = (torch.nn.Linear(3, 2) for _ in range(2))
+            self.layers = torch.nn.ModuleList()
+
+    weights = WeightMap(tensors={"query": Sliced("a.qk", 0, 2), "key": Sliced("a.qk", 1, 2)})
+    model = Parts()
+    packed = published_tensors(model, weights)
+    assert torch.equal(packed["a.qk.weight"], torch.cat([model.query.weight, model.key.weight]))
+    assert torch.equal(packed["a.qk.bias"], torch.cat([model.query.bias, model.key.bias]))
+    plan = plan_load(model, weights, {name: tuple(tensor.shape) for name, tensor in packed.items()})
+    for name, (rule, names) in plan.sources.items():
+        slot = slots(model)[name]
+        cut = assemble(slot, rule, names, read=packed.__getitem__, read_into=lambda n, t: None, dtype=slot.dtype)
+        assert same(cut, slot.detach()) and cut.untyped_storage().data_ptr() == packed[names[0]].data_ptr()
+    with pytest.raises(CheckpointError, match="has shape"):
+        plan_load(model, weights, {"a.qk.weight": (5, 3), "a.qk.bias": (4,)})
+
+
 def test_a_parameter_without_an_entry_is_an_error() -> None:
     with pytest.raises(KeyError):
         MAP.rules("layers.0.unknown.weight")
@@ -86,6 +108,7 @@ RULES: list[tuple[Rule, tuple[int, ...]]] = [
     (Transposed("a"), (3, 4, 5)),
     (Squeezed("a", axis=1), (3, 4)),
     (Squeezed("a", axis=0), (3,)),
+    (Sliced("a", 0, 1), (3, 4)),
     (Squeezed("a", axis=(0, 1, 3)), (3,)),
     (Stacked(("a.{e}",)), (3, 4, 5)),
     (Stacked(("a.{e}", "b.{e}")), (3, 4, 5)),
@@ -131,23 +154,28 @@ def test_gate_and_up_of_an_expert_are_stacked_gate_first() -> None:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_familys_table_is_one_to_one(model_type: str) -> None:
-    """No two parameters share a published tensor, and all of the reference's are named."""
+    """No two parameters share a published tensor but for slices of it, and all of the reference's are named."""
     weights = families.find(model_type).weights
     theirs, ours = pair(model_type)
-    seen: list[str] = []
+    seen: list[tuple[str, int]] = []
     for name, slot in slots(ours).items():
         rules, indices = weights.rules(name)
-        seen += names_of(rules[0], indices=indices, experts=slot.shape[0])
+        slice_index = rules[0].index if isinstance(rules[0], Sliced) else 0
+        experts = slot.shape[0] if slot.dim() else 1
+        seen += [(found, slice_index) for found in names_of(rules[0], indices=indices, experts=experts)]
     assert len(seen) == len(set(seen))
-    assert set(published_tensors(ours, weights)) == set(seen)
+    assert set(published_tensors(ours, weights)) == {name for name, _ in seen}
     inside, held = set(theirs.state_dict()), set()
     for name, slot in slots(ours).items():
         rules, indices = weights.rules(name)
-        choices = [set(names_of(rule, indices=indices, experts=slot.shape[0])) for rule in rules]
+        experts = slot.shape[0] if slot.dim() else 1
+        choices = [set(names_of(rule, indices=indices, experts=experts)) for rule in rules]
         held |= next(choice for choice in choices if choice <= inside)
     tied = {"head.weight", *(slots(ours).keys() & {"head.bias"})} if ours.n.head.tied else set()
     twice = {rule.name for name in tied for rule in weights.rules(name)[0]} - held
-    assert held == {name for name in inside - twice if not weights.carries(name, idle=idle_layers(ours))}
+    unused = {name for name in inside if weights.reason_to_pass_over(name, layers=ours.n.num_layers)} - held
+    idle = idle_layers(ours)
+    assert held == {name for name in inside - twice - unused if not weights.carries(name, idle=idle)}
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -46,7 +46,7 @@ def one_line(result: Result, *words: str) -> None:
         (["diff", "llama", "/no/such/place"], ["/no/such/place"]),
         (["verify"], ["SOURCE", "--family"]),
         (["verify", "/no/such/place"], ["/no/such/place: no such"]),
-        (["verify", "--family", "gemma3_txt"], ["did you mean 'gemma3_text'?"]),
+        (["verify", "--family", "gemma3_txt"], ["did you mean 'gemma3_text'"]),
         (["verify", "--family", "llama", "--ignore-key", "a"], ["--ignore-key"]),
         (["verify", "--family", "llama", "--draws", "0"], ["--draws"]),
         (["verify", TRAINED, "--dtype", "int8"], ["--dtype", "bfloat16"]),

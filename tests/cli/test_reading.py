@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer, __version__, families
+from nexus_universal.architecture.program import Program
 from nexus_universal.architecture.serial import from_data
 from tests.cli.support import TRAINED, Result, change_config
 
@@ -68,7 +69,8 @@ def test_inspect_shows_the_tree_the_counts_and_the_equations(model_type: str, ne
         assert text in shown.out
     for layer in n.layers:
         for _, branch in layer.all_branches():
-            assert f"{branch.name}: {type(branch.part).__name__}" in shown.out
+            kind = "program" if isinstance(branch.part, Program) else type(branch.part).__name__
+            assert f"{branch.name}: {kind}" in shown.out
     without = nexus("inspect", "--family", model_type, "--no-formula")
     assert n.formula().unicode not in without.out and n.signature in without.out
 
@@ -167,7 +169,7 @@ def test_families_lists_them_all(nexus: Run) -> None:
     assert [row["type"] for row in data] == list(families.model_types())
     for row in data:
         assert row["type"] in shown.out and row["title"] in shown.out and row["mixers"]
-        assert row["feed_forwards"] or row["type"] == "mamba2"
+        assert row["feed_forwards"] or row["type"] in ("mamba", "mamba2", "falcon_mamba")
     by_type = {row["type"]: row for row in data}
     assert by_type["qwen3_next"]["mixers"] == ["gated delta rule", "attention"]
     assert by_type["cohere2"]["mixers"] == ["attention (window 4096)", "attention (no rope)"]

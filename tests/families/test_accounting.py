@@ -19,17 +19,11 @@ SETTLED = {model_type: config(model_type).to_dict() for model_type in MODEL_TYPE
 MEANT = {
     "max_window_layers": (0, -1),  # from the first layer on
     "first_k_dense_replace": (0, -1),  # experts from the first layer on
-    "num_local_experts": (0,),  # Granite: none
+    "granitemoehybrid/num_local_experts": (0,),  # none
     "num_dense_layers": (0, -1),  # experts from the first layer on
     "attn_layer_offset": (0,),  # the first layer of each period
     "expert_layer_offset": (0,),
-    "jetmoe/num_local_experts": (),
-    "minimax_m2/num_local_experts": (),
-    "phimoe/num_local_experts": (),
     "cohere2_moe/num_shared_experts": (0,),
-    "granitemoe/num_local_experts": (),
-    "granitemoeshared/num_local_experts": (),
-    "granitemoe_swa/num_local_experts": (),
     "shared_intermediate_size": (0,),  # Granite: no shared network
     "granitemoehybrid/shared_intermediate_size": (),
     "qwen2_moe/sliding_window": (0,),  # none, where windows are not used

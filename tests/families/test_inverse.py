@@ -16,6 +16,7 @@ from nexus_universal.parity.draws import completed, draw_configs
 from nexus_universal.parity.references import load_reference
 
 DRAWS = 3
+LONE_SHARE = [0.0, 0.0, 0.0, 0.0, 0.7, 0.0]
 
 
 def read(model_type: str, config: dict[str, Any]) -> ArchitectureParameter:
@@ -47,6 +48,9 @@ def test_a_config_is_found_for_an_n_that_has_none(model_type: str, draw: int) ->
         ("gemma3_text", "layers.*.attention.scale", 0.125, {"query_pre_attn_scalar": 64}),
         ("gpt2", "layers.*.feed_forward.activation", "relu", {"activation_function": "relu"}),
         ("qwen3_next", "layers.*.linear_attention.convolution", 3, {"linear_conv_kernel_dim": 3}),
+        ("gemma3n_text", "layers.2.block.feed_forward.width", 64, {"intermediate_size": [80, 80, 64, 80, 80, 80]}),
+        ("gemma3n_text", "layers.4.block.feed_forward.sparsity", 0.7, {"activation_sparsity_pattern": LONE_SHARE}),
+        ("minicpm3", "head.input_divisor", 48 / 7, {"dim_model_base": 7}),
     ],
 )
 def test_only_what_was_changed_changes(model_type: str, path: str, value: Any, expected: dict[str, Any]) -> None:
@@ -74,6 +78,16 @@ def test_two_keys_that_only_help_together() -> None:
     """Qwen's window needs `use_sliding_window`, a width and a first layer at once."""
     config = tiny("qwen3").replace("layers.1.attention.window", 7).to_huggingface()
     assert (config["use_sliding_window"], config["sliding_window"]) == (True, 7)
+
+
+@pytest.mark.parametrize(("slow", "fast", "depth"), [(1, 5, 2), (3, 1, 2), (2, 2, 2), (1, 1, 6)])
+def test_a_depth_that_is_a_product(slow: int, fast: int, depth: int) -> None:
+    """Twelve layers come of several loops; no key says twelve."""
+    config = {"H_cycles": slow, "L_cycles": fast, "num_hidden_layers": depth}
+    n = replace(tiny("hrm_text", **config), origin=Origin())
+    found = n.to_huggingface(family="hrm_text")
+    assert len(n.layers) == 12
+    assert {key: found.get(key, {"H_cycles": 2, "L_cycles": 3}.get(key)) for key in config} == config
 
 
 def test_what_a_family_cannot_say_is_named() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from nexus_universal import ArchitectureParameter, families
 from nexus_universal.architecture.ends import Text
 from nexus_universal.families.shared.reader import INERT, IRRELEVANT
-from tests.helpers import MODEL_TYPES, built, config, ids, inert_values, reference, same
+from tests.helpers import MODEL_TYPES, built, config, ids, inert_values, pair, reference, same
 
 VARIED: dict[str, Any] = {
     "_name_or_path": "somewhere/else",
@@ -92,6 +92,7 @@ VARIED: dict[str, Any] = {
     "first_k_dense_replace": 2,
     "num_nextn_predict_layers": 2,
     "topk_method": "greedy",
+    "expert_dtype": "fp4",
     "resid_pdrop": 0.7,
     "embd_pdrop": 0.7,
     "attn_pdrop": 0.7,
@@ -159,6 +160,10 @@ VARIED: dict[str, Any] = {
     "audio_token_id": 5,
     "audio_chunk_size": 4800,
     "projector_hidden_act": "relu",
+    "lambda_std_dev": 0.7,
+    "altup_coef_clip": 3.0,
+    "prefix_lm": False,
+    "aux_loss_coef": 0.7,
     "use_cache": False,
     "initializer_range": 0.9,
     # of encoders
@@ -169,7 +174,6 @@ VARIED: dict[str, Any] = {
     "is_encoder_decoder": True,
     "is_decoder": False,
     "attention_type": "original_full",
-    "block_size": 16,
     # of mixtures of experts
     "intermediate_size": 60,
     "input_jitter_noise": 0.7,
@@ -185,7 +189,6 @@ VARIED: dict[str, Any] = {
     "num_mtp_layers": 1,
     "mtp_layer_types": ["full_attention"],
     "mtp_mlp_layer_types": ["dense"],
-    "num_random_blocks": 1,
     "use_prompt": True,
     "prompt_length": 7,
     "prompt_mid_dim": 8,
@@ -210,6 +213,7 @@ NOT_IN_THE_REFERENCE = {
     "model_type": "it chooses the class itself",
     "output_attentions": "the reference refuses it with its fused kernel; eager attention has other bits",
     "return_dict": "set to false, the reference's own forward fails: it reads a field of a tuple",
+    "num_attention_heads": "follows from other keys, and is a read-only property",
     "use_return_dict": "a read-only property of the reference's configs",
     **dict.fromkeys(
         ("vision_config", "audio_config", "patch_size", "num_channels", "audio_merge_size", "projector_bias"),
@@ -237,6 +241,7 @@ TEXT_KEYS_OF = {
         name: {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05, "rescale_prenorm_residual": True}
         for name in ("mamba", "falcon_mamba")
     },
+    "youtu": {"embedding_initializer_range": 0.3},
     "nemotron_h": {"rescale_prenorm_residual": False, "time_step_max": 0.2, "time_step_floor": 0.05},
 }
 """Those of one family alone."""
@@ -271,7 +276,8 @@ def assert_unmoved(model_type: str, changes: dict[str, Any], **tiny: Any) -> Non
 def declared(model_type: str) -> dict[str, Any]:
     """The varied values of what is irrelevant in this family, those that it reads itself left out."""
     names = {*IRRELEVANT, *families.find(model_type).irrelevant} - {*NOT_IN_THE_REFERENCE}
-    names -= {"router_jitter_noise"} if model_type == "phimoe" else set()  # its router reads it without training, too
+    refused = {"diffllama": {"attention_dropout"}, "phimoe": {"router_jitter_noise"}}  # or read without training, too
+    names -= refused.get(model_type, set())
     return {name: VARIED[name] for name in sorted(names)}
 
 
@@ -298,10 +304,8 @@ def test_irrelevant_keys_leave_n_alone(model_type: str) -> None:
 @pytest.mark.parametrize("column", range(max(map(len, INERT.values()))))
 def test_inert_keys(model_type: str, column: int) -> None:
     """The values at which a key is said to change nothing, in as many rounds as a key has values."""
-    has_experts = any("experts" in key for key in families.find(model_type).tiny)
-    keys = [
-        key for key in INERT if has_experts or key != "experts_implementation"
-    ]  # elsewhere the reference refuses it
+    chooses = pair(model_type)[0]._can_set_experts_implementation()  # elsewhere the reference refuses it
+    keys = [key for key in INERT if chooses or key != "experts_implementation"]
     changes = {key: inert_values(model_type, key)[min(column, len(INERT[key]) - 1)] for key in keys}
     assert_unmoved(model_type, changes)
 
@@ -311,6 +315,8 @@ def test_text_keys(model_type: str) -> None:
     plain = ArchitectureParameter.from_huggingface(config(model_type))
     changes = {key: value for key, value in TEXT_KEYS.items() if not (plain.embedding.positions and "position" in key)}
     changes |= TEXT_KEYS_OF.get(model_type, {})
+    if model_type == "hrm_text":
+        del changes["initializer_range"]  # scales the embeddings, too
     if families.find(model_type).sections:
         del changes["max_position_embeddings"]  # the section's own
     assert_unmoved(model_type, changes)
@@ -323,7 +329,7 @@ def test_every_declared_key_has_a_varied_value() -> None:
     every = {*IRRELEVANT, *(key for t in MODEL_TYPES for key in families.find(t).irrelevant)}
     assert every == {*VARIED, *NOT_IN_THE_REFERENCE}
     known = {"context", "bos", "eos", "pad", "use_cache", "dtype", "initializer_range", "scaled_residual"}
-    known |= {"step_range", "uniform_output", "shrunk_output", "reread_beyond", "zero_routers"}
+    known |= {"step_range", "uniform_output", "shrunk_output", "reread_beyond", "embedding_range", "zero_routers"}
     assert set(Text.__dataclass_fields__) == known, "a field of Text was added: vary its key here"
 
 

@@ -16,7 +16,7 @@ from nexus_universal import ArchitectureParameter, families
 from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
 from nexus_universal.architecture.paths import leaves
 from nexus_universal.families.shared.reader import IRRELEVANT
-from nexus_universal.parity.draws import completed, longest_sample
+from nexus_universal.parity.draws import asked, completed, longest_sample
 from nexus_universal.parity.modes import MODES, Ours, compare, sample
 from nexus_universal.parity.prove import Pair
 from nexus_universal.parity.references import reference_config
@@ -99,6 +99,13 @@ def shrunken(raw: dict[str, Any]) -> dict[str, Any]:
         kinds = list(dict.fromkeys(zip(raw["indexer_types"], raw["mlp_layer_types"], strict=True)))
         config["indexer_types"], config["mlp_layer_types"] = map(list, zip(*kinds, strict=True))
         config["num_hidden_layers"] = len(kinds)
+    if isinstance(raw.get("compress_ratios"), list):  # one layer of each kind, and an eighth of what turns
+        hashed, ratios = raw["num_hash_layers"], raw["compress_ratios"][: raw["num_hidden_layers"]]
+        kinds = list(dict.fromkeys((ratio, index < hashed) for index, ratio in enumerate(ratios)))
+        config["compress_ratios"] = [ratio for ratio, _ in kinds]
+        config |= {"num_hidden_layers": len(kinds), "num_hash_layers": sum(by_token for _, by_token in kinds)}
+        config |= {key: raw[key] // 8 for key in ("head_dim", "qk_rope_head_dim", "index_head_dim")}
+        del config["layer_types"]
     for key in ("rope_scaling", "rope_parameters"):
         if isinstance(raw.get(key), dict) and "original_max_position_embeddings" in raw[key]:
             config[key] = {**raw[key], "original_max_position_embeddings": 16}
@@ -116,7 +123,8 @@ def test_it_is_proven_at_a_shrunken_width(name: str) -> None:
     drawn = sample(n.d_vocab, length=longest_sample(n, wanted=80), batch=2, seed=3, pad=n.text.pad)
     with torch.no_grad():
         for mode, run in MODES.items():
-            found = compare(run(pair.reference, drawn), run(Ours(pair.model), drawn))
+            subject = asked(n, mode, drawn)
+            found = compare(run(pair.reference, subject), run(Ours(pair.model), subject))
             assert found.equal, f"{mode} differs by {found.max_difference}"
 
 

@@ -171,6 +171,32 @@ def test_a_biased_short_convolution_reads_pads() -> None:
         assert furthest(ours(x, **call).logits[:, 4:], alone) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["compressed_sparse_attention", "heavily_compressed_attention"])
+def test_a_compressor_pools_pads(kind: str) -> None:
+    """DeepSeek-V4: groups are counted from the row's first slot, and a pad weighs in its group like a token."""
+    theirs = reference("deepseek_v4", num_hidden_layers=1, layer_types=[kind], sliding_window=4)
+    ours, x = universal(theirs), ids(1, 44)
+    mask = torch.tensor([[0] * 3 + [1] * 41])
+    call = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    with torch.no_grad():
+        alone = theirs(x[:, 3:], use_cache=False).logits
+        assert furthest(theirs(x, **call, use_cache=False).logits[:, 3:], alone) > 1e-2
+        assert furthest(ours(x, **call).logits[:, 3:], alone) < 1e-5
+
+
+def test_a_dropped_cache_is_not_read_anew() -> None:
+    """Phi-4-multimodal forgets a text that grows past the original context; the same weights in Phi-3 do not."""
+    theirs = reference("phi4_multimodal", original_max_position_embeddings=16)
+    ours, x = universal(theirs), ids(1, 11)
+    settings = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0}
+    mask = torch.ones_like(x)
+    cached, whole = (
+        theirs.generate(x, attention_mask=mask, eos_token_id=None, use_cache=each, **settings) for each in (True, False)
+    )
+    assert torch.equal(cached[:, :17], whole[:, :17]) and not torch.equal(cached, whole)
+    assert torch.equal(ours.generate(x, mask, eos_token_id=[], **settings), whole)
+
+
 @pytest.mark.parametrize("model_type", [name for name in COUNTS_SLOTS if name in MODEL_TYPES])
 @torch.no_grad()
 def test_a_decoder_alone_counts_pads(model_type: str) -> None:

@@ -107,8 +107,8 @@ def defined(module: UniversalAttention, part: Attention, x: Tensor, layer_index:
         )
         out = out * opened
     out = out.flatten(-2)
-    if part.output_norm:
-        out = rms(out, module.output_norm.weight, part.output_norm.eps)
+    if part.inner_norm:
+        out = rms(out, module.inner_norm.weight, part.inner_norm.eps)
     bias = module.output.bias
     return out @ module.output.weight.double().T + (0 if bias is None else bias.double())
 
@@ -161,7 +161,7 @@ def attentions(draw: st.DrawFn) -> Attention:
         gate=gate,
         clip=draw(st.sampled_from([None, 0.4])),
         temperature=draw(st.sampled_from([None, QueryTemperature(growth=0.7, span=3)])),
-        output_norm=draw(st.sampled_from([None, Norm(kind="rms", eps=1e-3)])),
+        inner_norm=draw(st.sampled_from([None, Norm(kind="rms", eps=1e-3)])),
     )
 
 

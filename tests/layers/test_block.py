@@ -179,9 +179,9 @@ def test_every_mixer_has_a_state_of_its_own(model_type: str) -> None:
     cache = pair(model_type)[1].new_cache()
     n = pair(model_type)[1].n
     expected = {
-        f"layers.{index}.{branch.name}"
+        f"layers.{index}.{path}"
         for index, layer in enumerate(n.layers)
-        for branch in layer.branches()
+        for path, branch in layer.all_branches()
         if branch.part.role == "mixer" and not getattr(branch.part, "reuse", None)
     }
     assert set(cache.states) == expected

@@ -33,7 +33,8 @@ def calls(model):
             padding = more
     model(ids(2, 20), attention_mask=mask.flip(1), cache=model.new_cache())
     model(ids(2, 20), logits_to_keep=torch.tensor([0, 5]), position_ids=torch.arange(20)[None] + 3)
-    model(inputs_embeds=model.embedding.look_up(ids(2, 7)))
+    if not any(name.endswith("router.table") for name, _ in model.named_buffers()):  # chooses experts by ids
+        model(inputs_embeds=model.embedding.look_up(ids(2, 7)))
 
 found = {}
 for model_type in MODEL_TYPES:
@@ -57,7 +58,7 @@ def test_every_family_passes_with_all_signatures_checked() -> None:
         [sys.executable, "-c", CHECKED],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
         cwd=ROOT,
     )

@@ -32,7 +32,7 @@ class Question:
     types: tuple[type, ...]
     known: tuple[Any, ...] = ()
     length: int | None = None
-    """Set where the value is a list of one name per layer, or of one number where no names are known."""
+    """Set where the value may be a list of one name per layer, or of one number where no names are known."""
 
 
 class RecordingReader(ConfigReader):
@@ -71,6 +71,11 @@ class RecordingReader(ConfigReader):
     def layer_numbers(self, key: str, *, length: int) -> tuple[float, ...] | None:
         found = super().layer_numbers(key, length=length)
         self.asked[self._path(key)] = Question(found, (list, type(None)), length=length)
+        return found
+
+    def layer_counts(self, key: str, default: int, *, length: int) -> tuple[int, ...]:
+        found = super().layer_counts(key, default, length=length)
+        self.asked[self._path(key)] = Question(self.values.get(key, default), (int, list), length=length)
         return found
 
     def section(self, key: str) -> ConfigReader:
@@ -112,13 +117,35 @@ class _Search:
     def at_depth(self, values: Values) -> Values:
         """The same with n's number of layers, which everything else depends on; lists of another depth are left out."""
         n, reader = self.read(values)
-        depth = len(n.layers)
-        if depth == len(self.n.layers):
+        depth, wanted = len(n.layers), len(self.n.layers)
+        if depth == wanted:
             return values
         kept = {key: value for key, value in values.items() if not (isinstance(value, list) and len(value) == depth)}
         counts = [path for path, question in reader.asked.items() if question.value == depth]
-        trials = [_with(kept, path, len(self.n.layers)) for path in counts]
+        trials = [_with(kept, path, wanted) for path in counts]
+        if wanted not in map(self._depth, trials):
+            trials += self._looped(kept)
         return min([kept, *trials], key=self.distance)
+
+    def _looped(self, values: Values) -> Iterator[Values]:
+        """For a depth that no key says by itself, all ways to make it of counts, such as those of nested loops."""
+        now, wanted = self._depth(values), len(self.n.layers)
+        asked = {path: question.value for path, question in self.read(values)[1].asked.items()}
+        counts = {path: value for path, value in asked.items() if type(value) is int and value > 0}
+        loops = [path for path, value in counts.items() if self._depth(_with(values, path, value + 1)) not in (0, now)]
+        for turns in _products(len(loops), wanted):
+            trial = values
+            for path, count in zip(loops, turns, strict=True):
+                trial = _with(trial, path, count)
+            if self._depth(trial) == wanted:
+                yield trial
+
+    def _depth(self, values: Values) -> int:
+        """How many layers are read; 0 where the reader refuses."""
+        try:
+            return len(self.read(values)[0].layers)
+        except (NexusError, ArithmeticError):
+            return 0
 
     def distance(self, values: Values) -> float:
         """How many leaves of what is read differ from n's; infinite where the reader refuses."""
@@ -171,13 +198,14 @@ class _Search:
         return values, distance
 
     def scaled(self, values: Values, distance: float) -> tuple[Values, float]:
-        """Multiply numbers as n's are multiplied: a key may say a multiple of what n shows."""
+        """Multiply and divide numbers as n's are multiplied: a key may say a multiple of what n shows, or a divisor."""
         n, reader = self.read(values)
         ratios = _ratios(n, self.n)
         for path, question in reader.asked.items():
             if _is_number(question.value) and not question.known:
-                numbers = [Fraction(question.value) * ratio for ratio in ratios]
-                whole = [int(number) for number in numbers if number.denominator == 1]
+                value = Fraction(question.value)
+                numbers = [scaled for ratio in ratios for scaled in (value * ratio, value / ratio)]
+                whole = [round(number) for number in numbers if math.isclose(number, round(number), rel_tol=1e-9)]
                 tried = map(float, numbers) if float in question.types else whole
                 values, distance = self._best(values, distance, path, tried)
         return values, distance
@@ -208,13 +236,14 @@ class _Search:
         """For each layer the name (or number) that brings it nearest, found by giving every layer the same."""
         length = len(self.n.layers)
         scores: dict[Any, list[float]] = {}
-        for name in question.known or (0.0, *filter(_is_number, wanted)):
+        listed = question.value if isinstance(question.value, list | tuple) else [question.value]
+        for name in question.known or dict.fromkeys(filter(_is_number, [0.0, *listed, *wanted])):
             try:
                 layers = self.read(_with(values, path, [name] * length))[0].layers
             except NexusError:
                 continue
             scores[name] = [_differing(mine, wanted) for mine, wanted in zip(layers, self.n.layers, strict=False)]
-        yield None
+        yield from [None] if question.known else _candidates(question, wanted)
         if scores and all(len(score) == length for score in scores.values()):
             yield [min(scores, key=lambda name: scores[name][index]) for index in range(length)]
 
@@ -232,25 +261,31 @@ def _differing(left: Part | tuple[Any, ...] | None, right: Part | tuple[Any, ...
 def _wanted(found: ArchitectureParameter, n: ArchitectureParameter) -> list[Any]:
     """Values of n that what was found lacks, each once, and the depth."""
     values: list[Any] = [len(n.layers)]
-    parts = [(getattr(found, name), getattr(n, name)) for name in ("embedding", "final_norm", "head", "text")]
-    pairs = dict.fromkeys(zip(found.layers, n.layers, strict=False))
-    for mine, theirs in [*parts, *pairs]:
-        if mine != theirs:
-            a = dict(leaves(mine, "_"))
-            values += [value for path, value in leaves(theirs, "_") if path not in a or a[path] != value]
+    for mine, theirs in _unlike(found, n):
+        values += [value for path, value in theirs.items() if path not in mine or mine[path] != value]
     return list({repr(value): value for value in values}.values())
 
 
 def _ratios(found: ArchitectureParameter, n: ArchitectureParameter) -> set[Fraction]:
     """How many times larger numbers of n are."""
-    ratios: set[Fraction] = set()
-    for mine, theirs in dict.fromkeys(zip(found.layers, n.layers, strict=False)):
-        a = dict(leaves(mine, "_")) if mine != theirs else {}
-        pairs = ((a.get(path), value) for path, value in leaves(theirs, "_"))
-        ratios |= {
-            Fraction(y) / Fraction(x) for x, y in pairs if _is_number(x) and _is_number(y) and x != y and x and y
-        }
-    return ratios
+    pairs = [(mine.get(path), value) for mine, theirs in _unlike(found, n) for path, value in theirs.items()]
+    return {Fraction(y) / Fraction(x) for x, y in pairs if _is_number(x) and _is_number(y) and x != y and x and y}
+
+
+def _unlike(found: ArchitectureParameter, n: ArchitectureParameter) -> list[tuple[Values, Values]]:
+    """The leaves of ends and layers that differ, each pair once."""
+    ends = [(getattr(found, name), getattr(n, name)) for name in ("embedding", "final_norm", "head", "text")]
+    pairs = dict.fromkeys([*ends, *zip(found.layers, n.layers, strict=False)])
+    return [(dict(leaves(mine, "_")), dict(leaves(theirs, "_"))) for mine, theirs in pairs if mine != theirs]
+
+
+def _products(count: int, largest: int) -> Iterator[tuple[int, ...]]:
+    """All tuples of so many whole numbers, from 1 on, whose product is at most `largest`."""
+    if not count:
+        yield ()
+        return
+    for first in range(1, largest + 1):
+        yield from ((first, *others) for others in _products(count - 1, largest // first))
 
 
 def _is_number(value: Any) -> bool:

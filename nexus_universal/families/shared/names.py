@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from nexus_universal.checkpoint.rules import Direct, Joined, Rule, Squeezed, Stacked, WeightMap
+from nexus_universal.checkpoint.rules import Direct, Joined, Rule, Sliced, Squeezed, Stacked, WeightMap
 
 Rules = str | Rule | tuple[str | Rule, ...]
 Names = dict[str, Rules]
@@ -46,6 +46,11 @@ def either(published: Mapping[str, Rules], held: Mapping[str, Rules]) -> Names:
         return rules if isinstance(rules, tuple) else (rules,)
 
     return {key: (*several(rules), *several(held[key])) for key, rules in published.items()}
+
+
+def sliced(module: str, *roles: str) -> Names:
+    """Several modules that files hold as one matrix, equal slices in this order."""
+    return {role: Sliced(module, index, len(roles)) for index, role in enumerate(roles)}
 
 
 def within(branch: str, table: Names) -> Names:

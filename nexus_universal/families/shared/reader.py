@@ -236,6 +236,20 @@ class ConfigReader:
             raise self.refuse(f"len({key})", len(value), f"must be the number of layers, {length}")
         return tuple(map(float, value))
 
+    def layer_counts(self, key: str, default: int, *, length: int) -> tuple[int, ...]:
+        """A whole number of at least 1 for each layer: a list of them, or one for all.
+
+        Raises:
+            UnsupportedConfig: anything else, or the wrong length.
+        """
+        value = self.take(key, default, kinds=(int, list))
+        counts = value if isinstance(value, list) else [value] * length
+        if len(counts) != length:
+            raise self.refuse(f"len({key})", len(counts), f"must be the number of layers, {length}")
+        if any(type(count) is not int or count < 1 for count in counts):
+            raise self.refuse(key, value, "must be whole numbers of at least 1")
+        return tuple(counts)
+
     def inert(self, key: str, *values: Any) -> None:
         """A key that changes nothing at these values, or at any where the family says that it is irrelevant.
 
