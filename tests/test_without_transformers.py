@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nexus_universal.parity.draws import pads_leak
-from nexus_universal.parity.modes import COUNTS_SLOTS, Reference
+from nexus_universal.parity.modes import Reference
 from tests.checkpoint.on_disk import published
 from tests.helpers import MODEL_TYPES, ROOT, UNTOLD, furthest, ids, pair, pieces, same
 
@@ -101,7 +101,7 @@ def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, t
         expected = side(piece, cache=cache)
         assert same(found[model_type][f"piece {index}"], expected)
     mask = padding(model_type)
-    if model_type in COUNTS_SLOTS:
+    if model_type in UNTOLD:
         alone = [theirs(row[real][None], use_cache=False).logits[0] for row, real in zip(x, mask.bool(), strict=True)]
         assert furthest(found[model_type]["padded"][mask.bool()], torch.cat(alone)) < 1e-5
         return

@@ -10,7 +10,7 @@ from torch import nn
 from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.activations import Xielu
 from nexus_universal.layers.adaptive import Band
-from nexus_universal.layers.block import Gain, LayerScale
+from nexus_universal.layers.block import LayerScale
 from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.connections import UniversalHyperConnection

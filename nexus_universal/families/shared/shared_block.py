@@ -11,6 +11,7 @@ from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Read, Step, Term, Write
 from nexus_universal.families.shared import names
 
+FROM_X = Read()
 PLAIN, HYBRID = "state_space", "fed_state_space"
 REPEATED = {r"\.shared_transf(ormer)?\.": "the block once more, at another layer that has it"}
 ATTENTION = ("query", "key", "value", "output")
@@ -41,7 +42,7 @@ def hybrid(mixer: Part, norm: Norm, shared: Program, *, name: str, adapters: tup
     return Program(steps=(feeding, projecting, mixing))
 
 
-def _step(name: str, part: Part, register: str, *, norm: Norm | None = None, read: Read = Read()) -> Step:
+def _step(name: str, part: Part, register: str, *, norm: Norm | None = None, read: Read = FROM_X) -> Step:
     """register = part(norm(read))."""
     write = Write(terms=(Term(source=name),), register=register)
     return Step(read=read, norm=norm, branches=(Branch(name=name, part=part),), writes=(write,))  # type: ignore[arg-type]
