@@ -14,7 +14,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import UnsupportedConfig
 from nexus_universal.parity.modes import COUNTS_SLOTS, Reference, positions_of
-from tests.helpers import MODEL_TYPES, config, furthest, ids, pair, raw, reference, same, universal
+from tests.helpers import MODEL_TYPES, config, explicit, furthest, ids, pair, raw, reference, same, universal
 
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 
@@ -76,7 +76,7 @@ def test_eager_attention_adds_alibi_twice() -> None:
         assert furthest(found, steeper(x).logits) < 1e-5
 
 
-@pytest.mark.parametrize("model_type", ["gpt_oss", "falcon"])
+@pytest.mark.parametrize("model_type", ["gpt_oss", "falcon", "afmoe"])
 def test_packed_sequences_are_not_kept_apart(model_type: str) -> None:
     """Positions that start anew: the reference hands them to the rotation only, not to the mask."""
     theirs, ours = pair(model_type)
@@ -270,3 +270,34 @@ def test_a_cached_mask_is_shifted_by_an_image_that_is_not_there() -> None:
         mine = ours(x[:, 11:], mask, positions[:, 11:], cache=cache).logits[:, -1]
         their = side(x[:, 11:], mask=mask, positions=positions[:, 11:], cache=kept)[:, -1]
     assert furthest(mine, alone) < 1e-4 < 0.1 < furthest(their, alone)
+
+
+@torch.no_grad()
+def test_queries_grow_with_slots() -> None:
+    """Llama 4 takes given positions for its rotation only; elsewhere pads on the left move the steps of a scale."""
+    theirs, ours = pair("llama4_text")
+    x, mask = ids(1, 12), torch.ones(1, 12, dtype=torch.long)
+    mask[0, :5] = 0
+    call = {"attention_mask": mask, "position_ids": positions_of(mask)}
+    alone = theirs(x[:, 5:], use_cache=False).logits
+    assert furthest(theirs(x, **call, use_cache=False).logits[:, 5:], alone) > 1e-3
+    assert furthest(ours(x, **call).logits[:, 5:], alone) < 1e-5
+
+
+@torch.no_grad()
+def test_a_base_beside_the_attention_is_not_used() -> None:
+    """DBRX publishes its rotation's base in `attn_config`; the reference turns by that of `rope_parameters`."""
+    given = dict(explicit("dbrx")["attn_config"])
+    logits = [
+        reference("dbrx", attn_config=given | {"rope_theta": theta})(ids(1, 24)).logits for theta in (10000.0, 100.0)
+    ]
+    assert same(*logits)
+    assert not same(logits[0], reference("dbrx", rope_parameters=PLAIN | {"rope_theta": 100.0})(ids(1, 24)).logits)
+
+
+def test_a_scaling_beside_its_base_is_overlooked() -> None:
+    """A class that declares `rope_scaling` as a field of its own keeps it from the reference's conversion."""
+    scaled = {"rope_theta": 500.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert config("cohere2_moe", **scaled).rope_parameters == {"rope_type": "default", "rope_theta": 500.0}
+    with pytest.raises(UnsupportedConfig, match="rope_scaling"):
+        ArchitectureParameter.from_huggingface(raw("cohere2_moe", **scaled))

@@ -28,6 +28,7 @@ from nexus_universal.architecture.ends import (
     Register,
     Streams,
 )
+from nexus_universal.architecture.dynamic_mask import DynamicMask
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
 from nexus_universal.architecture.mixers import (
@@ -52,7 +53,7 @@ from nexus_universal.architecture.position import (
     SteppedScaling,
     YarnScaling,
 )
-from nexus_universal.architecture.program import AltUp, HyperConnection, StreamSlice
+from nexus_universal.architecture.program import AltUp, GatedStreams, HyperConnection, StreamSlice
 from nexus_universal.architecture.serial import type_hints
 from nexus_universal.architecture.validate import problems
 from nexus_universal.checkpoint.load import put, slots
@@ -85,6 +86,8 @@ SAMPLES: dict[type, Any] = {
     SparseIndexer: SparseIndexer(heads=2, head_dim=8, keep=4, key_norm=NORM),
     ReusedIndices: ReusedIndices(reuse="indices"),
     HyperConnection: HyperConnection(streams=2, iterations=2, eps=1e-6, norm_eps=1e-6),
+    GatedStreams: GatedStreams(streams=2, magnitude=2.0, eps=1e-6, norm_eps=1e-6),
+    DynamicMask: DynamicMask(keep=5),
     AltUp: AltUp(streams=2, active=0, norm=NORM),
     StreamSlice: StreamSlice(read=0, write=(0,)),
     Packed: Packed(roles=("gate", "up")),
@@ -111,6 +114,8 @@ EQUAL: dict[str, str] = {
     "root": "the same root, taken otherwise: gradients show it",
     "part.contiguous": "the same numbers: gradients show it",
     "qk_norm.order": "the same: gradients show it",
+    "part.keeps": "whether a cache keeps what no query sees any more",
+    "alibi.origin": "a softmax sees differences only",
     "rope.over": "the order in which the same numbers lie: gradients show it",
     "part.late_gate": "the same numbers: gradients show it",
     "part.cut": "the same numbers: gradients show it",
@@ -130,6 +135,7 @@ HALF: dict[str, str] = {
     "late_bias": "whether the product is rounded before its bias is added",
     "rope.table": "the tables' dtype",
     "rope.product": "the rotation's dtype",
+    "rope.rounded": "whether what turned is rounded",
     "router.logits": "the router's dtype",
     "router.scores": "the dtype of a softmax over all",
     "gate.wide": "the gate's dtype",
@@ -166,6 +172,7 @@ ALIKE = {
 TOGETHER = {
     "final_norm.rounding": "Embedding.dtype",
     "qk_norm.over": "Attention.packing",
+    "qk_norm.own": "Norm.kind",
     "part.norm_first": "Norm.rounding",
 }
 """Fields that are refused only beside another, which the message names instead."""
