@@ -90,7 +90,7 @@ def inert_values(model_type: str, key: str) -> tuple[Any, ...]:
     Beside a tower neither is said: one without fused attention is given another kernel than its text model.
     """
     if key in families.find(model_type).completes:
-        return (families.find(model_type).completes[key],)
+        return (families.find(model_type).completes[key],) * len(INERT[key])
     if families.find(model_type).sections:
         return tuple(None if value == "sdpa" else value for value in INERT[key])
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config(model_type))]

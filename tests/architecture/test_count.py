@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small import NORM, attention, experts, feed_forward, layer, small
 
 from nexus_universal.architecture.costs import cost
-from nexus_universal.architecture.ends import Embedding, Head, HeadTransform, LearnedPositions, Narrow, Register
+from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTransform, LearnedPositions, Narrow, Register
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import (
@@ -117,6 +117,9 @@ def test_ends() -> None:
     )
     assert counted(small(embedding=narrow))[0] == 16296 - 97 * 24 + (97 + 2 + 34) * 8 + 16 + 8 * 24 + 24
     assert counted(small(embedding=narrow))[2] == counted(small())[2] + 2 * 8 * 24
+    beside = Embedding(vocab=97, width=24, beside=(Beside(name="shape", count=5, width=6),))
+    assert counted(small(embedding=beside))[0] == 16296 + 5 * 6 + 30 * 24 + 24
+    assert counted(small(embedding=beside))[2] == counted(small())[2] + 2 * 30 * 24
     head = Head(tied=False, transform=HeadTransform(width=8, activation="gelu", norm=LAYER_NORM))
     assert counted(small(head=head))[0] == 16296 - 97 * 24 + 97 * 8 + 24 * 8 + 8 + 16
     assert counted(small(head=head))[2] == counted(small())[2] + 2 * (97 * 8 + 24 * 8 - 97 * 24)

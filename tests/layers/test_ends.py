@@ -11,6 +11,7 @@ from torch import nn
 
 from nexus_universal import UniversalTransformer
 from nexus_universal.architecture.ends import (
+    Beside,
     Embedding,
     Head,
     HeadTransform,
@@ -79,6 +80,16 @@ def test_rows_of_types_and_tasks_stand_around_the_positions() -> None:
     x, positions = ids(2, 4, vocab=9), torch.tensor([[3, 4, 5, 6]])
     summed = embedding.tokens.weight[x] + embedding.types.weight[0] + embedding.positions.weight[positions]
     assert same(embedding(embedding.look_up(x), positions), embedding.norm(summed + embedding.tasks.weight[0]))
+
+
+def test_first_rows_beside_a_token_are_joined_to_it_and_projected() -> None:
+    beside = tuple(Beside(name=name, count=count, width=width) for name, count, width in (("a", 5, 3), ("b", 2, 4)))
+    embedding = randomised(UniversalEmbedding(Embedding(vocab=9, width=6, padding_row=3, types=2, beside=beside)))
+    assert [table.padding_row for table in embedding.beside.values()] == [3, None]
+    x = ids(2, 4, vocab=9)
+    rows = [embedding.beside[name].weight[0].expand(2, 4, -1) for name in ("a", "b")]
+    joined = embedding.joint(torch.cat([embedding.tokens.weight[x], *rows], dim=-1))
+    assert same(embedding(embedding.look_up(x), torch.arange(4)[None]), joined + embedding.types.weight[0])
 
 
 @pytest.mark.parametrize("bias", [True, False])
