@@ -15,6 +15,11 @@ from nexus_universal.families.shared.reader import ConfigReader
 SIZE = dense.Size(context=3000, vocab=32000, width=4096, inner=22528, depth=32, heads=32, bos=None, eos=None, pad=None)
 OF_SOUND = ("audio_encoder_config", "depth_decoder_config", "audio_vocab_size", "num_codebooks")
 ATTENTION = f"{names.LAYER}.self_attn"
+NAMES: names.Names = {
+    **{f"layers.{{i}}.attention.{role}": f"{ATTENTION}.{role[0]}_proj.linear" for role in common.ALL_BIASES},
+    "layers.{i}.feed_forward.gate_up": f"{names.LAYER}.mlp.fc1",
+    "layers.{i}.feed_forward.down": f"{names.LAYER}.mlp.fc2",
+}
 HELD, PUBLISHED = ({place: before + place for place in ("model.", "lm_head")} for before in ("", "decoder."))
 
 
@@ -47,16 +52,7 @@ FAMILY = Family(
     title="Moshi (main transformer of)",
     read=read,
     weights=names.relocated(
-        names.weights(
-            {
-                f"layers.{{i}}.attention.{role}": f"{names.LAYER}.self_attn.{role[0]}_proj.linear"
-                for role in common.ALL_BIASES
-            }
-            | {
-                "layers.{i}.feed_forward.gate_up": f"{names.LAYER}.mlp.fc1",
-                "layers.{i}.feed_forward.down": f"{names.LAYER}.mlp.fc2",
-            }
-        ),
+        names.weights(NAMES),
         HELD,
         PUBLISHED,
         passed_over={r"^(audio_encoder|depth_decoder|embed_tokens)\.": "what hears and speaks is left out"},

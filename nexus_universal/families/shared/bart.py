@@ -45,7 +45,6 @@ def decoder(
     scale_inputs: bool = False,
     table: Mapping[str, Any] | None = None,
     scale_query: bool = False,
-    biases: tuple[str, ...] = common.ALL_BIASES,
     **attention: Any,
 ) -> ArchitectureParameter:
     """The n of a config.
@@ -84,7 +83,8 @@ def decoder(
             reader.inert(key, None, "eager")
     if scale_query:
         attention |= {"scale": 1.0, "query_scale": (width // heads) ** -0.5, "contiguous": True}
-    mixer = Attention(heads=heads, kv_heads=heads, head_dim=width // heads, biases=biases, **attention)
+    attention = {"biases": common.ALL_BIASES, **attention}
+    mixer = Attention(heads=heads, kv_heads=heads, head_dim=width // heads, **attention)
     feed_forward = FeedForward(
         width=reader.count("decoder_ffn_dim", size.inner),
         activation=common.activation(reader, "activation_function", size.act),
