@@ -349,7 +349,7 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
         share = r"w = \mathrm{softmax}(s)_{m}" + says(" among those left with ") + near
         return [listed(within(f"s = {logits}", choices), chosen, share)]
     if part.score.endswith("_chosen"):
-        late = part.score.removesuffix("_chosen")
+        late = part.score.partition("_")[0]
         bias = " + b" if part.selection_bias else ""
         chosen = rf"T = \mathrm{{top}}_{{{per_token}}}(s{bias})"
         weight = rf"\mathrm{{{late}}}(s_{{T}})"

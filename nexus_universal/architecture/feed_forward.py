@@ -79,18 +79,27 @@ class Router(Part):
 
     score = `score`(W x + b), b where `bias`; the top k of score (+ a bias that affects selection only) are chosen;
     their weights are the scores without that bias, divided by their sum + `sum_epsilon` (or by `sum_floor`, where that
-    is more) where `normalise`, times `scale`. `score` "softmax_chosen" takes the top k of the raw logits and a softmax
-    over those, in the dtype of `weights`: "rounded" is float32, rounded to the model's at the end; "sigmoid_chosen"
-    takes their sigmoids. `scores` is the dtype of a softmax over all. "sparse_mixer" (arXiv 2409.12136) takes one
-    expert after the other, each with its share among those left whose logits l are near the best one m, (m - l) /
-    max(|l|, m) ≤ `tolerance`. `logits` "widened" come out of a product in the model's dtype as float32; `softcap` c
-    makes them c · tanh(l / c). `stored` "float32" leaves W in that in any model. `order` is whether the k come sorted:
-    a sum's bits depend on it. `by_token` looks the k up in a fixed table of so many tokens; only their weights depend
-    on x (DeepSeek-V4). `input_norm` is a norm of the router's own; `input_scale` then multiplies by a learned vector
-    and by d^-0.5, and `expert_scale` each weight by a learned number (Gemma 4).
+    is more) where `normalise` (a `total` that the kernel of a 1-norm takes has other last bits), times `scale`. `score`
+    "softmax_chosen" takes the top k of the raw logits and a softmax over those, in the dtype of `weights`: "rounded" is
+    float32, rounded to the model's at the end; "sigmoid_chosen" takes their sigmoids, "sigmoid_masked_chosen" among
+    those of all, where the others' are 0. `scores` is the dtype of a softmax over all. "sparse_mixer" (arXiv
+    2409.12136) takes one expert after the other, each with its share among those left whose logits l are near the best
+    one m, (m - l) / max(|l|, m) ≤ `tolerance`. `logits` "widened" come out of a product in the model's dtype as
+    float32; `softcap` c makes them c · tanh(l / c). `stored` "float32" leaves W in that in any model. `order` is
+    whether the k come sorted: a sum's bits depend on it. `by_token` looks the k up in a fixed table of so many tokens;
+    only their weights depend on x (DeepSeek-V4). `input_norm` is a norm of the router's own; `input_scale` then
+    multiplies by a learned vector and by d^-0.5, and `expert_scale` each weight by a learned number (Gemma 4).
     """
 
-    score: Literal["softmax", "sigmoid", "softmax_chosen", "sigmoid_chosen", "sqrt_softplus", "sparse_mixer"]
+    score: Literal[
+        "softmax",
+        "sigmoid",
+        "softmax_chosen",
+        "sigmoid_chosen",
+        "sigmoid_masked_chosen",
+        "sqrt_softplus",
+        "sparse_mixer",
+    ]
     normalise: bool
     bias: bool = False
     selection_bias: bool = False
@@ -102,6 +111,7 @@ class Router(Part):
     softcap: float | None = None
     scores: Literal["float32", "model"] = "float32"
     tolerance: float | None = None
+    total: Literal["sum", "norm"] = "sum"
     weights: Literal["model", "float32", "rounded"] = "float32"
     stored: Literal["model", "float32"] = "model"
     order: Literal["sorted", "unsorted"] = "sorted"
@@ -124,6 +134,8 @@ class Router(Part):
             yield "stored", "is 'float32' for logits = 'float32' only"
         if self.scores == "model" and self.score != "softmax":
             yield "scores", "must be 'float32' but for score = 'softmax': others have their logits' dtype"
+        if self.total == "norm" and (not self.normalise or self.sum_epsilon):
+            yield "total", "must be 'sum' but where normalise = True and sum_epsilon = 0"
         if (self.tolerance is None) == (self.score == "sparse_mixer"):
             yield "tolerance", "must be given for score = 'sparse_mixer', and for no other"
         if self.score == "sparse_mixer" and (self.normalise or self.selection_bias or self.groups or self.by_token):

@@ -235,6 +235,10 @@ class Attention(Part):
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
         if self.chunked and (self.window is None or self.alibi):
             yield "chunked", "needs a window, and no alibi"
+        if self.rope and self.rope.rounded == "kept" and self.kernel != "eager_wide":
+            yield "rope.rounded", "must be 'all' but for kernel = 'eager_wide', which takes wider queries"
+        if self.alibi and self.alibi.rounding == "none" and not self.kernel.startswith("eager"):
+            yield "alibi.rounding", "must not be 'none' but for an eager kernel: a fused one takes no wider mask"
         if self.keeps == "all" and self.window is None:
             yield "keeps", "must be 'window' where there is none: all is kept anyway"
         if self.late_bias and not self.biases:

@@ -220,13 +220,15 @@ class Alibi(Part):
 
     slope_h = 2^(-8h/heads), h from 1, where heads is a power of two; heads beyond one take every second slope of twice
     as many. `scaled` adds the bias to q·k before both are scaled. `rounding` "bfloat16" rounds slopes and biases to it
-    in a model of any dtype (Falcon), "none" keeps them float32. `origin` "last" is slope_h · (j - last key), where pads
-    count as keys (MPT): the same softmax, other bits.
+    in a model of any dtype (Falcon), "none" keeps them float32. `origin` "last" is slope_h · (j - last key), where
+    pads behind all tokens count (MPT): the same softmax, other bits. `slopes` are powers of the first one, or reciprocals of powers of
+    2: the same numbers, other bits.
     """
 
     scaled: bool = False
     rounding: Literal["model", "bfloat16", "none"] = "model"
     origin: Literal["first", "last"] = "first"
+    slopes: Literal["powers", "reciprocals"] = "powers"
 
 
 @part

@@ -25,6 +25,11 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "sqrt_softplus": lambda logits: F.softplus(logits).sqrt(),
 }
 
+TOTALS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda weights: weights.sum(dim=-1, keepdim=True),
+    "norm": lambda weights: torch.linalg.vector_norm(weights, ord=1, dim=-1, keepdim=True),
+}
+
 LATE_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax_chosen": lambda chosen: torch.softmax(chosen, dim=-1),
     "sigmoid_chosen": torch.sigmoid,
@@ -87,10 +92,13 @@ class UniversalRouter(KeepsFloat32):
                 choice = self._best_groups(choice)
             best, chosen = torch.topk(choice, self.per_token, dim=-1, sorted=part.order == "sorted")
             weights = scores.gather(1, chosen) if part.selection_bias else best
-        if part.score in LATE_SCORES:
+        if part.score == "sigmoid_masked_chosen":  # of other rows than the chosen alone: a kernel's last bits differ
+            masked = torch.full_like(logits, float("-inf")).scatter(1, chosen, weights)
+            weights = torch.sigmoid(masked.float()).gather(1, chosen)
+        elif part.score in LATE_SCORES:
             weights = LATE_SCORES[part.score](weights if part.weights == "model" else weights.float())
         if part.normalise:
-            total = weights.sum(dim=-1, keepdim=True)
+            total = TOTALS[part.total](weights)
             total = total + part.sum_epsilon if part.sum_epsilon else total
             weights = weights / (total.clamp(min=part.sum_floor) if part.sum_floor else total)
         if part.scale is not None:

@@ -301,3 +301,16 @@ def test_a_scaling_beside_its_base_is_overlooked() -> None:
     assert config("cohere2_moe", **scaled).rope_parameters == {"rope_type": "default", "rope_theta": 500.0}
     with pytest.raises(UnsupportedConfig, match="rope_scaling"):
         ArchitectureParameter.from_huggingface(raw("cohere2_moe", **scaled))
+
+
+@torch.no_grad()
+def test_biases_count_pads_between_tokens() -> None:
+    """MPT: a prompt padded on the right and continued is not the prompt continued; ours is."""
+    theirs, ours = pair("mpt")
+    x, pads = ids(1, 12), torch.zeros(1, 5, dtype=torch.long)
+    padded = torch.cat([x[:, :8], pads, x[:, 8:]], dim=1)
+    mask = torch.cat([torch.ones(1, 8), torch.zeros(1, 5), torch.ones(1, 4)], dim=1).long()
+    alone, cache = ours(x).logits[:, 8:], ours.new_cache()
+    ours(padded[:, :13], attention_mask=mask[:, :13], cache=cache)
+    assert furthest(ours(padded[:, 13:], attention_mask=mask, cache=cache).logits, alone) < 1e-5
+    assert furthest(theirs(padded, attention_mask=mask).logits[:, 13:], alone) > 1e-3

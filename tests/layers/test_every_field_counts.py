@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.differential import Differential
+from nexus_universal.architecture.dynamic_mask import DynamicMask
 from nexus_universal.architecture.ends import (
     Bands,
     HeadTransform,
@@ -28,7 +29,6 @@ from nexus_universal.architecture.ends import (
     Register,
     Streams,
 )
-from nexus_universal.architecture.dynamic_mask import DynamicMask
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
 from nexus_universal.architecture.mixers import (
@@ -116,12 +116,14 @@ EQUAL: dict[str, str] = {
     "qk_norm.order": "the same: gradients show it",
     "part.keeps": "whether a cache keeps what no query sees any more",
     "alibi.origin": "a softmax sees differences only",
+    "alibi.slopes": "two ways to the same numbers",
     "rope.over": "the order in which the same numbers lie: gradients show it",
     "part.late_gate": "the same numbers: gradients show it",
     "part.cut": "the same numbers: gradients show it",
     "part.views": "the same numbers: gradients show it",
     "part.shared_call": "the same numbers: gradients show it",
     "part.stacks": "one product or two of the same numbers",
+    "router.total": "a sum of positive numbers, by two kernels",
     "detached": "what goes forward is the same",
     "per_layer.finds_tokens": "shows in embeddings that are given",
     "cohere2/rope.pairing": "interleaved_to_half has the same dot products",
