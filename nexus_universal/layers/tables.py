@@ -59,8 +59,8 @@ def _angles(rows: int, width: int) -> Float[Tensor, "rows pairs"]:
 
 def _single_angles(rows: int, width: int) -> Float[Tensor, "rows pairs"]:
     """The same in float32: a view with strides, of which torch's sines have other last bits than of one without."""
-    angles = torch.arange(rows).float()[:, None] * (1 / torch.pow(10000, torch.arange(0, width, 2).float() / width))
-    return angles.repeat_interleave(2, dim=-1)[:, ::2]
+    exponents = torch.arange(width).float() // 2 * 2 / width
+    return (torch.arange(rows).float()[:, None] * (1 / torch.pow(10000, exponents)))[:, ::2]
 
 
 def _closed_angles(rows: int, width: int) -> Float[Tensor, "rows pairs"]:
