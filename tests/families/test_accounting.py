@@ -30,6 +30,7 @@ MEANT = {
     "moe_layer_start_index": (0, -1),
     "moe_layer_end_index": (0, -1),  # the last layer is -1
     "ernie4_5_moe/moe_num_shared_experts": (0,),
+    "zero_expert_num": (0,),  # every choice is an expert
     "num_kv_shared_layers": (0,),  # every layer keeps keys and values of its own
     "hidden_size_per_layer_input": (0,),  # no per-layer table
     "gemma3n_text/hidden_size_per_layer_input": (),
@@ -63,10 +64,9 @@ def refusal(model_type: str, **changes: Any) -> str:
 
 def refuses(model_type: str, name: str, **changes: Any) -> bool:
     """Whether these changes are refused in a line that says the name."""
+    raw_config = {"model_type": model_type} | copy.deepcopy(SETTLED[model_type]) | changes
     try:
-        ArchitectureParameter.from_huggingface({"model_type": model_type, **copy.deepcopy(SETTLED[model_type]), **changes})
-            {"model_type": model_type} | copy.deepcopy(SETTLED[model_type]) | changes
-        )
+        ArchitectureParameter.from_huggingface(raw_config)
     except NexusError as error:
         return "\n" not in str(error) and named(str(error), name)
     return False
