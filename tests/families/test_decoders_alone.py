@@ -59,6 +59,97 @@ BART_BASE: dict[str, Any] = {
 }
 
 
+WHISPER_TINY: dict[str, Any] = {
+    "activation_dropout": 0.0,
+    "activation_function": "gelu",
+    "attention_dropout": 0.0,
+    "begin_suppress_tokens": [220, 50257],
+    "bos_token_id": 50257,
+    "d_model": 384,
+    "decoder_attention_heads": 6,
+    "decoder_ffn_dim": 1536,
+    "decoder_layerdrop": 0.0,
+    "decoder_layers": 4,
+    "decoder_start_token_id": 50258,
+    "dropout": 0.0,
+    "encoder_attention_heads": 6,
+    "encoder_ffn_dim": 1536,
+    "encoder_layerdrop": 0.0,
+    "encoder_layers": 4,
+    "eos_token_id": 50257,
+    "forced_decoder_ids": [[1, 50259], [2, 50359], [3, 50363]],
+    "init_std": 0.02,
+    "is_encoder_decoder": True,
+    "max_length": 448,
+    "max_source_positions": 1500,
+    "max_target_positions": 448,
+    "model_type": "whisper",
+    "num_hidden_layers": 4,
+    "num_mel_bins": 80,
+    "pad_token_id": 50257,
+    "scale_embedding": False,
+    "torch_dtype": "float32",
+    "use_cache": True,
+    "vocab_size": 51865,
+}
+LLAMA_VISION: dict[str, Any] = {
+    "image_token_index": 128256,
+    "model_type": "mllama",
+    "text_config": {
+        "bos_token_id": 128000,
+        "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
+        "dropout": 0,
+        "eos_token_id": 128001,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "model_type": "mllama_text_model",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 8,
+        "pad_token_id": 128004,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "factor": 8.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "vocab_size": 128256,
+    },
+    "torch_dtype": "bfloat16",
+    "vision_config": {"model_type": "mllama_vision_model"},
+}
+
+
+def test_whisper_tiny() -> None:
+    n = ArchitectureParameter.from_huggingface(WHISPER_TINY)
+    part: Any = n.layers[0].steps[0].branches[0].part
+    assert (part.scale, part.query_scale, part.biases) == (1.0, 64**-0.5, ("query", "value", "output"))
+    assert n.embedding.positions == LearnedPositions(count=448) and n.embedding.scale is None
+    assert n.final_norm == n.layers[0].steps[0].norm
+
+
+def test_without_an_image_a_fifth_of_llamas_layers_does_nothing() -> None:
+    n = ArchitectureParameter.from_huggingface(LLAMA_VISION)
+    idle = [index for index, layer in enumerate(n.layers) if not list(layer.branches())]
+    assert idle == LLAMA_VISION["text_config"]["cross_attention_layers"] and len(n.layers) == 40
+    assert (n.d_vocab, n.embedding.rows, n.head.tied) == (128256, 128264, False)
+    llama = {**LLAMA_VISION["text_config"], "model_type": "llama", "num_hidden_layers": 32}
+    for key in ("cross_attention_layers", "dropout"):
+        del llama[key]
+    plain = ArchitectureParameter.from_huggingface(llama)
+    assert [layer for index, layer in enumerate(n.layers) if index not in idle] == list(plain.layers)
+    assert n.count().parameters == plain.count().parameters + 8 * 4096
+
+
 def test_bart_base() -> None:
     n = ArchitectureParameter.from_huggingface(BART_BASE)
     assert (n.d_hidden, len(n.layers), n.d_vocab, n.head.tied, n.final_norm) == (768, 6, 50265, True, None)
