@@ -131,7 +131,9 @@ class UniversalTransformer(nn.Module):
             call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
         except IndexError:
             raise self._out_of_range(input_ids) from None
-        new, registers = x.shape[1], {"x": x if self.streams is None else self.streams.fill(x), "e": x}
+        # e is a view of its own: what its readers' gradients are is summed up before it meets the residual's.
+        e = x.view_as(x)
+        new, registers = x.shape[1], {"x": x if self.streams is None else self.streams.fill(x), "e": e}
         for name, vector in self.registers.items():
             registers[name] = vector.detach().to(x.dtype).expand_as(x).contiguous()
         for index, layer in enumerate(self.layers):

@@ -31,7 +31,7 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.program import Linear
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
 from nexus_universal.architecture.symbols import Names, gated, linear, output, seen, softmax
 
 
@@ -253,6 +253,18 @@ def _(part: ChannelStateSpace, name: str, names: Names, width: int, model: int) 
             rf"y = S {c} + D \odot x",
         ),
         output(name, product("y", call("silu", "g")), "output" in part.biases),
+    ]
+
+
+@equations.register
+def _(part: GatedLinearRecurrence, name: str, names: Names, width: int, model: int) -> list[str]:
+    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}({linear('x', 'z', True)}) + b"
+    return [
+        within(set_to("x", convolved), part.heads, part.width // part.heads),
+        listed("i = " + call("sigmoid", linear("i", "x", True)), "r = " + call("sigmoid", linear("r", "x", True))),
+        listed(r"a = e^{-8 r \odot \mathrm{softplus}(\Lambda )}", says("0 at position 0")),
+        set_to("h", r"a \odot h + \sqrt{1 - a^{2}} \odot i \odot x"),
+        output(name, product("h", call(part.activation, linear("y", "z", True))), True),
     ]
 
 

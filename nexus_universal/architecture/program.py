@@ -29,7 +29,7 @@ from nexus_universal.architecture.mixers import (
 )
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
 
 
 @part
@@ -190,6 +190,7 @@ class Branch(Part):
         | StateSpace
         | ShortConvolution
         | ChannelStateSpace
+        | GatedLinearRecurrence
         | LightningAttention
         | CompressedAttention
         | RoutedAttention

@@ -50,3 +50,23 @@ class ChannelStateSpace(Part):
             yield "heads", f"must divide width = {self.width}"
         if self.heads is not None and self.inner_norm is not None:
             yield "inner_norm", "must be None with heads"
+
+
+@part
+class GatedLinearRecurrence(Part):
+    """RG-LRU (Griffin, arXiv 2402.19427): h ← a h + √(1 − a²) (σ(W_i x) ⊙ x), a = exp(−8 σ(W_r x) softplus(Λ)).
+
+    x comes out of a causal depthwise convolution; W_i and W_r are one matrix per head. The output is h ⊙
+    `activation`(W_y z). All projections have biases, and the state is float32.
+    """
+
+    role: ClassVar[str] = "mixer"
+
+    width: int
+    heads: int
+    convolution: int
+    activation: Activation
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.width % self.heads:
+            yield "heads", f"must divide width = {self.width}"

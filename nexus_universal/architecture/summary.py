@@ -17,7 +17,7 @@ from nexus_universal.architecture.mixers import (
     StateSpace,
 )
 from nexus_universal.architecture.program import Branch, Linear, Program
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
 from nexus_universal.architecture.serial import runs
 
 
@@ -77,6 +77,11 @@ def _(part: ShortConvolution) -> str:
 @part_line.register
 def _(part: ChannelStateSpace) -> str:
     return f"state space {part.width}×{part.state_dim}"
+
+
+@part_line.register
+def _(part: GatedLinearRecurrence) -> str:
+    return f"gated recurrence {part.width}"
 
 
 @part_line.register

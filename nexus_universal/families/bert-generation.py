@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from nexus_universal.families import bert as plain
-from nexus_universal.families.shared import bert, draws
+from nexus_universal.families.shared import bert, bert_tables, draws
 
 SIZE = replace(bert.SIZE, vocab=50358, width=1024, inner=4096, depth=24, heads=16, bos=2, eos=1)
 
@@ -15,6 +15,6 @@ FAMILY = replace(
     model_type="bert-generation",
     title="BertGeneration",
     read=partial(bert.decoder, size=SIZE, types=None),
-    weights=bert.weights("bert", bert.LM_HEAD),
-    draws=draws.without(bert.DRAWS, "type_vocab_size"),
+    weights=bert_tables.weights("bert", bert_tables.LM_HEAD),
+    draws=draws.without(bert_tables.DRAWS, "type_vocab_size"),
 )

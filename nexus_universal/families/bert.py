@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from nexus_universal.families.shared import bert
+from nexus_universal.families.shared import bert, bert_tables
 from nexus_universal.families.shared.family import Family
 
 FAMILY = Family(
     model_type="bert",
     title="BERT",
     read=partial(bert.decoder, transform={}),
-    weights=bert.weights("bert", bert.PREDICTIONS),
-    irrelevant=bert.IRRELEVANT,
+    weights=bert_tables.weights("bert", bert_tables.PREDICTIONS),
+    irrelevant=bert_tables.IRRELEVANT,
     rope="none",
-    completes=bert.COMPLETES,
-    tiny=bert.TINY,
-    draws=bert.DRAWS,
+    completes=bert_tables.COMPLETES,
+    tiny=bert_tables.TINY,
+    draws=bert_tables.DRAWS,
 )

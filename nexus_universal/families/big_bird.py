@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families import bert as plain
-from nexus_universal.families.shared import bert, common
+from nexus_universal.families.shared import bert, bert_tables, common
 from nexus_universal.families.shared.reader import ConfigReader
 
 SIZE = replace(bert.SIZE, context=4096, vocab=50358, bos=1, eos=2)
@@ -28,9 +28,9 @@ FAMILY = replace(
     model_type="big_bird",
     title="BigBird",
     read=read,
-    weights=bert.weights("bert", bert.PREDICTIONS),
-    irrelevant=bert.IRRELEVANT | dict.fromkeys(("block_size", "num_random_blocks"), SPARSE),
-    completes=bert.COMPLETES | {"attention_type": "original_full"},
-    tiny=bert.TINY | {"attention_type": "original_full"},
-    draws=bert.DRAWS | {"use_bias": (True, False), "rescale_embeddings": (False, True)},
+    weights=bert_tables.weights("bert", bert_tables.PREDICTIONS),
+    irrelevant=bert_tables.IRRELEVANT | dict.fromkeys(("block_size", "num_random_blocks"), SPARSE),
+    completes=bert_tables.COMPLETES | {"attention_type": "original_full"},
+    tiny=bert_tables.TINY | {"attention_type": "original_full"},
+    draws=bert_tables.DRAWS | {"use_bias": (True, False), "rescale_embeddings": (False, True)},
 )

@@ -39,7 +39,7 @@ FAMILY = Family(
     draws=draws.without(draws.DENSE, "rms_norm_eps")
     | {
         "num_key_value_heads": (2, 4, 1, None),
-        "head_dim": (12, 16),
+        "head_dim": (16, 24),
         "layer_norm_eps": (1e-5, 1e-3),
         "logit_scale": (0.0625, 1.0, 0.3),
         "use_qk_norm": (False, True, True),

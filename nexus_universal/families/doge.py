@@ -58,13 +58,12 @@ FAMILY = Family(
         }
     ),
     irrelevant=dict.fromkeys(("num_experts", "num_experts_per_tok", "norm_topk_prob"), OF_EXPERTS),
-    tiny=draws.TINY | {"keep_window_size": 20},
+    tiny=draws.TINY | {"keep_window_size": 200},  # of equally good keys it is chance which are seen
     draws=draws.DENSE
     | {
-        "keep_window_size": (20, 5, 200),
+        "keep_window_size": (200, 20, 5),
         "sliding_window": (None, 16, 40),
         "mlp_bias": (False, True),
         "num_key_value_heads": (2, 4, 1, None),
-        "head_dim": (12, 16),
     },
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from nexus_universal.architecture.ends import Narrow
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families import bert as plain
-from nexus_universal.families.shared import bert
+from nexus_universal.families.shared import bert, bert_tables
 from nexus_universal.families.shared.reader import LABELS, ConfigReader
 
 SIZE = replace(bert.SIZE, width=256, inner=1024, heads=4)
@@ -25,7 +25,7 @@ FAMILY = replace(
     model_type="electra",
     title="ELECTRA",
     read=read,
-    weights=bert.weights(
+    weights=bert_tables.weights(
         "electra",
         {
             "embedding.projection": "electra.embeddings_project",
@@ -35,9 +35,9 @@ FAMILY = replace(
         },
     ),
     irrelevant={
-        **bert.IRRELEVANT,
+        **bert_tables.IRRELEVANT,
         **dict.fromkeys(("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"), LABELS),
     },
-    tiny=bert.TINY | {"embedding_size": 24},
-    draws=bert.DRAWS | {"embedding_size": (24, 48, 16)},
+    tiny=bert_tables.TINY | {"embedding_size": 24},
+    draws=bert_tables.DRAWS | {"embedding_size": (24, 48, 16)},
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families import bert as plain
-from nexus_universal.families.shared import bert
+from nexus_universal.families.shared import bert, bert_tables
 from nexus_universal.families.shared.reader import ConfigReader
 
 
@@ -21,6 +21,8 @@ FAMILY = replace(
     model_type="ernie",
     title="ERNIE",
     read=read,
-    weights=bert.weights("ernie", bert.PREDICTIONS, {"embedding.tasks": "ernie.embeddings.task_type_embeddings"}),
-    draws=bert.DRAWS | {"use_task_id": (False, True), "task_type_vocab_size": (3, 5)},
+    weights=bert_tables.weights(
+        "ernie", bert_tables.PREDICTIONS, {"embedding.tasks": "ernie.embeddings.task_type_embeddings"}
+    ),
+    draws=bert_tables.DRAWS | {"use_task_id": (False, True), "task_type_vocab_size": (3, 5)},
 )

@@ -83,6 +83,7 @@ FAMILY = Family(
     draws=draws.without(ernie4_5.FAMILY.draws, "head_dim")
     | {
         "head_dim": (12, 16),
+        "num_key_value_heads": (2, 4, 1),
         "moe_num_experts": (8, 5),
         "moe_k": (3, 1, 4),
         "moe_num_shared_experts": (2, 0, 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.families.shared import bert, composite, draws
+from nexus_universal.families.shared import bert, bert_tables, composite, draws
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 
@@ -22,10 +22,11 @@ FAMILY = Family(
     model_type="git",
     title="GIT (text model of)",
     read=read,
-    weights=bert.weights("git", {"head": "output"}, passed_over=IMAGES),
+    weights=bert_tables.weights("git", {"head": "output"}, passed_over=IMAGES),
     left_out=("the image encoder",),
-    irrelevant=bert.IRRELEVANT | dict.fromkeys(("vision_config", "num_image_with_embedding"), composite.OF_TOWERS),
+    irrelevant=bert_tables.IRRELEVANT
+    | dict.fromkeys(("vision_config", "num_image_with_embedding"), composite.OF_TOWERS),
     rope="none",
-    tiny=draws.without(bert.TINY, "is_decoder") | {"vision_config": draws.TINY_VISION},
-    draws=draws.without(bert.DRAWS, "type_vocab_size"),
+    tiny=draws.without(bert_tables.TINY, "is_decoder") | {"vision_config": draws.TINY_VISION},
+    draws=draws.without(bert_tables.DRAWS, "type_vocab_size"),
 )

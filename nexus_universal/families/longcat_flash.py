@@ -50,11 +50,11 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
 
 def _layer(attention: LatentAttention, dense: FeedForward, experts: MixtureOfExperts, norm: Norm) -> Program:
     """What the experts make of the first network's input is added behind the second one."""
-    x, first, second, held = (Term(source=name) for name in ("x", "feed_forward_0", "feed_forward_1", "m"))
-    both = Branch(name="experts", part=experts), Branch(name="feed_forward_0", part=dense)
-    writes = Write(terms=(x, first)), Write(terms=(Term(source="experts"),), register="m")
+    x, first, second, held = (Term(source=name) for name in ("x", "dense_0", "dense_1", "m"))
+    both = Branch(name="feed_forward", part=experts), Branch(name="dense_0", part=dense)
+    writes = Write(terms=(x, first)), Write(terms=(Term(source="feed_forward"),), register="m")
     shortcut = Step(norm=norm, branches=both, writes=writes)
-    last = replace(residual_step("feed_forward_1", dense, norm=norm), writes=(Write(terms=(x, second, held)),))
+    last = replace(residual_step("dense_1", dense, norm=norm), writes=(Write(terms=(x, second, held)),))
     attentions = (residual_step(f"attention_{turn}", attention, norm=norm) for turn in range(2))
     return Program(steps=(next(attentions), shortcut, next(attentions), last))
 
@@ -64,17 +64,17 @@ def _tensors() -> names.Names:
     gate_up = Stacked((f"{experts}.{{e}}.gate_proj.weight", f"{experts}.{{e}}.up_proj.weight"))
     down = Stacked((f"{experts}.{{e}}.down_proj.weight",))
     table: names.Names = {
-        "layers.{i}.experts_norm": f"{layer}.post_attention_layernorm.0",
-        "layers.{i}.feed_forward_1_norm": f"{layer}.post_attention_layernorm.1",
-        "layers.{i}.experts.router.weight": Direct(f"{layer}.mlp.router.classifier.weight"),
-        "layers.{i}.experts.router.selection_bias": f"{layer}.mlp.router.e_score_correction_bias",
-        "layers.{i}.experts.experts.gate_up": (gate_up, Leading(f"{experts}.gate_up_proj")),
-        "layers.{i}.experts.experts.down": (down, Direct(f"{experts}.down_proj")),
+        "layers.{i}.feed_forward_norm": f"{layer}.post_attention_layernorm.0",
+        "layers.{i}.dense_1_norm": f"{layer}.post_attention_layernorm.1",
+        "layers.{i}.feed_forward.router.weight": Direct(f"{layer}.mlp.router.classifier.weight"),
+        "layers.{i}.feed_forward.router.selection_bias": f"{layer}.mlp.router.e_score_correction_bias",
+        "layers.{i}.feed_forward.experts.gate_up": (gate_up, Leading(f"{experts}.gate_up_proj")),
+        "layers.{i}.feed_forward.experts.down": (down, Direct(f"{experts}.down_proj")),
     }
     for turn in range(2):
         mixer = names.latent_attention(f"{layer}.self_attn.{turn}")
         table |= {key.replace("attention", f"attention_{turn}"): rule for key, rule in mixer.items()}
-        table |= names.gated(f"layers.{{i}}.feed_forward_{turn}", f"{layer}.mlps.{turn}")
+        table |= names.gated(f"layers.{{i}}.dense_{turn}", f"{layer}.mlps.{turn}")
         table[f"layers.{{i}}.attention_{turn}_norm"] = f"{layer}.input_layernorm.{turn}"
     return table
 

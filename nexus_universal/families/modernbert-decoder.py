@@ -34,6 +34,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     attention = common.attention(reader, text, embedding.width, heads=heads, rope=full)
     span = reader.count("local_attention", 128)
     reader.require(span > 1, "local_attention", span, "must be at least 2: windows are half of it")
+    reader.inert("sliding_window", span // 2)
     sliding = replace(attention, rope=local, window=max(span // 2, 1))
     feed_forward = common.feed_forward(
         reader,
@@ -93,7 +94,6 @@ FAMILY = Family(
         **dict.fromkeys(("layer_norm_eps", "reference_compile", "hidden_act"), UNREAD),
         "initializer_cutoff_factor": "how weights start",
         "cls_token_id": "speaks of the tokenizer",
-        "sliding_window": "half of local_attention, which is what is read",
     },
     rope="by_layer_type",
     rope_theta={"full_attention": 160000.0, "sliding_attention": 10000.0},
@@ -121,7 +121,7 @@ FAMILY = Family(
         "hidden_activation": ("gelu", "silu"),
         "classifier_activation": ("gelu", "relu"),
         "local_attention": (32, 14, 256),
-        "global_attn_every_n_layers": (3, 2),
+        "global_attn_every_n_layers": (4, 2),
         "global_rope_theta": (160000.0, 500.0),
         "local_rope_theta": (10000.0, 100.0),
         "layer_types": (None, ["sliding_attention", "full_attention"] * 2),

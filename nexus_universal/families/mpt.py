@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from nexus_universal.architecture.mixers import Packed
@@ -14,7 +15,7 @@ from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import TRAINING, ConfigReader
 
 LAYER = "transformer.blocks.{i}"
-SIZE = Size(context=2048, vocab=50368, width=2048, inner=0, depth=24, heads=16, bos=None, eos=None, tied=True)
+SIZE = Size(context=None, vocab=50368, width=2048, inner=0, depth=24, heads=16, bos=None, eos=None, tied=True)
 
 UNREAD = {"expansion_ratio": (4,), "no_bias": (True,), "logit_scale": (None,)}
 UNREAD_OF_ATTENTION = {
@@ -45,7 +46,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
 
     def attention(heads: int, head_dim: int) -> dict[str, Any]:
         return {
-            "alibi": Alibi(rounding="none", origin="last"),
+            "alibi": Alibi(rounding="none", origin="last", slopes="reciprocals"),
             "kernel": "eager",
             "biases": (),
             "packing": (Packed(roles=("query", "key", "value")),),
@@ -54,7 +55,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         }
 
     norm = gpt.norm(reader, bias=False)
-    return gpt.decoder(
+    n = gpt.decoder(
         reader,
         SIZE,
         norm,
@@ -65,6 +66,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         biases=(),
         start={"cached": False},
     )
+    return replace(n, text=replace(n.text, context=reader.count("max_seq_len", 2048)))
 
 
 FAMILY = Family(
@@ -93,7 +95,6 @@ FAMILY = Family(
         "d_model": "hidden_size",
         "n_heads": "num_attention_heads",
         "n_layers": "num_hidden_layers",
-        "max_seq_len": "max_position_embeddings",
     },
     irrelevant={
         **dict.fromkeys(("resid_pdrop", "emb_pdrop"), TRAINING),

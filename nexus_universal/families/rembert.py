@@ -7,7 +7,7 @@ from dataclasses import replace
 from nexus_universal.architecture.ends import Narrow
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families import bert as plain
-from nexus_universal.families.shared import bert, draws
+from nexus_universal.families.shared import bert, bert_tables, draws
 from nexus_universal.families.shared.reader import TRAINING, ConfigReader
 
 SIZE = replace(bert.SIZE, vocab=250300, width=1152, inner=4608, depth=32, heads=18, bos=312, eos=313, tied=False)
@@ -30,13 +30,13 @@ FAMILY = replace(
     model_type="rembert",
     title="RemBERT",
     read=read,
-    weights=bert.weights(
+    weights=bert_tables.weights(
         "rembert",
-        bert.head("cls.predictions", "cls.predictions"),
+        bert_tables.head("cls.predictions", "cls.predictions"),
         {"embedding.projection": "rembert.encoder.embedding_hidden_mapping_in"},
     ),
-    irrelevant=bert.IRRELEVANT | {"classifier_dropout_prob": TRAINING},
-    tiny=bert.TINY | {"input_embedding_size": 24, "output_embedding_size": 56},
-    draws=draws.without(bert.DRAWS, "tie_word_embeddings")
+    irrelevant=bert_tables.IRRELEVANT | {"classifier_dropout_prob": TRAINING},
+    tiny=bert_tables.TINY | {"input_embedding_size": 24, "output_embedding_size": 56},
+    draws=draws.without(bert_tables.DRAWS, "tie_word_embeddings")
     | {"input_embedding_size": (24, 48, 16), "output_embedding_size": (56, 40)},
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from nexus_universal.families import roberta
-from nexus_universal.families.shared import bert
+from nexus_universal.families.shared import bert, bert_tables
 
 MODEL = "roberta_prelayernorm"
 
@@ -15,10 +15,10 @@ FAMILY = replace(
     model_type="roberta-prelayernorm",
     title="RoBERTa-PreLayerNorm",
     read=partial(bert.counted_decoder, size=replace(bert.COUNTED, vocab=50265), normed="before"),
-    weights=bert.weights(
+    weights=bert_tables.weights(
         MODEL,
-        bert.LM_HEAD,
-        bert.pre_norms(
+        bert_tables.LM_HEAD,
+        bert_tables.pre_norms(
             MODEL, attention="attention.LayerNorm", feed_forward="intermediate.LayerNorm", final="LayerNorm"
         ),
     ),

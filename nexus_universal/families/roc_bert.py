@@ -7,7 +7,7 @@ from dataclasses import replace
 from nexus_universal.architecture.ends import Beside
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families import bert as plain
-from nexus_universal.families.shared import bert
+from nexus_universal.families.shared import bert, bert_tables
 from nexus_universal.families.shared.reader import ConfigReader
 
 FEATURES = (("shape", 24858, 512), ("pronunciation", 910, 768))
@@ -35,16 +35,16 @@ FAMILY = replace(
     model_type="roc_bert",
     title="RoCBert",
     read=read,
-    weights=bert.weights(
+    weights=bert_tables.weights(
         "roc_bert",
-        bert.PREDICTIONS,
+        bert_tables.PREDICTIONS,
         {f"embedding.beside.{name}": f"{EMBEDDINGS}.{name}_embed" for name, _, _ in FEATURES},
         {"embedding.joint": f"{EMBEDDINGS}.map_inputs_layer"},
         passed_over={r"\.(shape|pronunciation)_embed\.weight$": "features that are not joined to tokens"},
     ),
-    tiny=bert.TINY
+    tiny=bert_tables.TINY
     | {"shape_vocab_size": 11, "shape_embed_dim": 16, "pronunciation_vocab_size": 7, "pronunciation_embed_dim": 12},
-    draws=bert.DRAWS
+    draws=bert_tables.DRAWS
     | {
         "enable_shape": (True, False),
         "enable_pronunciation": (True, True, False),

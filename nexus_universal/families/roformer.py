@@ -8,7 +8,7 @@ from nexus_universal.architecture.ends import Narrow
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Rope
 from nexus_universal.families import bert as plain
-from nexus_universal.families.shared import bert
+from nexus_universal.families.shared import bert, bert_tables
 from nexus_universal.families.shared.reader import ConfigReader
 
 SIZE = replace(bert.SIZE, context=1536, vocab=50000)
@@ -34,7 +34,9 @@ FAMILY = replace(
     model_type="roformer",
     title="RoFormer",
     read=read,
-    weights=bert.weights("roformer", bert.PREDICTIONS, {"embedding.projection": "roformer.embeddings_project"}),
-    tiny=bert.TINY | {"embedding_size": 24},
-    draws=bert.DRAWS | {"embedding_size": (24, None, 48, 16)},
+    weights=bert_tables.weights(
+        "roformer", bert_tables.PREDICTIONS, {"embedding.projection": "roformer.embeddings_project"}
+    ),
+    tiny=bert_tables.TINY | {"embedding_size": 24},
+    draws=bert_tables.DRAWS | {"embedding_size": (24, None, 48, 16)},
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from nexus_universal.families import roberta
-from nexus_universal.families.shared import bert
+from nexus_universal.families.shared import bert, bert_tables
 
 SIZE = replace(bert.COUNTED, context=514, vocab=250880, width=2560, inner=10240, depth=36, heads=32)
 
@@ -15,10 +15,10 @@ FAMILY = replace(
     model_type="xlm-roberta-xl",
     title="XLM-RoBERTa XL",
     read=partial(bert.counted_decoder, size=SIZE, types=1, normed="before", table={"norm": None}, eps=1e-5),
-    weights=bert.weights(
+    weights=bert_tables.weights(
         "roberta",
-        bert.LM_HEAD,
-        bert.pre_norms(
+        bert_tables.LM_HEAD,
+        bert_tables.pre_norms(
             "roberta",
             attention="attention.self_attn_layer_norm",
             feed_forward="LayerNorm",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.program import sequential_layer
 from nexus_universal.architecture.recurrences import ChannelStateSpace
 from nexus_universal.checkpoint.rules import WeightMap
 from nexus_universal.families.shared import common, draws, names, shared_block, state_space
@@ -44,12 +43,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         heads=reader.count("n_mamba_heads", 2),
     )
     block = shared_block.block(attention, common.feed_forward(reader, 14848, act="gelu"), norm)
-    kinds = _kinds(reader)
-    layers = {
-        "linear_attention": sequential_layer(("state_space", mixer), norm=norm),
-        "hybrid": shared_block.hybrid(mixer, norm, block, name=f"layers.{kinds.index('hybrid')}"),
-    }
-    return common.decoder(reader, text, embedding, (layers[kind] for kind in kinds), norm, tied=True)
+    layers = shared_block.layers(reader, _kinds(reader), mixer, block, norm=norm)
+    return common.decoder(reader, text, embedding, layers, norm, tied=True)
 
 
 def _kinds(reader: ConfigReader) -> tuple[str, ...]:
@@ -83,7 +78,7 @@ FAMILY = Family(
     },
     rope="none",
     tiny=draws.without(draws.TINY, "num_key_value_heads")
-    | {"num_key_value_heads": 4, "mamba_d_state": 10, "mamba_dt_rank": 5, "num_hidden_layers": 4}
+    | {"num_key_value_heads": 4, "mamba_d_state": 10, "mamba_dt_rank": 5, "num_hidden_layers": 5}
     | {"attn_layer_period": 2, "attn_layer_offset": 0},
     draws={
         **{key: draws.DENSE[key] for key in ("rms_norm_eps", "tie_word_embeddings")},
@@ -91,7 +86,7 @@ FAMILY = Family(
         "hidden_mamba_act": ("silu", "gelu"),
         "num_key_value_heads": (4, 2),
         "attention_head_dim": (None, 16),
-        "layers_block_type": (None, ["hybrid", "mamba", "hybrid", "hybrid"]),
+        "layers_block_type": (None, ["hybrid", "mamba", "hybrid", "mamba", "hybrid"]),
         "attn_layer_offset": (0, 1),
         "n_mamba_heads": (2, 1, 4),
         "mamba_d_state": (10, 16),

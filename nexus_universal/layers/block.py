@@ -25,7 +25,7 @@ from nexus_universal.architecture.mixers import (
     StateSpace,
 )
 from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Read, Step, Term, Write
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
 from nexus_universal.cache import State
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
@@ -43,6 +43,7 @@ from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.latent_attention import UniversalLatentAttention
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
 from nexus_universal.layers.linear import Linear as Projection
+from nexus_universal.layers.linear_recurrence import UniversalGatedLinearRecurrence
 from nexus_universal.layers.low_rank import UniversalLowRank
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerInput
@@ -88,6 +89,7 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     ChannelStateSpace: lambda part, at: (UniversalHeadedStateSpace if part.heads else UniversalChannelStateSpace)(
         part, d_model=at.d_model, plan=at.plan
     ),
+    GatedLinearRecurrence: lambda part, at: UniversalGatedLinearRecurrence(part, d_model=at.d_model, plan=at.plan),
     LightningAttention: lambda part, at: UniversalLightningAttention(
         part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan
     ),

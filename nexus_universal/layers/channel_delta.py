@@ -71,7 +71,7 @@ class UniversalChannelDelta(KeepsFloat32):
             for role in mixed.split([self.width, self.width, self.values], dim=-1)
         )
         decay, beta = self._decays(x), torch.sigmoid(self.beta(x))
-        if call.trailing is not None:
+        if call.trailing is not None and state is not None:
             # The reference lets pads behind a row's last token decay its state; the law of ragged batches does not.
             behind = call.trailing[..., None]
             decay, beta = decay.masked_fill(behind[..., None], 0.0), beta.masked_fill(behind, 0.0)

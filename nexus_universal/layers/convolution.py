@@ -50,7 +50,7 @@ class CausalConvolution(KeepsFloat32):
         # The activation sees what the reference's sees, no less: on CPU its bits depend on where the vector tail falls.
         if before is not None and seq == 1:
             x = torch.cat([before, x], dim=-1)
-            out = self.activation(self._convolve(x, padding=0)[..., -1:]).to(x.dtype)
+            out = self.activation(self.single(x)).to(x.dtype)
         else:
             if before is not None:
                 x = torch.cat([before, x], dim=-1)
@@ -61,6 +61,10 @@ class CausalConvolution(KeepsFloat32):
         if state is not None:
             state.convolution = last_inputs(x, self.kernel, trailing)
         return out
+
+    def single(self, x: Float[Tensor, "batch channels seen"]) -> Float[Tensor, "batch channels one"]:
+        """The last position's result."""
+        return self._convolve(x, padding=0)[..., -1:]
 
     def _convolve(self, x: Tensor, *, padding: int) -> Tensor:
         weight = self.weight.unsqueeze(1)

@@ -62,7 +62,9 @@ class UniversalConvolvedAttention(nn.Module):
         value = value.transpose(1, 2)
         if state is not None:
             key, value = state.extend(key, value)
-        mask = call.masks[self.mask_index]
+        else:
+            key = key.contiguous()
+        query, mask = query.contiguous(), call.masks[self.mask_index]
         mixed = fused_attention(query, key, value, mask=mask, scale=self.part.head_dim**-0.5)
         return self.output(mixed.reshape(*x.shape[:2], -1))
 

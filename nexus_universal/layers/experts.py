@@ -191,7 +191,7 @@ class Experts(nn.Module):
         gate = None if self.gate is None else grouped_linear(rows, self.gate, ends, apart=loop)
         stack, bias = getattr(self, self.entry), getattr(self, f"{self.entry}_bias")
         joint = grouped_linear(rows, stack, ends, _rows(bias, expert), apart=loop)
-        inner = self._activated(joint) if gate is None else gated_product(self.part, gate, joint)
+        inner = self._activated(joint) if gate is None else self._run_by_run(gate, joint, ends)
         out = grouped_linear(inner, self.down, ends, _rows(self.down_bias, expert), apart=loop)
         if self.identities:
             out = torch.where((expert < self.count).unsqueeze(-1), out, rows)
@@ -217,6 +217,15 @@ class Experts(nn.Module):
         joint = torch.bmm(read.view(self.count, -1, x.shape[-1]), getattr(self, self.entry).transpose(1, 2))
         out = torch.bmm(self._activated(joint), self.down.transpose(1, 2))
         return out.sum(dim=0)
+
+    def _run_by_run(
+        self, gate: Float[Tensor, "pairs width"], up: Float[Tensor, "pairs width"], ends: Int[Tensor, " runs"]
+    ) -> Float[Tensor, "pairs width"]:
+        """Expert by expert, as a loop does it: the last numbers of a tensor go through a kernel of other last bits."""
+        if torch.compiler.is_compiling():
+            return gated_product(self.part, gate, up)
+        gates, ups = (role.tensor_split(ends[:-1].tolist()) for role in (gate, up))
+        return torch.cat([gated_product(self.part, *pair) for pair in zip(gates, ups, strict=True)])
 
     def _activated(self, joint: Float[Tensor, "pairs rows"]) -> Float[Tensor, "pairs width"]:
         if not self.part.gated:

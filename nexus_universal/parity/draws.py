@@ -10,7 +10,7 @@ from typing import Any
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.mixers import CompressedAttention, StateSpace
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
 from nexus_universal.parity.modes import (
@@ -136,6 +136,8 @@ def pads_leak(n: Any) -> bool:
     """Whether a reference lets pads in: a convolution that reads their bias, or a compressor that pools them."""
     if any(isinstance(part, CompressedAttention) and part.rate for part in _parts(n)):
         return True
+    if any(isinstance(part, GatedLinearRecurrence) for part in _parts(n)):
+        return True
     if any(isinstance(part, ConvolvedAttention) and part.bias for part in _parts(n)):
         return True
     biased = [part.bias if isinstance(part, ShortConvolution) else "input" in part.biases for part in _convolving(n)]
@@ -149,7 +151,7 @@ def steps_differ(n: Any) -> bool:
 
 def scans_restart(n: Any) -> bool:
     """Whether a reference forgets its state where several positions are read after others."""
-    return any(isinstance(part, ChannelStateSpace) for part in _convolving(n))
+    return any(isinstance(part, ChannelStateSpace | GatedLinearRecurrence) for part in _parts(n))
 
 
 def _convolving(n: Any) -> list[StateSpace | ChannelStateSpace | ShortConvolution]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Read, Step, Term, Write
+from nexus_universal.architecture.program import (
+    Adapter,
+    Branch,
+    Linear,
+    Program,
+    Read,
+    Step,
+    Term,
+    Write,
+    sequential_layer,
+)
 from nexus_universal.families.shared import names
+from nexus_universal.families.shared.reader import ConfigReader
 
 FROM_X = Read()
 PLAIN, HYBRID = "state_space", "fed_state_space"
@@ -23,7 +34,7 @@ def block(attention: Attention, feed_forward: FeedForward, norm: Norm) -> Progra
     return Program(steps=tuple(_step(name, part, "x", norm=norm) for name, part in parts.items()))
 
 
-def hybrid(mixer: Part, norm: Norm, shared: Program, *, name: str, adapters: tuple[Adapter, ...] = ()) -> Program:
+def _hybrid(mixer: Part, norm: Norm, shared: Program, *, name: str, adapters: tuple[Adapter, ...]) -> Program:
     """x = x + mixer(norm(x + t)), where t is a projection of what the shared block makes of [x ‖ e]."""
     branch = Branch(name="shared", part=shared, share=name, adapters=adapters)
     feeding = Step(
@@ -40,6 +51,30 @@ def hybrid(mixer: Part, norm: Norm, shared: Program, *, name: str, adapters: tup
         writes=(Write(terms=residual),),
     )
     return Program(steps=(feeding, projecting, mixing))
+
+
+def layers(
+    reader: ConfigReader,
+    kinds: Sequence[str],
+    mixer: Part,
+    shared: Program,
+    *,
+    norm: Norm,
+    blocks: int = 1,
+    adapters: tuple[Adapter, ...] = (),
+) -> list[Program]:
+    """Hybrids use the blocks of the first few in turn, where the token table is tied, too.
+
+    The reference's class ties nothing at all where it is not.
+    """
+    hybrids = [index for index, kind in enumerate(kinds) if kind == "hybrid"]
+    tied = reader.take("tie_word_embeddings", True)
+    owners = {index: hybrids[turn % blocks] if tied else index for turn, index in enumerate(hybrids)}
+    plain = sequential_layer((PLAIN, mixer), norm=norm)
+    return [
+        _hybrid(mixer, norm, shared, name=f"layers.{owners[index]}", adapters=adapters) if index in owners else plain
+        for index in range(len(kinds))
+    ]
 
 
 def _step(name: str, part: Part, register: str, *, norm: Norm | None = None, read: Read = FROM_X) -> Step:
