@@ -46,7 +46,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         shared=replace(dense, width=reader.count("shared_expert_intermediate_size", 1024)),
     )
     if reader.values.get("mlp_only_layers") is None:
-        reader.values["mlp_only_layers"] = [0, 1]
+        reader.values["mlp_only_layers"] = [0, 1][:depth]
+    reader.indices("mlp_only_layers", length=depth)
     sparse = common.sparse_layers(reader, depth)
     feed_forwards = [experts if is_sparse else dense for is_sparse in sparse]
     layers = common.sequential([mixers[kind] for kind in kinds], feed_forwards, norm=norm)

@@ -179,7 +179,7 @@ INNER: dict[str, dict[str, Any]] = {
     },
     "proportional": {"rope_theta": 100.0, "factor": 2.0, "partial_rotary_factor": 0.5},
 }
-NARROW = dict.fromkeys(("phi3", "phi4_multimodal"), ("default", "longrope"))
+NARROW = {**dict.fromkeys(("phi3", "phi4_multimodal"), ("default", "longrope")), "phimoe": ("default",)}
 """Families whose reference refuses all other rotations."""
 
 OUTSIDE = [(t, "longrope", "original_max_position_embeddings") for t in ("phi3", "phi4_multimodal")]

@@ -126,6 +126,7 @@ EQUAL: dict[str, str] = {
     "router.total": "a sum of positive numbers, by two kernels",
     "detached": "what goes forward is the same",
     "per_layer.finds_tokens": "shows in embeddings that are given",
+    "electra/attention.part.biases": "without a rotation a key's bias adds the same to all scores of a query",
     "cohere2/rope.pairing": "interleaved_to_half has the same dot products",
     "glm4_moe_lite/rope.pairing": "interleaved has the same dot products",
 }
