@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import CheckpointError, InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, load_json
 from nexus_universal.cache import Cache, State
@@ -84,7 +85,7 @@ class UniversalTransformer(nn.Module):
         if shares.known:
             self.shared = shares.tree()
         self.layers = nn.ModuleList(layers)
-        if n.final_norm and n.final_norm.rounding == "native":
+        if any(norm is not None and norm.rounding == "native" for norm in _residual_norms(n)):
             refuse_unless(n.embedding, dtype="model")  # torch's kernel takes no wider input than its weights
         self.first_skipped = _first_skipped(n)
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
@@ -294,6 +295,12 @@ class UniversalTransformer(nn.Module):
     def named_slots(self) -> Iterator[tuple[str, Tensor]]:
         """Canonical names and tensors of everything that a checkpoint holds."""
         yield from slots(self).items()
+
+
+def _residual_norms(n: ArchitectureParameter) -> Iterator[Norm | None]:
+    """The norms that read the residual as it is: the last one, and those of sums."""
+    yield n.final_norm
+    yield from (write.norm for layer in n.layers for step in layer.steps for write in step.writes)
 
 
 def _first_skipped(n: ArchitectureParameter) -> int | None:
