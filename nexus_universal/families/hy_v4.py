@@ -7,7 +7,7 @@ from dataclasses import replace
 from nexus_universal.architecture.ends import Streams
 from nexus_universal.architecture.mixers import LatentAttention, OutputGate, ReusedIndices
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.position import Norm
+from nexus_universal.architecture.position import Norm, ProportionalScaling
 from nexus_universal.architecture.program import GatedStreams
 from nexus_universal.checkpoint.rules import Direct
 from nexus_universal.families.shared import common, compressed, deepseek, draws, names
@@ -30,21 +30,17 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     )
     limited = replace(experts.expert, activation="silu", gate_limit=reader.number("swiglu_limit", 10.0))
     feed_forwards = {"dense": dense, "sparse": replace(experts, expert=limited)}
-    modes = reader.names("indexer_types", length=depth, known=tuple(attention))
-    modes = modes or ["full" if index % 4 == 1 or index == 0 else "shared" for index in range(depth)]
+    modes = reader.names("indexer_types", length=depth, known=tuple(attention)) or [
+        "full" if index % 4 == 1 or index == 0 else "shared" for index in range(depth)
+    ]
     reader.require(modes[0] == "full", "indexer_types[0]", modes[0], "must be full: nothing is chosen before")
-    kinds = reader.names("mlp_layer_types", length=depth, known=tuple(feed_forwards))
-    kinds = kinds or ("dense", *["sparse"] * (depth - 1))
+    listed = reader.names("mlp_layer_types", length=depth, known=tuple(feed_forwards))
+    kinds = listed or ("dense", *["sparse"] * (depth - 1))
     reader.names("layer_types", length=depth, known=("indexed_attention",))
-    streams, eps = reader.count("hc_mult", 4), reader.number("hc_eps", 1e-6)
-    magnitude = reader.number("hc_magnitude", 2.0)
-    connection = GatedStreams(streams=streams, magnitude=magnitude, eps=eps, norm_eps=norm.eps)
-    layers = (
-        compressed.connected_layer(
-            {"attention": attention[mode], "feed_forward": feed_forwards[kind]}, connection, norm
-        )
-        for mode, kind in zip(modes, kinds, strict=True)
-    )
+    streams, eps, size = reader.count("hc_mult", 4), reader.number("hc_eps", 1e-6), reader.number("hc_magnitude", 2.0)
+    connection = GatedStreams(streams=streams, magnitude=size, eps=eps, norm_eps=norm.eps)
+    parts = ({"attention": attention[m], "feed_forward": feed_forwards[k]} for m, k in zip(modes, kinds, strict=True))
+    layers = (compressed.connected_layer(each, connection, norm) for each in parts)
     n = common.decoder(reader, text, embedding, layers, norm)
     merged = Streams(count=streams, fill="copy", merge="weigh", eps=eps, norm_eps=norm.eps, late_norm=True)
     return replace(n, streams=merged)
@@ -53,17 +49,20 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
 def _attention(reader: ConfigReader, norm: Norm, *, context: int | None) -> dict[str, LatentAttention]:
     """What chooses keys, and what sees those that were chosen before."""
     plain = deepseek.latent_attention(reader, context=context, query_rank=1536, defaults=SIZES, pairing="half")
-    reader.require(plain.query_rank is not None, "q_lora_rank", None, "must be a whole number of at least 1")
+    reader.count("q_lora_rank", 1536)
     plain = replace(plain, gate=OutputGate(), sinks=True)
     indexer = deepseek.sparse_indexer(reader, plain, heads=16, pairing="half")
-    assert indexer.rope is not None
+    assert indexer.rope
     indexer = replace(
         indexer,
         emit="chosen",
         scale_on="weights",
         key_norm=replace(indexer.key_norm, eps=norm.eps),
-        rope=indexer.rope.at_the_end(),
+        rope=replace(indexer.rope, fraction=plain.rope_dim / indexer.head_dim).at_the_end(),
+        rope_dim=None,
     )
+    whole = isinstance(indexer.rope.scaling, ProportionalScaling) and plain.rope_dim < indexer.head_dim
+    reader.require(not whole, "rope_parameters.rope_type", "proportional", "the indexer turns a part of its heads only")
     return {"full": replace(plain, indexer=indexer), "shared": replace(plain, indexer=ReusedIndices(reuse="chosen"))}
 
 
@@ -98,7 +97,6 @@ FAMILY = Family(
     irrelevant={
         **dict.fromkeys(("head_dim", "num_key_value_heads", "qk_head_dim"), "follows from other keys"),
         "learnable_sink_init": "says how weights start",
-        "num_nextn_predict_layers": "multi-token prediction",
     },
     tiny=draws.without(draws.TINY, "num_key_value_heads")
     | draws.without(draws.TINY_LATENT, "num_key_value_heads")
@@ -109,6 +107,7 @@ FAMILY = Family(
     | draws.INDEXED
     | draws.ROUTED
     | {
+        "rope_parameters": tuple(rope for rope in draws.ROPE if rope["rope_type"] != "proportional"),
         "v_head_dim": (16, 20),
         "indexer_types": (None, ["full", "shared", "shared"]),
         "mlp_layer_types": (None, ["sparse", "dense", "sparse"]),

@@ -23,13 +23,11 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     wide = {"gain": True, "dtype": "float32_layers"}
     text, embedding = common.ends(reader, context=131072, vocab=262272, width=2048, bos=2, eos=106, pad=0, **wide)
-    norm = common.rms_norm(reader, 1e-5)
-    depth = reader.count("num_hidden_layers", 40)
+    norm, depth = common.rms_norm(reader, 1e-5), reader.count("num_hidden_layers", 40)
     kinds = reader.names("layer_types", length=depth, known=KINDS) or (FULL,) * depth
     mixers = _attention(reader, context=text.context)
-    reader.require(
-        mixers[SLIDING].window is not None or SLIDING not in kinds, "sliding_window", None, "sliding layers need it"
-    )
+    said = mixers[SLIDING].window is not None or SLIDING not in kinds
+    reader.require(said, "sliding_window", None, "sliding layers need it")
     experts = ChainedExperts(
         experts=reader.count("num_experts", 16),
         expert=FeedForward(width=reader.count("moe_intermediate_size", 2048), activation=common.activation(reader)),
@@ -39,19 +37,16 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     )
     reader.inert("num_experts_per_tok", 1)
     layers = (
-        Program(steps=(_step("attention", mixers[kind], norm), _step("experts", feeding, norm)))
-        for kind, feeding in zip(kinds, (replace(experts, chained=False), *[experts] * (depth - 1)), strict=True)
+        Program(steps=(_step("attention", mixers[kind], norm), _step("experts", replace(experts, chained=i > 0), norm)))
+        for i, kind in enumerate(kinds)
     )
     return common.decoder(reader, text, embedding, layers, norm, tied=True, bias=reader.take("lm_head_bias", False))
 
 
 def _attention(reader: ConfigReader, *, context: int | None) -> dict[str, ConvolvedAttention]:
     said = reader.section("rope_parameters")
-    ropes = {
-        kind: rotary.rope(said.section(kind), context=context, takes_fraction=True, nested=True)
-        for kind in KINDS
-        if kind in said.values
-    }
+    form = {"context": context, "takes_fraction": True, "nested": True}
+    ropes = {kind: rotary.rope(said.section(kind), **form) for kind in KINDS if kind in said.values}
     full = ConvolvedAttention(
         heads=reader.count("num_attention_heads", 8),
         kv_heads=reader.count("num_key_value_heads", 2),
@@ -70,41 +65,38 @@ def _step(name: str, part: Part, norm: Norm) -> Step:
     return Step(norm=norm, branches=(Branch(name=name, part=part),), writes=(Write(terms=terms),))  # type: ignore[arg-type]
 
 
-def _tensors() -> names.Names:
-    attention, gate = f"{names.LAYER}.self_attn.qkv_proj", f"{names.LAYER}.mlp.gate"
-    mixer = {"query": "q_proj", "key": "k_proj", "value": "v_proj_current", "late_value": "v_proj_delayed"}
-    mixer |= {"depthwise": "conv_qk_depthwise", "grouped": "conv_qk_grouped"}
-    router = {"down": "down_proj", "norm": "router_mlp.norm", "first": "router_mlp.fc1"}
-    router |= {"second": "router_mlp.fc2", "last": "router_mlp.out_proj"}
-    table: names.Names = {
-        **{f"layers.{{i}}.attention.{ours}": f"{attention}.{theirs}" for ours, theirs in mixer.items()},
-        **{f"layers.{{i}}.experts.router.{ours}": f"{gate}.{theirs}" for ours, theirs in router.items()},
-        "layers.{i}.attention.key_scale": f"{names.LAYER}.self_attn.qk_norm.temp",
-        "layers.{i}.experts_norm": f"{names.LAYER}.post_attention_layernorm",
-        "layers.{i}.experts.router.memory_scale": f"{gate}.router_states_scale",
-        "layers.{i}.experts.router.selection_bias": f"{gate}.balancing_biases",
-        "layers.{i}.experts.experts.gate_up": Direct(f"{names.LAYER}.mlp.experts.gate_up_proj"),
-        "layers.{i}.experts.experts.down": Direct(f"{names.LAYER}.mlp.experts.down_proj"),
-        "embedding.gain.weight": Direct("model.input_hidden_states_scale"),
-        "embedding.gain.bias": Direct("model.input_hidden_states_bias"),
-    }
-    for step, place in (("attention", "post_attention"), ("experts", "post_mlp")):
-        for source, role in ((step, "hidden_states"), ("x", "residual")):
-            ours, theirs = f"layers.{{i}}.{step}_x_{source}_gain", f"{names.LAYER}.{place}_residual_scale.{role}"
-            table |= {f"{ours}.weight": Direct(f"{theirs}_scale"), f"{ours}.bias": Direct(f"{theirs}_bias")}
-    return table
+ATTENTION, GATE = f"{names.LAYER}.self_attn.qkv_proj", f"{names.LAYER}.mlp.gate"
+MIXER = {"query": "q_proj", "key": "k_proj", "value": "v_proj_current", "late_value": "v_proj_delayed"}
+MIXER |= {"depthwise": "conv_qk_depthwise", "grouped": "conv_qk_grouped"}
+ROUTER = {"down": "down_proj", "memory_scale": "router_states_scale", "selection_bias": "balancing_biases"}
+ROUTER |= {"norm": "router_mlp.norm", "first": "router_mlp.fc1", "second": "router_mlp.fc2"}
 
 
-ROPE = {
-    FULL: {"rope_type": "default", "rope_theta": 5000000.0, "partial_rotary_factor": 0.5},
-    SLIDING: {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+TENSORS: names.Names = {
+    **{f"layers.{{i}}.attention.{ours}": f"{ATTENTION}.{theirs}" for ours, theirs in MIXER.items()},
+    **{f"layers.{{i}}.experts.router.{ours}": f"{GATE}.{theirs}" for ours, theirs in ROUTER.items()},
+    "layers.{i}.experts.router.last": f"{GATE}.router_mlp.out_proj",
+    "layers.{i}.attention.key_scale": f"{names.LAYER}.self_attn.qk_norm.temp",
+    "layers.{i}.experts_norm": f"{names.LAYER}.post_attention_layernorm",
+    "layers.{i}.experts.experts.gate_up": Direct(f"{names.LAYER}.mlp.experts.gate_up_proj"),
+    "layers.{i}.experts.experts.down": Direct(f"{names.LAYER}.mlp.experts.down_proj"),
 }
+for ours, name in (("weight", "scale"), ("bias", "bias")):
+    TENSORS[f"embedding.gain.{ours}"] = Direct(f"model.input_hidden_states_{name}")
+    for step, place in (("attention", "attention"), ("experts", "mlp")):
+        for source, role in ((step, "hidden_states"), ("x", "residual")):
+            theirs = f"{names.LAYER}.post_{place}_residual_scale.{role}_{name}"
+            TENSORS[f"layers.{{i}}.{step}_x_{source}_gain.{ours}"] = Direct(theirs)
+
+
+PARTIAL = {"rope_type": "default", "partial_rotary_factor": 0.5}
+ROPE = {FULL: {**PARTIAL, "rope_theta": 5000000.0}, SLIDING: {**PARTIAL, "rope_theta": 10000.0}}
 
 FAMILY = Family(
     model_type="zaya",
     title="ZAYA1",
     read=read,
-    weights=names.weights(_tensors()),
+    weights=names.weights(TENSORS),
     rope="none",
     rope_default=ROPE,
     tiny=draws.without(draws.TINY, "intermediate_size")
@@ -125,7 +117,6 @@ FAMILY = Family(
         "sliding_window": (16, 7, 128),
         "lm_head_bias": (False, True),
         "num_experts": (5, 8),
-        "router_hidden_size": (20, 12),
         "cca_time0": (2, 3, 1),
         "cca_time1": (2, 1, 4),
     },
