@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,9 @@ STARTS_ANEW = ("bamba",)
 
 OWN_CACHE = {"minimax": "MiniMaxCache"}
 """Types that take no cache but one of their own class."""
+
+READS_ANEW = ("openai-gpt",)
+"""Types without any cache: what came before is read again with every piece, in products of other shapes and bits."""
 
 COUNTS_SLOTS = (
     "bart",
@@ -122,6 +125,21 @@ def positions_of(mask: Tensor, counted: str = "tokens") -> Tensor:
     return (torch.ones_like(mask) if counted == "slots" else mask).long().cumsum(-1).sub(1).clamp(min=0)
 
 
+@dataclass
+class Past:
+    """What stands for a cache where there is none: ids, and positions if any were given."""
+
+    ids: list[Tensor] = field(default_factory=list)
+    positions: list[Tensor] = field(default_factory=list)
+
+    def with_piece(self, ids: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """All that was read, this piece last."""
+        self.ids.append(ids)
+        if positions is not None:
+            self.positions.append(positions)
+        return torch.cat(self.ids, dim=1), torch.cat(self.positions, dim=1) if self.positions else None
+
+
 class Reference:
     """The reference behind the few calls that modes make."""
 
@@ -142,6 +160,8 @@ class Reference:
     def new_cache(self) -> Any:
         from transformers import DynamicCache
 
+        if self.model.config.model_type in READS_ANEW:
+            return Past()
         if self.model.config.model_type in OWN_CACHE:
             return getattr(inspect.getmodule(type(self.model)), OWN_CACHE[self.model.config.model_type])()
         return DynamicCache(config=self.model.config)
@@ -155,6 +175,9 @@ class Reference:
         cache: Any = None,
         keep: int = 0,
     ) -> Tensor:
+        if isinstance(cache, Past):
+            whole, where = cache.with_piece(ids, positions)
+            return self(whole, mask=mask, positions=where)[:, -(keep or ids.shape[1]) :]
         if positions is None and cache is not None and self.starts_anew:
             positions = (torch.arange(ids.shape[1]) + cache.get_seq_length()).unsqueeze(0)
         if positions is not None:
