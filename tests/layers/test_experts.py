@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteMoE
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+from transformers.models.phimoe.modeling_phimoe import sparsemixer
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextSparseMoeBlock
 
@@ -257,3 +258,18 @@ def test_experts_of_any_width_are_computed_where_the_references_kernel_fails() -
             layer.mlp.experts.config._experts_implementation = "eager"
         expected = theirs(ids(1, 5), use_cache=False).logits
         assert furthest(ours(ids(1, 5)).logits, expected) < 1e-5
+
+
+def test_a_sparse_mixer_is_the_references() -> None:
+    """One expert after the other, each with its share among those left that are near the best."""
+    part = Router(score="sparse_mixer", normalise=False, tolerance=0.4, weights="model")
+    router = UniversalRouter(part, d_model=5, experts=6, per_token=2)
+    nn.init.normal_(router.weight, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    weights, chosen = router(x)
+    expected, experts = sparsemixer(F.linear(x, router.weight), jitter_eps=0.2, training=False)
+    assert torch.equal(chosen, experts) and same(weights, expected)
+    assert 0.2 < float((weights < 1).float().mean()) < 0.8  # some have others near, some have none
+    probe = torch.randn(64, 2, generator=torch.Generator().manual_seed(2))
+    mine, theirs = (torch.autograd.grad((out * probe).sum(), x, retain_graph=True)[0] for out in (weights, expected))
+    assert same(mine, theirs)
