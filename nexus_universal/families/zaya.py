@@ -25,9 +25,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     text, embedding = common.ends(reader, context=131072, vocab=262272, width=2048, bos=2, eos=106, pad=0, **wide)
     norm, depth = common.rms_norm(reader, 1e-5), reader.count("num_hidden_layers", 40)
     kinds = reader.names("layer_types", length=depth, known=KINDS) or (FULL,) * depth
-    mixers = _attention(reader, context=text.context)
-    said = mixers[SLIDING].window is not None or SLIDING not in kinds
-    reader.require(said, "sliding_window", None, "sliding layers need it")
+    mixers = _attention(reader, kinds, context=text.context)
     experts = ChainedExperts(
         experts=reader.count("num_experts", 16),
         expert=FeedForward(width=reader.count("moe_intermediate_size", 2048), activation=common.activation(reader)),
@@ -43,7 +41,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     return common.decoder(reader, text, embedding, layers, norm, tied=True, bias=reader.take("lm_head_bias", False))
 
 
-def _attention(reader: ConfigReader, *, context: int | None) -> dict[str, ConvolvedAttention]:
+def _attention(reader: ConfigReader, kinds: tuple[str, ...], *, context: int | None) -> dict[str, ConvolvedAttention]:
     said = reader.section("rope_parameters")
     form = {"context": context, "takes_fraction": True, "nested": True}
     ropes = {kind: rotary.rope(said.section(kind), **form) for kind in KINDS if kind in said.values}
@@ -56,7 +54,7 @@ def _attention(reader: ConfigReader, *, context: int | None) -> dict[str, Convol
         grouped=reader.count("cca_time1", 2),
         bias=reader.take("attention_bias", False),
     )
-    window = reader.count("sliding_window", None, optional=True)
+    window = reader.count("sliding_window", None, optional=SLIDING not in kinds)
     return {FULL: full, SLIDING: replace(full, rope=ropes.get(SLIDING, full.rope), window=window)}
 
 
@@ -105,9 +103,7 @@ FAMILY = Family(
         "num_hidden_layers": 3,
         "layer_types": [FULL, SLIDING, FULL],
         "sliding_window": 16,
-        "moe_intermediate_size": 24,
-        "num_experts": 5,
-        "router_hidden_size": 20,
+        **{"moe_intermediate_size": 24, "num_experts": 5, "router_hidden_size": 20},
     },
     draws=draws.without(draws.DENSE, "rope_parameters")
     | {

@@ -13,7 +13,17 @@ from torch import Tensor
 from nexus_universal import families
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.load import assemble, disassemble, idle_layers, plan_load, slots
-from nexus_universal.checkpoint.rules import Direct, Rule, Sliced, Squeezed, Stacked, Transposed, WeightMap, names_of
+from nexus_universal.checkpoint.rules import (
+    Direct,
+    Leading,
+    Rule,
+    Sliced,
+    Squeezed,
+    Stacked,
+    Transposed,
+    WeightMap,
+    names_of,
+)
 from nexus_universal.checkpoint.save import published_tensors
 from tests.helpers import MODEL_TYPES, pair, reference, same, single_changes, universal
 
@@ -134,6 +144,19 @@ def test_a_rule_is_undone_by_its_inverse(index: int, dtype: torch.dtype, seed: i
     assert same(back, whole)
     if not isinstance(rule, Stacked):
         assert back.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr(), "a view was copied"
+
+
+def test_leading_rows_are_a_view_of_what_is_read() -> None:
+    whole = torch.randn(5, 3)
+    found = assemble(
+        torch.empty(2, 3),
+        Leading("a"),
+        ["a"],
+        read={"a": whole}.__getitem__,
+        read_into=lambda *_: None,
+        dtype=torch.float32,
+    )
+    assert same(found, whole[:2]) and found.data_ptr() == whole.data_ptr()
 
 
 def test_gate_and_up_of_an_expert_are_stacked_gate_first() -> None:

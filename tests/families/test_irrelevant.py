@@ -163,6 +163,8 @@ VARIED: dict[str, Any] = {
     "image_seq_length": 7,
     "image_size": 60,
     "audio_token_id": 5,
+    **dict.fromkeys(("boi_token_id", "eoi_token_id", "boa_token_id", "eoa_token_id", "eoa_token_index"), 5),
+    **dict.fromkeys(("vision_soft_tokens_per_image", "audio_soft_tokens_per_image"), 5),
     "audio_chunk_size": 4800,
     "projector_hidden_act": "relu",
     "lambda_std_dev": 0.7,
@@ -300,6 +302,8 @@ def declared(model_type: str) -> dict[str, Any]:
     """The varied values of what is irrelevant in this family, those that it reads itself left out."""
     names = {*IRRELEVANT, *families.find(model_type).irrelevant} - {*NOT_IN_THE_REFERENCE}
     refused = {"diffllama": {"attention_dropout"}, "phimoe": {"router_jitter_noise"}}  # or read without training, too
+    places = {"image_token_id", "video_token_id", "audio_token_id"}  # of what is no text, which is embedded as pads
+    refused |= dict.fromkeys(("gemma4", "gemma4_unified"), places)
     names -= refused.get(model_type, set())
     return {name: VARIED[name] for name in sorted(names)}
 

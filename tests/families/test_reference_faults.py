@@ -314,3 +314,60 @@ def test_biases_count_pads_between_tokens() -> None:
     ours(padded[:, :13], attention_mask=mask[:, :13], cache=cache)
     assert furthest(ours(padded[:, 13:], attention_mask=mask, cache=cache).logits, alone) < 1e-5
     assert furthest(theirs(padded, attention_mask=mask).logits[:, 13:], alone) > 1e-3
+
+
+@torch.no_grad()
+def test_one_choice_per_token() -> None:
+    """LongCat-Flash: one axis too many is squeezed away where a token makes one choice."""
+    theirs = reference("longcat_flash", moe_topk=1)
+    with pytest.raises(ValueError, match="unpack"):
+        theirs(ids(1, 6))
+    assert universal(theirs)(ids(1, 6)).logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_experts_that_see_later_tokens() -> None:
+    """Doge: with experts the first token's logits depend on the last token; n cannot say that."""
+    mixing = {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 3}
+    theirs, x = reference("doge", **mixing), ids(1, 6)
+    other = x.clone()
+    other[:, -1] = (x[:, -1] + 1) % 97
+    assert furthest(theirs(x).logits[:, 0], theirs(other).logits[:, 0]) > 1e-3
+    with pytest.raises(UnsupportedConfig, match="is_moe"):
+        ArchitectureParameter.from_huggingface(raw("doge", **mixing))
+
+
+def test_a_first_layer_without_keys_hides_a_caches_length() -> None:
+    """MiniMax: what lies in its cache is counted in layer 0, which is lightning attention as published."""
+    theirs = reference("minimax", layer_types=["linear_attention", "full_attention", "linear_attention"])
+    ours, x = universal(theirs), ids(1, 20)
+    with torch.no_grad():
+        whole, cache, mine = theirs(x, use_cache=False).logits, Reference(theirs).new_cache(), ours.new_cache()
+        pieces = [theirs(piece, past_key_values=cache).logits for piece in x.split([19, 1], dim=1)]
+        assert cache.get_seq_length() == 0
+        assert furthest(torch.cat(pieces, dim=1), whole) > 1e-2
+        assert furthest(torch.cat([ours(p, cache=mine).logits for p in x.split([19, 1], dim=1)], dim=1), whole) < 1e-4
+
+
+def test_a_second_piece_is_convolved_as_the_first() -> None:
+    """RecurrentGemma: single steps go on from what was read, several tokens at once do not."""
+    theirs, ours = pair("recurrent_gemma")
+    x, mine = ids(1, 20), ours.new_cache()
+    with torch.no_grad():
+        whole, cache = theirs(x, use_cache=False).logits, DynamicCache(config=theirs.config)
+        pieces = [theirs(piece, past_key_values=cache).logits for piece in x.split([10, 10], dim=1)]
+        assert furthest(torch.cat(pieces, dim=1), whole) > 1e-2
+        assert furthest(torch.cat([ours(p, cache=mine).logits for p in x.split([10, 10], dim=1)], dim=1), whole) < 1e-4
+
+
+@pytest.mark.parametrize("model_type", ["zamba", "zamba2"])
+def test_untying_the_head_unties_the_shared_blocks(model_type: str) -> None:
+    """Weights that layers share are declared as tied ones, and go with them."""
+    for tied in (True, False):
+        theirs = reference(model_type, tie_word_embeddings=tied, **({"num_mem_blocks": 1} if "2" in model_type else {}))
+        state = theirs.state_dict()
+        owners = {
+            t.data_ptr() for name, t in state.items() if name.endswith("input_layernorm.weight") and "shared" in name
+        }
+        assert (len(owners) == 1) == tied
+        assert same(universal(theirs)(ids(1, 9)).logits, theirs(ids(1, 9), use_cache=False).logits)
