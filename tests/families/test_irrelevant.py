@@ -82,7 +82,6 @@ VARIED: dict[str, Any] = {
     "num_experts": 25,
     "num_experts_per_tok": 2,
     "learnable_sink_init": 0.7,
-    "num_key_value_heads": 2,
     "qk_head_dim": 7,
     "head_dim": 6,
     "index_share_for_mtp_iteration": True,
