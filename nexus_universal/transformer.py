@@ -85,8 +85,8 @@ class UniversalTransformer(nn.Module):
         if shares.known:
             self.shared = shares.tree()
         self.layers = nn.ModuleList(layers)
-        if any(norm is not None and norm.rounding == "native" for norm in _residual_norms(n)):
-            refuse_unless(n.embedding, dtype="model")  # torch's kernel takes no wider input than its weights
+        if n.streams or any(norm is not None and norm.rounding == "native" for norm in _residual_norms(n)):
+            refuse_unless(n.embedding, dtype="model")  # projections and torch's kernel take no wider input than weights
         self.first_skipped = _first_skipped(n)
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
         self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
-from nexus_universal.architecture.equations import equations
 from nexus_universal.architecture.notation import call, joined, listed, product, says, times, within
+from nexus_universal.architecture.recurrence_equations import equations
 from nexus_universal.architecture.symbols import Names, linear, output, seen, softmax
 
 

@@ -13,18 +13,10 @@ from functools import singledispatch
 from typing import Any
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
-    GatedDeltaRule,
-    LatentAttention,
-    LightningAttention,
-    LowRank,
-    SparseIndexer,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Linear
+from nexus_universal.architecture.recurrences import GatedDeltaRule, LightningAttention, StateSpace
 
 XIELU_WEIGHTS = 2
 FLOAT32_BYTES = 4

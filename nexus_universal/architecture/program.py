@@ -18,18 +18,17 @@ from typing import Literal
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
-    GatedDeltaRule,
-    LatentAttention,
-    LightningAttention,
-    LowRank,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
+    GatedDeltaRule,
+    GatedLinearRecurrence,
+    LightningAttention,
+    ShortConvolution,
+    StateSpace,
+)
 
 
 @part
@@ -251,6 +250,8 @@ class Step(Part):
         if self.connection:
             if self.read.registers != ("x",):
                 yield "read", "must be x where a connection reads the streams"
+            if self.read.scale is not None:
+                yield "read.scale", "must be None where a connection reads the streams"
             if [write.register for write in self.writes] != ["x"] or "x" in written:
                 yield "writes", "must be one, to x and without x among its terms: the connection adds the streams"
 

@@ -62,7 +62,7 @@ def problems(root: Part) -> Iterator[Problem]:
         yield from _emitted(layers)
         streams = root.streams  # type: ignore[attr-defined]
         for index, layer in enumerate(layers):
-            yield from _streams(layer, streams.count if streams else 1, f"layers.{index}")
+            yield from _streams(layer, streams.count if streams else None, f"layers.{index}")
         yield from _per_layer(layers, embedding.per_layer)
         yield from _unread(layers, registers)
         yield from _looked_up(layers, embedding.vocab)
@@ -250,20 +250,22 @@ def _fits_emitter(where: str, holder: Any, emitter: Any) -> Iterator[Problem]:
                 yield f"{where}.{name}", found, f"must be {wanted}, as where {holder.reuse!r} is emitted"
 
 
-def _streams(program: Program, count: int, path: str) -> Iterator[Problem]:
+def _streams(program: Program, count: int | None, path: str) -> Iterator[Problem]:
     """Several streams are read through a connection, a single one never is; a nested program's x is a single one."""
     for index, step in enumerate(program.steps):
         where, connection = f"{path}.{anchor(step, index)}.connection", step.connection
-        if isinstance(connection, HyperConnection | GatedStreams | AltUp) and connection.streams != count:
+        if connection and count is None:
+            yield where, connection, "must be None: x is a single stream"
+        elif isinstance(connection, HyperConnection | GatedStreams | AltUp) and connection.streams != count:
             yield f"{where}.streams", connection.streams, f"must equal streams.count = {count}"
-        if isinstance(connection, StreamSlice) and max(connection.read, *connection.write) >= count:
+        elif isinstance(connection, StreamSlice) and count and max(connection.read, *connection.write) >= count:
             yield where, (connection.read, connection.write), f"must name streams below streams.count = {count}"
         touched = {*step.read.registers, *(term.source for write in step.writes for term in write.terms)}
-        if connection is None and count > 1 and "x" in touched | {write.register for write in step.writes}:
+        if connection is None and count and "x" in touched | {write.register for write in step.writes}:
             yield where, None, f"must not be None: x is {count} streams"
         for branch in step.branches:
             if isinstance(branch.part, Program):
-                yield from _streams(branch.part, 1, f"{path}.{branch.name}")
+                yield from _streams(branch.part, None, f"{path}.{branch.name}")
 
 
 def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:

@@ -10,7 +10,6 @@ from torch import nn
 from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.activations import Xielu
 from nexus_universal.layers.adaptive import Band
-from nexus_universal.layers.block import LayerScale
 from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.connections import UniversalHyperConnection
@@ -21,6 +20,7 @@ from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.state_space import UniversalStateSpace
+from nexus_universal.layers.steps import LayerScale
 from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.tables import Table
 

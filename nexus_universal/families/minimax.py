@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from nexus_universal.architecture.feed_forward import MixtureOfExperts, Router
-from nexus_universal.architecture.mixers import LightningAttention, Packed
+from nexus_universal.architecture.mixers import Packed
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Branch, Program, Step, Term, Write
+from nexus_universal.architecture.recurrences import LightningAttention
 from nexus_universal.families.shared import common, draws, names
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nexus_universal.architecture.mixers import GatedDeltaRule, QueryKeyNorm
+from nexus_universal.architecture.mixers import QueryKeyNorm
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm, Rope
 from nexus_universal.architecture.program import sequential_layer
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.families.shared import common, draws, names, rotary
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader

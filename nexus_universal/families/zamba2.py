@@ -5,10 +5,11 @@ from __future__ import annotations
 from math import inf
 
 from nexus_universal.architecture.feed_forward import FeedForward
-from nexus_universal.architecture.mixers import Packed, StateSpace
+from nexus_universal.architecture.mixers import Packed
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Adapter
+from nexus_universal.architecture.recurrences import StateSpace
 from nexus_universal.checkpoint.rules import WeightMap
 from nexus_universal.families.shared import common, draws, names, rotary, shared_block, state_space
 from nexus_universal.families.shared.family import Family

@@ -102,8 +102,6 @@ class UniversalAttention(KeepsFloat32):
         width = self.part.head_dim * (heads if self.part.qk_norm.over == "width" else 1)
         if not self.part.qk_norm.own:
             return UniversalNorm.of(self.part.qk_norm.norm, width)
-        native = self.part.qk_norm.norm.rounding == "native"
-        refuse_unless(self.part.qk_norm, order="heads" if native else "positions")
         return HeadNorms.of(self.part.qk_norm.norm, (heads, width))
 
     def _mask_kind(self) -> MaskKind:

@@ -8,24 +8,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank
+from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Step, Term, Write
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
     GatedDeltaRule,
-    LatentAttention,
+    GatedLinearRecurrence,
     LightningAttention,
-    LowRank,
+    ShortConvolution,
     StateSpace,
 )
-from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Read, Step, Term, Write
-from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
 from nexus_universal.cache import State
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
@@ -51,8 +49,19 @@ from nexus_universal.layers.routed_attention import UniversalRoutedAttention
 from nexus_universal.layers.sharing import Shares, adapted
 from nexus_universal.layers.short_convolution import UniversalShortConvolution
 from nexus_universal.layers.state_space import UniversalStateSpace
-
-Registers = dict[str, Float[Tensor, "batch seq ..."]]
+from nexus_universal.layers.steps import (
+    ConnectedStep,
+    LayerScale,
+    Registers,
+    WiredBranch,
+    WiredStep,
+    WiredWrite,
+    alone,
+    as_program,
+    with_call,
+    with_state,
+    with_tokens,
+)
 
 
 @dataclass(frozen=True)
@@ -121,136 +130,13 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
 """The module of each part. A primitive adds one entry here."""
 
 
-def _alone(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
-    return module(v)
-
-
-def _with_call(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
-    return module(v, call)
-
-
-def _with_state(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
-    return module(v, call, call.cache[key] if call.cache is not None else None)
-
-
-def _with_tokens(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
-    return module(v, call.tokens)
-
-
-def _as_program(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
-    return module({**registers, "x": v}, call)["x"]
-
-
 FEEDS: dict[type, Callable[..., Tensor]] = {
-    MixtureOfExperts: _with_tokens,
-    PerLayerInput: _with_call,
-    ChainedExperts: _with_call,
-    Program: _as_program,
+    MixtureOfExperts: with_tokens,
+    PerLayerInput: with_call,
+    ChainedExperts: with_call,
+    Program: as_program,
 }
 """What a part's module is called with; where nothing is said a mixer gets its state, and others their vector alone."""
-
-
-@dataclass(slots=True)
-class _Branch:
-    name: str
-    module: nn.Module
-    key: str
-    feed: Callable[..., Tensor]
-    input_norm: nn.Module | None
-    input_scale: float | None
-    output_norm: nn.Module | None
-
-    def __call__(self, v: Tensor, call: Call, registers: Registers) -> Tensor:
-        if self.input_norm is not None:
-            v = self.input_norm(v)
-        if self.input_scale is not None:
-            v = v * self.input_scale
-        y = self.feed(self.module, v, call, registers, self.key)
-        return y if self.output_norm is None else self.output_norm(y)
-
-
-@dataclass(slots=True)
-class _Write:
-    register: str
-    terms: tuple[tuple[str, float | None, nn.Module | None], ...]
-    divisor: float | None
-    scale: float | None
-    norm: nn.Module | None
-    layer_scale: nn.Module | None
-
-    def __call__(self, values: Registers) -> Tensor:
-        total = _summand(values, *self.terms[0])
-        for term in self.terms[1:]:
-            total = total + _summand(values, *term)
-        if self.divisor is not None:
-            total = total / self.divisor
-        if self.norm is not None:
-            total = self.norm(total)
-        if self.scale is not None:
-            total = total * self.scale
-        return total if self.layer_scale is None else self.layer_scale(total)
-
-
-def _summand(values: Registers, source: str, scale: float | None, gain: nn.Module | None) -> Tensor:
-    value = values[source] if scale is None else values[source] * scale
-    return value if gain is None else gain(value)
-
-
-@dataclass
-class _Step:
-    read: Read
-    norm: nn.Module | None
-    branches: list[_Branch]
-    writes: list[_Write]
-    narrows: bool
-
-    def __call__(self, registers: Registers, call: Call) -> None:
-        values = self._values(self._read(registers), registers, call)
-        for write in self.writes:
-            registers[write.register] = values[write.register] = write(values)
-
-    def _values(self, u: Tensor, registers: Registers, call: Call) -> Registers:
-        """The registers, u, v, and what every branch makes of v."""
-        v = u.to(call.dtype) if self.narrows else u
-        v = v if self.norm is None else self.norm(v)
-        values = {**registers, "u": u, "v": v}
-        for branch in self.branches:
-            values[branch.name] = branch(v, call, registers)
-        return values
-
-    def _read(self, registers: Registers) -> Tensor:
-        read = self.read
-        u = registers[read.registers[0]]
-        if len(read.registers) > 1 and read.join == "concat":
-            u = torch.cat([registers[name] for name in read.registers], dim=-1)
-        else:
-            for name in read.registers[1:]:
-                u = u + registers[name]
-        return u if read.scale is None else u * read.scale
-
-
-@dataclass
-class _ConnectedStep(_Step):
-    """A step over several streams: it reads one vector from them, and its one write goes back into all."""
-
-    connection: Any
-
-    def __call__(self, registers: Registers, call: Call) -> None:
-        u, kept = self.connection.read(registers["x"])
-        registers["x"] = self.connection.write(kept, self.writes[0](self._values(u, registers, call)))
-
-
-class LayerScale(nn.Module):
-    """Times a number that the checkpoint holds for this layer; no parameter, and rounded as what it multiplies."""
-
-    value: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("value", torch.empty(1))
-
-    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
-        return x * self.value.to(x.dtype)
 
 
 class UniversalTransformerBlock(nn.Module):
@@ -305,7 +191,7 @@ class UniversalTransformerBlock(nn.Module):
         self._steps = [self._build_step(step, at, widths) for step in program.steps]
         shares.keep(program.share, self)
 
-    def _build_step(self, step: Step, at: Place, widths: dict[str, int]) -> _Step:
+    def _build_step(self, step: Step, at: Place, widths: dict[str, int]) -> WiredStep:
         width = step.read.width(widths)
         anchor = step.branches[0].name if step.branches else "step"
         norm = self._norm(f"{anchor}_norm", step.norm, width, at)
@@ -316,14 +202,14 @@ class UniversalTransformerBlock(nn.Module):
         wired = (step.read, norm, branches, writes, self.plan.wide)
         part = step.connection
         if part is None:
-            return _Step(*wired)
-        return _ConnectedStep(
+            return WiredStep(*wired)
+        return ConnectedStep(
             *wired, self._child(f"{anchor}_connection", lambda: connection_of(part, d_model=width), at)
         )
 
-    def _build_write(self, write: Write, anchor: str, at: Place) -> _Write:
+    def _build_write(self, write: Write, anchor: str, at: Place) -> WiredWrite:
         name = f"{anchor}_{write.register}"
-        return _Write(
+        return WiredWrite(
             register=write.register,
             terms=tuple((term.source, term.scale, self._gain(name, term, at)) for term in write.terms),
             divisor=write.divisor,
@@ -339,7 +225,7 @@ class UniversalTransformerBlock(nn.Module):
             f"{name}_{term.source}_gain", lambda: Gain(self.d_model, shifted=term.gain == "shift_scale"), at
         )
 
-    def _build_branch(self, branch: Branch, at: Place) -> _Branch:
+    def _build_branch(self, branch: Branch, at: Place) -> WiredBranch:
         part, key = branch.part, f"{at.path}.{branch.name}"
         if type(part) not in MODULES:
             known = ", ".join(part.__name__ for part in MODULES)
@@ -351,10 +237,10 @@ class UniversalTransformerBlock(nn.Module):
         module = self._build_module(branch, replace(at, path=key))
         self.add_module(branch.name, module)
         if part.role == "mixer":
-            feed = _with_call if module.new_state() is None else _with_state  # type: ignore[operator]
+            feed = with_call if module.new_state() is None else with_state  # type: ignore[operator]
         else:
-            feed = FEEDS.get(type(part), _alone)
-        return _Branch(
+            feed = FEEDS.get(type(part), alone)
+        return WiredBranch(
             name=branch.name,
             module=module,
             key=key,
@@ -403,7 +289,7 @@ class UniversalTransformerBlock(nn.Module):
         states: dict[str, State] = {}
         for step in self._steps:
             for branch in step.branches:
-                if branch.feed is _with_state:
+                if branch.feed is with_state:
                     states[branch.key] = branch.module.new_state()  # type: ignore[operator]
                 elif isinstance(branch.module, UniversalTransformerBlock):
                     states.update(branch.module.new_states())

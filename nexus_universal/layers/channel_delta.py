@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.mixers import GatedDeltaRule, LowRank
+from nexus_universal.architecture.mixers import LowRank
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.channel_delta_rule import channel_delta_step, chunked_channel_delta_rule

@@ -25,7 +25,7 @@ class UniversalLatentAttention(nn.Module):
     ) -> None:
         super().__init__()
         if part.gate:
-            refuse_unless(part.gate, activation="sigmoid")
+            refuse_unless(part.gate, activation="sigmoid", wide="none", head_bias=False)
         self.part = part
         self.plan = plan or CallPlan()
         if part.gate:

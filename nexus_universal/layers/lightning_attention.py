@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.mixers import LightningAttention
+from nexus_universal.architecture.recurrences import LightningAttention
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan

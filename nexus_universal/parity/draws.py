@@ -8,9 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
-from nexus_universal.architecture.mixers import CompressedAttention, StateSpace
+from nexus_universal.architecture.mixers import CompressedAttention
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
-from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
+    GatedLinearRecurrence,
+    ShortConvolution,
+    StateSpace,
+)
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
 from nexus_universal.parity.modes import (

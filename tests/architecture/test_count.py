@@ -15,17 +15,12 @@ from nexus_universal.architecture.costs import cost
 from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTransform, LearnedPositions, Narrow, Register
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
-from nexus_universal.architecture.mixers import (
-    GatedDeltaRule,
-    LatentAttention,
-    OutputGate,
-    Packed,
-    QueryKeyNorm,
-)
+from nexus_universal.architecture.mixers import LatentAttention, OutputGate, Packed, QueryKeyNorm
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import PARTS, ByLayer
 from nexus_universal.architecture.position import Alibi, Norm, Rope
 from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Step, Term, Write, residual_step
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 
 LAYER_NORM = Norm(kind="layer", eps=1e-5, bias=True)
 WIDE = QueryKeyNorm(norm=NORM, over="width")

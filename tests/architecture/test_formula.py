@@ -13,20 +13,13 @@ from small import NORM, attention, experts, feed_forward, layer, small
 from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTransform, LearnedPositions, Narrow
 from nexus_universal.architecture.equations import equations
 from nexus_universal.architecture.feed_forward import Router
-from nexus_universal.architecture.mixers import (
-    GatedDeltaRule,
-    LatentAttention,
-    OutputGate,
-    QueryKeyNorm,
-    ReusedIndices,
-    SparseIndexer,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import LatentAttention, OutputGate, QueryKeyNorm, ReusedIndices, SparseIndexer
 from nexus_universal.architecture.notation import number, to_unicode
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import PARTS, ByLayer
 from nexus_universal.architecture.position import Alibi, Norm, Rope, YarnScaling
 from nexus_universal.architecture.program import Branch, Program, Read, Step, Term, Write
+from nexus_universal.architecture.recurrences import GatedDeltaRule, StateSpace
 
 works = pytest.mark.parametrize("name", WORKS)
 

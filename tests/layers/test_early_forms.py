@@ -20,11 +20,10 @@ from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerH
 
 from nexus_universal.architecture.ends import Embedding
 from nexus_universal.architecture.errors import UnsupportedPart
-from nexus_universal.architecture.mixers import Attention, QueryKeyNorm
+from nexus_universal.architecture.mixers import QueryKeyNorm
 from nexus_universal.architecture.position import Alibi, LearnedPositions, Norm, Rope, SinusoidPositions
 from nexus_universal.layers.activations import gelu_derived
 from nexus_universal.layers.alibi import UniversalAlibi
-from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.ends import UniversalEmbedding
 from nexus_universal.layers.kernels import added_eager_attention, divided_eager_attention
 from nexus_universal.layers.masks import Extent, additive
@@ -72,9 +71,9 @@ def test_norms_of_each_heads_own_are_the_references(dtype: torch.dtype) -> None:
 
 def test_own_norms_that_nobody_computes_are_refused() -> None:
     native = Norm(kind="layer", eps=1e-3, rounding="native")
-    with pytest.raises(UnsupportedPart, match="order"):
-        part = Attention(heads=2, kv_heads=2, head_dim=8, qk_norm=QueryKeyNorm(norm=native, own=True))
-        UniversalAttention(part, d_model=16)
+    written = Norm(kind="layer", eps=1e-3, rounding="after_scale")
+    for norm, order in ((native, "positions"), (written, "heads")):
+        assert [name for name, _ in QueryKeyNorm(norm=norm, own=True, order=order).problems()] == ["order"]
     with pytest.raises(UnsupportedPart, match="kind"):
         HeadNorms.of(Norm(kind="rms", eps=1e-3), (2, 8))
 

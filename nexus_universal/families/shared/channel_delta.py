@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from nexus_universal.architecture.feed_forward import FeedForward
-from nexus_universal.architecture.mixers import GatedDeltaRule, LatentAttention
+from nexus_universal.architecture.mixers import LatentAttention
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Program, sequential_layer
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.families.shared import names
 from nexus_universal.families.shared.reader import ConfigReader
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
-from nexus_universal.architecture.mixers import Activation, Attention, GatedDeltaRule, OutputGate, Packed, QueryKeyNorm
+from nexus_universal.architecture.mixers import Activation, Attention, OutputGate, Packed, QueryKeyNorm
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Program, sequential_layer
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.families.shared import common, names, rotary
 from nexus_universal.families.shared.reader import ConfigReader
 
