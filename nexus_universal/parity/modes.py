@@ -58,7 +58,6 @@ POSITIONS_ARE_ROWS = (
     "roberta-prelayernorm",
     "xlm-roberta",
     "xlm-roberta-xl",
-    "xmod",
 )
 """Types that take given positions for rows of a table whose first ones are no token's (docs/REFERENCE_FAULTS.md)."""
 

@@ -10,6 +10,8 @@ REFUSED: dict[str, str] = {
     "gemma4_unified_assistant": DRAFTS,
     "musicgen": CODEBOOKS,
     "musicgen_melody": CODEBOOKS,
-    "reformer": "hashes queries and keys by numbers drawn anew in every call: there is no exact reference to hold it to",
+    "reformer": "hashes queries and keys by numbers drawn anew in every call: there is no exact reference to hold to",
+    "xlm": "generates by filling in a mask token behind the text, and does not hide pads where it is causal",
+    "xmod": "has an adapter for each language, which its config names and chooses: no table of names can list them",
 }
 """By model type, in words that can follow its name."""
