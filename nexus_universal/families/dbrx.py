@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Packed
 from nexus_universal.architecture.parameter import ArchitectureParameter
@@ -37,14 +35,13 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         reader.config(key, irrelevant=irrelevant)
         for key, irrelevant in (("attn_config", OF_ATTENTION), ("ffn_config", OF_EXPERTS))
     )
-    kv_heads = attending.count("kv_n_heads", 1)
-    reader.inert("num_key_value_heads", kv_heads)
+    reader.values["num_key_value_heads"] = attending.count("kv_n_heads", 1)
     for section in (attending, feeding):
         section.inert("model_type", "")
         section.inert("dtype", None, text.dtype)
     packing, clip = (Packed(roles=("query", "key", "value")),), attending.number("clip_qkv")
     form = {"biases": (), "packing": packing, "clip": clip}
-    attention = replace(common.attention(reader, text, embedding.width, heads=16, **form), kv_heads=kv_heads)
+    attention = common.attention(reader, text, embedding.width, heads=16, **form)
     if feeding.values.get("ffn_act_fn") is None:
         feeding.values["ffn_act_fn"] = {}
     act = common.activation(feeding.section("ffn_act_fn"), "name")
@@ -93,7 +90,10 @@ FAMILY = Family(
         "n_layers": "num_hidden_layers",
         "max_seq_len": "max_position_embeddings",
     },
-    irrelevant=dict.fromkeys(("resid_pdrop", "emb_pdrop"), TRAINING),
+    irrelevant={
+        **dict.fromkeys(("resid_pdrop", "emb_pdrop"), TRAINING),
+        "num_key_value_heads": "the reference puts attn_config.kv_n_heads in its place",
+    },
     completes={"attn_config": {"clip_qkv": 8.0, "rope_theta": 10000.0}},
     tiny={
         "vocab_size": 97,

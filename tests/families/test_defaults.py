@@ -23,6 +23,10 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen2_moe", "sliding_window"): {"use_sliding_window": True},
     ("qwen2_moe", "max_window_layers"): {"use_sliding_window": True},
     ("dots1", "sliding_window"): {"max_window_layers": 1},
+    ("cohere2_moe", "norm_topk_prob"): {"expert_selection_fn": "sigmoid"},
+    ("cohere2_moe", "shared_expert_combination_strategy"): {"num_shared_experts": 1},
+    ("cohere2_moe", "prefix_dense_sliding_window_pattern"): {"first_k_dense_replace": 2},
+    ("cohere2_moe", "prefix_dense_intermediate_size"): {"first_k_dense_replace": 2},
     ("smollm3", "sliding_window"): {"use_sliding_window": True},
     **{
         (name, "original_max_position_embeddings"): {
