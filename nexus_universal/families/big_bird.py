@@ -15,7 +15,7 @@ SPARSE = "speaks of sparse attention"
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config; sparse blocks see what comes after them in the reference, decoder or not."""
-    kind = reader.take("attention_type", "block_sparse")
+    kind = reader.take("attention_type", "block_sparse", known=("original_full", "block_sparse"))
     reader.require(kind == "original_full", "attention_type", kind, "must be 'original_full': sparse blocks look ahead")
     scaled = reader.take("rescale_embeddings", False)
     scale = {"scale": reader.count("hidden_size", SIZE.width) ** 0.5, "scale_inputs": True} if scaled else {}
@@ -28,7 +28,9 @@ FAMILY = replace(
     model_type="big_bird",
     title="BigBird",
     read=read,
-    weights=bert_tables.weights("bert", bert_tables.PREDICTIONS),
+    weights=bert_tables.weights(
+        "bert", bert_tables.PREDICTIONS, carried={r"\.pooler\.": "a pooler, which no logit depends on"}
+    ),
     irrelevant=bert_tables.IRRELEVANT | dict.fromkeys(("block_size", "num_random_blocks"), SPARSE),
     completes=bert_tables.COMPLETES | {"attention_type": "original_full"},
     tiny=bert_tables.TINY | {"attention_type": "original_full"},

@@ -22,7 +22,7 @@ FAMILY = Family(
     model_type="git",
     title="GIT (text model of)",
     read=read,
-    weights=bert_tables.weights("git", {"head": "output"}, passed_over=IMAGES),
+    weights=bert_tables.weights("git", {"head": "output"}, carried=IMAGES),
     left_out=("the image encoder",),
     irrelevant=bert_tables.IRRELEVANT
     | dict.fromkeys(("vision_config", "num_image_with_embedding"), composite.OF_TOWERS),

@@ -32,8 +32,12 @@ FAMILY = replace(
     read=read,
     weights=bert_tables.weights(
         "rembert",
-        bert_tables.head("cls.predictions", "cls.predictions"),
-        {"embedding.projection": "rembert.encoder.embedding_hidden_mapping_in"},
+        {
+            "embedding.projection": "rembert.encoder.embedding_hidden_mapping_in",
+            "head.transform.dense": "cls.predictions.dense",
+            "head.transform.norm": "cls.predictions.LayerNorm",
+            "head": "cls.predictions.decoder",
+        },
     ),
     irrelevant=bert_tables.IRRELEVANT | {"classifier_dropout_prob": TRAINING},
     tiny=bert_tables.TINY | {"input_embedding_size": 24, "output_embedding_size": 56},

@@ -35,7 +35,10 @@ FAMILY = replace(
     title="RoFormer",
     read=read,
     weights=bert_tables.weights(
-        "roformer", bert_tables.PREDICTIONS, {"embedding.projection": "roformer.embeddings_project"}
+        "roformer",
+        bert_tables.PREDICTIONS,
+        {"embedding.projection": "roformer.embeddings_project"},
+        carried={r"\.embed_positions\.weight$": "sinusoids, which are computed"},
     ),
     tiny=bert_tables.TINY | {"embedding_size": 24},
     draws=bert_tables.DRAWS | {"embedding_size": (24, None, 48, 16)},

@@ -11,6 +11,7 @@ import pytest
 from nexus_universal import ArchitectureParameter, NexusError, families
 from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
 from nexus_universal.families.shared.reader import INERT, IRRELEVANT, ConfigReader
+from nexus_universal.parity.modes import POSITIONS_ARE_ROWS
 from tests.helpers import MODEL_TYPES, config, inert_values, raw
 
 SETTLED = {model_type: config(model_type).to_dict() for model_type in MODEL_TYPES}
@@ -38,6 +39,9 @@ MEANT = {
     "bos_token_id": (0, -1),  # an id that generation reads; no logit depends on it
     "eos_token_id": (0, -1),
     "pad_token_id": (0, -1),  # a negative one counts from the table's end, as in torch
+    **dict.fromkeys(  # positions begin behind the pad's row
+        (f"{name}/pad_token_id" for name in POSITIONS_ARE_ROWS), (0,)
+    ),
 }
 """Whole numbers below 1 that mean something."""
 

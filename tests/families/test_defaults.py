@@ -36,6 +36,7 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("lfm2", "block_multiple_of"): {"block_auto_adjust_ff_dim": True},
     ("lfm2", "block_ffn_dim_multiplier"): {"block_auto_adjust_ff_dim": True, "block_multiple_of": 24},
+    ("ernie", "task_type_vocab_size"): {"use_task_id": True},
     ("jamba", "expert_layer_period"): {"num_hidden_layers": 4},
     ("falcon_h1", "mamba_norm_before_gate"): {"mamba_rms_norm": True},
     ("gemma4_text", "use_double_wide_mlp"): {"num_kv_shared_layers": 2},

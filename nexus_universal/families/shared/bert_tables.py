@@ -12,7 +12,6 @@ from nexus_universal.families.shared.reader import TRAINING
 LAYER = "encoder.layer.{i}"
 PASSED_OVER = {
     r"embeddings\.(position|token_type)_ids$": "counted per call",
-    r"\.embed_positions\.weight$": "a table of sinusoids, which is computed",
     r"\.pooler\.": "a pooler, which no logit depends on",
     r"(predictions|lm_head)\.(decoder\.)?bias$": "the head's bias once more",
 }
@@ -41,7 +40,12 @@ DRAWS: dict[str, tuple[Any, ...]] = {
 COUNTED_DRAWS = DRAWS | {"pad_token_id": (1, 0, 5)}
 
 
-def weights(model: str, *tables: names.Names, passed_over: Mapping[str, str] | None = None) -> WeightMap:
+def weights(
+    model: str,
+    *tables: names.Names,
+    passed_over: Mapping[str, str] | None = None,
+    carried: Mapping[str, str] | None = None,
+) -> WeightMap:
     """BERT's names, which begin with `model`; tables add to them or take precedence."""
     embeddings, layer = f"{model}.embeddings", f"{model}.{LAYER}"
     tensors: names.Names = {
@@ -61,7 +65,9 @@ def weights(model: str, *tables: names.Names, passed_over: Mapping[str, str] | N
     for table in tables:
         tensors |= table
     free = {"head.bias": f"{tensors['head']}.bias"}  # where nothing is tied, that beside the decoder is nobody's
-    return WeightMap(tensors=tensors, passed_over={**PASSED_OVER, **(passed_over or {})}, free=free)
+    return WeightMap(
+        tensors=tensors, passed_over={**PASSED_OVER, **(passed_over or {})}, carried=carried or {}, free=free
+    )
 
 
 def pre_norms(model: str, *, attention: str, feed_forward: str, final: str) -> names.Names:
