@@ -83,7 +83,10 @@ def weights(count: int) -> Cost:
 
 def norm_cost(norm: Norm | None, width: int) -> Cost:
     """The weight and bias of a norm over `width`."""
-    return Cost() if norm is None else weights(width * ((norm.scale != "none") + norm.bias))
+    if norm is None:
+        return Cost()
+    gate = linear(width, norm.gate_rank) + linear(norm.gate_rank, width) if norm.gate_rank else Cost()
+    return weights(width * ((norm.scale != "none") + norm.bias)) + gate
 
 
 def convolution_cost(channels: int, kernel: int, place: Place, *, bias: bool = False) -> Cost:
@@ -179,7 +182,7 @@ def _(part: LatentAttention, place: Place) -> Cost:
         query = total(
             linear(width, part.query_rank, "query_down" in part.biases),
             norm_cost(part.latent_norm, part.query_rank),
-            linear(part.query_rank, part.heads * part.head_dim),
+            linear(part.query_rank * (1 + part.joint_gate), part.heads * part.head_dim),
         )
     expanded = linear(latent, part.heads * (part.nope_dim + part.value_dim))
     gate_rows = 0 if part.gate is None else part.heads * (part.value_dim if part.gate.per == "channel" else 1)
@@ -189,7 +192,7 @@ def _(part: LatentAttention, place: Place) -> Cost:
         norm_cost(part.latent_norm, latent),
         replace(expanded, flops=expanded.flops * place.context),
         attention_products(part.heads, place.context, part.head_dim, part.value_dim),
-        linear(width, gate_rows),
+        linear(2 * part.query_rank if part.joint_gate and part.query_rank else width, gate_rows),
         linear(values, place.model, "output" in part.biases),
         weights(part.heads * part.sinks),
         place.remembered(latent + part.rope_dim, None),

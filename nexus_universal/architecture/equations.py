@@ -121,7 +121,7 @@ def _slopes(part: Attention) -> str:
 def _(part: LatentAttention, name: str, names: Names, width: int, model: int) -> list[str]:
     lines, query = [], linear("q", "z")
     if part.query_rank is not None:
-        query = linear("uq", "c")
+        query = linear("uq", joined("c", "c'") if part.joint_gate else "c")
         down = names(part.latent_norm, linear("dq", "z", "query_down" in part.biases))
         lines.append(within(f"c = {down}", part.query_rank))
     latent = times(part.latent_scale, names(part.latent_norm, r"\ell "))

@@ -61,14 +61,17 @@ class ExpertGroups(Part):
     """Experts in `count` groups of which only the best `keep` compete.
 
     A group scores `by` the sum of its two best experts (DeepSeek-V3) or by its best one (DeepSeek-V2), where experts
-    of lost groups keep a score of 0 instead of none.
+    of lost groups keep a score of 0 instead of none; so they do where `zeroed`.
     """
 
     count: int
     keep: int
     by: Literal["two_best", "best"] = "two_best"
+    zeroed: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.zeroed and self.by == "best":
+            yield "zeroed", "must be False where by = 'best', which says so already"
         if self.keep > self.count:
             yield "keep", f"must not exceed count = {self.count}"
 
@@ -148,6 +151,14 @@ class Router(Part):
             yield "groups", "must be by 'two_best' with selection_bias = True, by 'best' without: no others are known"
 
 
+def _grouped(router: Router, choices: int) -> Iterator[tuple[str, str]]:
+    """So many choices fall into the router's groups, and each has as many as are looked at."""
+    if router.groups and choices % router.groups.count:
+        yield "router.groups.count", f"must divide experts = {choices}"
+    elif router.groups and router.groups.by == "two_best" and choices < 2 * router.groups.count:
+        yield "router.groups.count", f"must leave two of {choices} experts in every group where by = 'two_best'"
+
+
 @part
 class MixtureOfExperts(Part):
     """Σ over the chosen experts of weight · expert(x), plus an expert that every token visits.
@@ -192,8 +203,9 @@ class MixtureOfExperts(Part):
             yield "latent_bias", "needs latent"
         if self.per_token > self.experts + self.identity_experts:
             yield "per_token", f"must not exceed the number of experts = {self.experts + self.identity_experts}"
-        if self.router.groups and self.experts % self.router.groups.count:
-            yield "router.groups.count", f"must divide experts = {self.experts}"
+        yield from _grouped(self.router, self.experts + self.identity_experts)
+        if self.identity_experts and self.expert.biases:
+            yield "expert.biases", "must be empty beside identity_experts, which have none"
         if self.shared_gate and self.shared is None:
             yield "shared_gate", "needs a shared expert"
         if self.weighs == "inputs" and (self.expert.biases or self.expert.packing or not self.expert.gated):
@@ -247,6 +259,11 @@ class RoutedAttention(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.per_token > self.experts:
             yield "per_token", f"must not exceed experts = {self.experts}"
+        if self.router.weights == "float32" or (self.router.weights, self.router.logits) == ("model", "float32"):
+            yield "router.weights", "must be 'rounded', or 'model' with logits = 'model': answers add in x's dtype"
+        yield from _grouped(self.router, self.experts)
+        if self.rope:
+            yield from self.rope.problems_in_head(self.head_dim, width="head_dim")
         yield from packing_problems(self.packing, self.projections)
 
     @property

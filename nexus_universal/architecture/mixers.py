@@ -125,6 +125,9 @@ class SparseIndexer(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.rope_dim is not None and not (self.rope and self.rope_dim <= self.head_dim):
             yield "rope_dim", f"needs a rope, and must not exceed head_dim = {self.head_dim}"
+        elif self.rope:
+            name = "head_dim" if self.rope_dim is None else "rope_dim"
+            yield from self.rope.problems_in_head(self.rope_dim or self.head_dim, width=name)
 
 
 @part
@@ -211,6 +214,8 @@ class Attention(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
             yield "dynamic_mask", "needs kernel = 'sdpa', and neither alibi, reuse nor differential"
+        if self.dynamic_mask and self.repeat_first:
+            yield "repeat_first", "must be False where a dynamic_mask reads the values of key/value heads"
         if self.differential and self.kv_heads % 2:
             yield "kv_heads", "must be even where differential pairs heads"
         if self.differential and (self.value_dim or self.gate or self.repeat_first or self.kernel != "sdpa"):
@@ -221,7 +226,9 @@ class Attention(Part):
         if self.heads % self.kv_heads:
             yield "kv_heads", f"must divide heads = {self.heads}"
         if self.rope:
-            yield from self.rope.problems_in_head(self.head_dim, width="rope.fraction")
+            yield from self.rope.problems_in_head(
+                self.head_dim, width="rope.fraction", kept=self.kernel == "eager_wide"
+            )
         if self.gate is None and any("gate" in packed.roles for packed in self.packing):
             yield "packing", "names 'gate', but gate = None"
         if self.gate is None and "gate" in self.biases:
@@ -240,8 +247,6 @@ class Attention(Part):
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
         if self.chunked and (self.window is None or self.alibi):
             yield "chunked", "needs a window, and no alibi"
-        if self.rope and self.rope.rounded == "kept" and self.kernel != "eager_wide":
-            yield "rope.rounded", "must be 'all' but for kernel = 'eager_wide', which takes wider queries"
         if self.alibi and self.alibi.rounding == "none" and not self.kernel.startswith("eager"):
             yield "alibi.rounding", "must not be 'none' but for an eager kernel: a fused one takes no wider mask"
         if self.keeps == "all" and self.window is None:
@@ -283,8 +288,9 @@ class LatentAttention(Part):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values expand from one small latent.
 
     Per head the query and key are [nope | rope]; the rotated key is shared by all heads. `query_rank` None projects the
-    query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature. A `late_gate` is projected
-    behind the attention and not before it: gradients then meet in another order, and differ in bits.
+    query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature. A `late_gate` is
+    projected behind the attention and not before it: gradients then meet in another order, and differ in bits. A
+    `joint_gate` and the query are one product of the query latent joined to what its norm reads (A.X K2).
     """
 
     role: ClassVar[str] = "mixer"
@@ -303,6 +309,7 @@ class LatentAttention(Part):
     latent_scale: float | None = None
     gate: OutputGate | None = None
     late_gate: bool = False
+    joint_gate: bool = False
     sinks: bool = False
     indexer: SparseIndexer | ReusedIndices | None = None
 
@@ -311,8 +318,10 @@ class LatentAttention(Part):
             yield from self.rope.problems_in_head(self.rope_dim, width="rope_dim")
         if "query_down" in self.biases and self.query_rank is None:
             yield "biases", "names 'query_down', but query_rank = None"
-        if self.late_gate and self.gate is None:
-            yield "late_gate", "needs a gate"
+        if (self.late_gate or self.joint_gate) and self.gate is None:
+            yield "late_gate" if self.late_gate else "joint_gate", "needs a gate"
+        if self.joint_gate and (self.late_gate or self.query_rank is None or (self.gate and self.gate.per == "head")):
+            yield "joint_gate", "needs query_rank, a gate per channel, and late_gate = False"
         if self.query_rank is None and isinstance(self.indexer, SparseIndexer):
             yield "query_rank", "must not be None: the indexer's queries come from the query latent"
         if self.scale_by_yarn and not (self.rope and isinstance(self.rope.scaling, YarnScaling)):
@@ -361,6 +370,7 @@ class CompressedAttention(Part):
     indexer: SparseIndexer | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from self.rope.problems_in_head(self.head_dim, width="head_dim")
         if self.rate is None and (self.overlap or self.indexer):
             yield "rate", "is None, but overlap and indexer work on compressed entries"
         if self.heads % self.output_groups:

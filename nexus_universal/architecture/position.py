@@ -18,6 +18,7 @@ class Norm(Part):
     multiplication with the weight, after it, or not by hand at all because torch's own kernel does everything; with
     "native_float32" the kernel is given float32, and what it gives is rounded. `root`
     "power" takes the reciprocal root of an RMSNorm as a power of -1/2: the same numbers, but other bits in gradients.
+    `gate_rank` multiplies the normed y by σ(B silu(A y)), A and B of that rank, in float32 (A.X K2).
     """
 
     kind: Literal["rms", "layer"]
@@ -26,8 +27,11 @@ class Norm(Part):
     bias: bool = False
     rounding: Literal["before_scale", "after_scale", "native", "native_float32"] = "before_scale"
     root: Literal["rsqrt", "power"] = "rsqrt"
+    gate_rank: int | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.gate_rank is not None and (self.kind, self.rounding, self.scale) != ("rms", "before_scale", "weight"):
+            yield "gate_rank", "needs kind = 'rms', rounding = 'before_scale' and scale = 'weight'"
         if self.eps < 0:
             yield "eps", "must not be negative"
         if self.kind == "rms" and self.rounding == "native_float32":
@@ -195,9 +199,14 @@ class Rope(Part):
         if self.part_rotated == "last" and self.fraction == 1:
             yield "part_rotated", "is 'last' for fraction < 1 only"
 
-    def problems_in_head(self, head_dim: int, *, width: str) -> Iterator[tuple[str, str]]:
-        """What contradicts a head of this width; `width` is the name of the holder's field that says it."""
+    def problems_in_head(self, head_dim: int, *, width: str, kept: bool = False) -> Iterator[tuple[str, str]]:
+        """What contradicts a head of this width; `width` is the name of the holder's field that says it.
+
+        Only scores that are `kept` in float32 take queries and keys that are.
+        """
         dims = self.dims(head_dim)
+        if self.rounded == "kept" and not kept:
+            yield "rope.rounded", "must be 'all' but for kernel = 'eager_wide', which takes wider queries"
         if dims % 2:
             yield ("rope.fraction" if head_dim % 2 == 0 else width), f"rotates {dims} dimensions, which must be even"
         if dims == 2 and isinstance(self.scaling, DynamicScaling):
@@ -221,8 +230,8 @@ class Alibi(Part):
     slope_h = 2^(-8h/heads), h from 1, where heads is a power of two; heads beyond one take every second slope of twice
     as many. `scaled` adds the bias to q·k before both are scaled. `rounding` "bfloat16" rounds slopes and biases to it
     in a model of any dtype (Falcon), "none" keeps them float32. `origin` "last" is slope_h · (j - last key), where
-    pads behind all tokens count (MPT): the same softmax, other bits. `slopes` are powers of the first one, or reciprocals of powers of
-    2: the same numbers, other bits.
+    pads behind all tokens count (MPT): the same softmax, other bits. `slopes` are powers of the first one, or
+    reciprocals of powers of 2: the same numbers, other bits.
     """
 
     scaled: bool = False
@@ -281,7 +290,8 @@ class SinusoidPositions(Part):
 
     Row t = position + `offset` holds sine and cosine of a_i = t · 10000^(-2i/d), in turn, or all of one before all of
     the other. `closed` lets the last frequency be 1/10000 itself, a_i = t · 10000^(-i/(d/2 - 1)), in float32 all
-    through (tensor2tensor, fairseq); otherwise `angles` says what they are computed in. The row `zero` is empty. `uncounted` is as in a learned table.
+    through (tensor2tensor, fairseq); otherwise `angles` says what they are computed in. The row `zero` is empty.
+    `uncounted` is as in a learned table.
     """
 
     count: int

@@ -132,7 +132,8 @@ class UniversalRouter(KeepsFloat32):
         groups = self.part.groups
         assert groups is not None
         grouped = choice.unflatten(-1, (groups.count, -1))
-        counted, rest = (2, float("-inf")) if groups.by == "two_best" else (1, 0.0)
+        counted = 2 if groups.by == "two_best" else 1
+        rest = 0.0 if groups.zeroed or groups.by == "best" else float("-inf")
         group_score = grouped.topk(counted, dim=-1)[0].sum(dim=-1)
         kept = torch.topk(group_score, k=groups.keep, dim=-1, sorted=False)[1]
         lost = torch.ones_like(group_score, dtype=torch.bool).scatter_(1, kept, False)

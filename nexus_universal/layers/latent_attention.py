@@ -28,7 +28,7 @@ class UniversalLatentAttention(nn.Module):
             refuse_unless(part.gate, activation="sigmoid", wide="none", head_bias=False)
         self.part = part
         self.plan = plan or CallPlan()
-        if part.gate:
+        if part.gate and not part.joint_gate:
             rows = part.heads * (part.value_dim if part.gate.per == "channel" else 1)
             self.gate = Linear(d_model, rows, bias=False)
         query_width = part.heads * part.head_dim
@@ -37,7 +37,10 @@ class UniversalLatentAttention(nn.Module):
         else:
             self.query_down = Linear(d_model, part.query_rank, bias="query_down" in part.biases)
             self.query_norm = UniversalNorm.of(part.latent_norm, part.query_rank)
-            self.query_up = Linear(part.query_rank, query_width, bias=False)
+            if part.joint_gate:
+                self.query_gate = Linear(2 * part.query_rank, query_width + part.heads * part.value_dim, bias=False)
+            else:
+                self.query_up = Linear(part.query_rank, query_width, bias=False)
         self.latent_down = Linear(d_model, part.latent_rank + part.rope_dim, bias="latent_down" in part.biases)
         self.latent_norm = UniversalNorm.of(part.latent_norm, part.latent_rank)
         self.latent_up = Linear(part.latent_rank, part.heads * (part.nope_dim + part.value_dim), bias=False)
@@ -68,9 +71,15 @@ class UniversalLatentAttention(nn.Module):
     ) -> Float[Tensor, "batch seq d_hidden"]:
         call = call or self.plan.begin(x)
         part, (batch, seq) = self.part, x.shape[:2]
-        gate = self.gate(x) if part.gate and not part.late_gate else None
-        query_latent = x if part.query_rank is None else self.query_norm(self.query_down(x))
-        query = (self.query if part.query_rank is None else self.query_up)(query_latent)
+        gate = self.gate(x) if part.gate and not (part.late_gate or part.joint_gate) else None
+        down = x if part.query_rank is None else self.query_down(x)
+        query_latent = x if part.query_rank is None else self.query_norm(down)
+        if part.joint_gate:
+            both = self.query_gate(torch.cat([query_latent, down], dim=-1)).view(batch, seq, part.heads, -1)
+            query, gate = both.split([part.head_dim, part.value_dim], dim=-1)
+            gate = gate.reshape(batch, seq, -1)
+        else:
+            query = (self.query if part.query_rank is None else self.query_up)(query_latent)
         query = query.view(batch, seq, part.heads, part.head_dim).transpose(1, 2)
         query_nope, query_rope = (
             _times(half, part.query_scale) for half in query.split([part.nope_dim, part.rope_dim], dim=-1)
@@ -94,7 +103,9 @@ class UniversalLatentAttention(nn.Module):
         mixed = self._attend(query, key, value, mask)
         gate = self.gate(x) if part.late_gate else gate
         if gate is not None:
-            mixed = mixed * torch.sigmoid(gate).view(batch, seq, part.heads, -1)
+            opened = gate.reshape(batch, seq, part.heads, -1)
+            wide = part.gate is not None and part.gate.wide == "product"
+            mixed = (mixed * torch.sigmoid(opened.float() if wide else opened)).to(mixed.dtype)
         return self.output(mixed.reshape(batch, seq, -1))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:

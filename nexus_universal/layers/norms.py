@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.position import Norm
 from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -34,6 +35,8 @@ class UniversalNorm(nn.Module):
         if part.kind == "layer":
             return (NativeLayerNorm if part.rounding == "native" else LayerNorm)(part, width)
         refuse_unless(part, bias=False)
+        if part.gate_rank is not None:
+            return GatedByItself(part, width, rank=part.gate_rank)
         if part.rounding == "native":
             return NativeRMSNorm(part, width)
         return RMSNorm(part, width) if part.rounding == "before_scale" else LateRoundedRMSNorm(part, width)
@@ -74,6 +77,18 @@ class RMSNorm(UniversalNorm):
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
         return _rms_then_weight(self, x)
+
+
+class GatedByItself(RMSNorm):
+    """y · σ(B silu(A y)) of an RMSNorm's y, A and B of a small rank, the product in float32 (A.X K2)."""
+
+    def __init__(self, part: Norm, width: int, *, rank: int) -> None:
+        super().__init__(part, width)
+        self.gate_down, self.gate_up = Linear(width, rank, bias=False), Linear(rank, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        y = super().forward(x)
+        return (y * torch.sigmoid(self.gate_up(F.silu(self.gate_down(y))).float())).to(y.dtype)
 
 
 class LateRoundedRMSNorm(UniversalNorm):
@@ -146,7 +161,7 @@ class GatedNorm(UniversalNorm):
     """norm(x) · act(gate), the product in float32 (the output norm of linear attention)."""
 
     def __init__(self, part: Norm, width: int, *, activation: str) -> None:
-        refuse_unless(part, kind="rms", rounding="before_scale", bias=False)
+        refuse_unless(part, kind="rms", rounding="before_scale", bias=False, gate_rank=None)
         super().__init__(part, width)
         self.activation = ACTIVATIONS[activation]
 
@@ -176,7 +191,7 @@ class SlicedGatedNorm(UniversalNorm):
     """norm(x · silu(gate)) over `slices` equal slices of the width, or norm(x) · silu(gate), in float32 (Mamba-2)."""
 
     def __init__(self, part: Norm, width: int, *, slices: int = 1, norm_first: bool = False) -> None:
-        refuse_unless(part, kind="rms", scale="weight", bias=False)
+        refuse_unless(part, kind="rms", scale="weight", bias=False, gate_rank=None)
         if norm_first or part.rounding != "before_scale":
             refuse_unless(part, rounding="after_scale")
         refuse_unless(part, root="rsqrt")

@@ -210,6 +210,19 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "chunks": (mixer(chunked=True), ("chunked = True needs a window",)),
     "no sinks": (mixer(kernel="eager_wide_sinks"), ("kernel = 'eager_wide_sinks' is 'eager_wide_sinks' with sinks",)),
     "shifted": (mixer(kernel="eager_shifted", sinks=True), ("kernel = 'eager_shifted' is 'eager_shifted' without",)),
+    "gate of all norms": (
+        mixer(qk_norm=QueryKeyNorm(norm=Norm(kind="layer", eps=1e-5, gate_rank=4))),
+        ("gate_rank = 4 needs kind = 'rms'",),
+    ),
+    "joint gate": (latent(joint_gate=True), ("joint_gate = True needs a gate",)),
+    "joint gate of heads": (
+        latent(joint_gate=True, gate=OutputGate(per="head")),
+        ("joint_gate = True needs query_rank",),
+    ),
+    "zeroed": (
+        routed(groups=ExpertGroups(count=3, keep=1, by="best", zeroed=True)),
+        ("groups.zeroed = True must be False where by = 'best'",),
+    ),
     "head bias": (mixer(gate=OutputGate(per="head", head_bias=True)), ("head_bias = True must be False",)),
     "input scale": (routed(input_scale=True), ("input_scale = True needs input_norm",)),
     "groups": (routed(groups=ExpertGroups(count=3, keep=1)), ("groups", "by 'best' without")),
