@@ -28,5 +28,5 @@ class ChainedExperts(Part):
     chained: bool
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if not self.expert.gated or self.expert.biases or self.expert.packing:
-            yield "expert", "must be gated, without biases and without packing"
+        if not self.expert.gated or self.expert.biases or self.expert.packing or self.expert.inner_norm:
+            yield "expert", "must be gated, without biases, packing and inner_norm"

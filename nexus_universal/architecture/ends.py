@@ -93,8 +93,8 @@ class Embedding(Part):
     arXiv 1809.10853: every band, the first too, has a table and a projection to `width` of its own.
 
     `dtype` "float32" keeps the residual in float32, whatever the model's dtype: sums are widened by it, and every step
-    but the final norm rounds what it reads to the model's dtype (Mamba); with "float32_layers" the final norm does, too.
-    `gain` adds a learned vector and multiplies by another one at the end (ZAYA).
+    but the final norm rounds what it reads to the model's dtype (Mamba); with "float32_layers" the final norm does,
+    too. `gain` adds a learned vector and multiplies by another one at the end (ZAYA).
     """
 
     vocab: int

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any, Literal
 
+from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.ends import Embedding, Head
 from nexus_universal.architecture.feed_forward import PerLayerInput
 from nexus_universal.architecture.mixers import Attention
@@ -65,6 +66,7 @@ def problems(root: Part) -> Iterator[Problem]:
             yield from _streams(layer, streams.count if streams else None, f"layers.{index}")
         yield from _per_layer(layers, embedding.per_layer)
         yield from _unread(layers, registers)
+        yield from _chained(layers)
         yield from _looked_up(layers, embedding.vocab)
 
 
@@ -281,14 +283,31 @@ def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:
 
 
 def _unread(layers: tuple[Program, ...], registers: list[str]) -> Iterator[Problem]:
-    """A register with a learned start is read by some layer."""
-    nested = (branch.part for _, branch in _all_branches(layers) if isinstance(branch.part, Program))
-    steps = [step for program in (*layers, *nested) for step in program.steps]
-    read = {name for step in steps for name in step.read.registers}
-    read |= {term.source for step in steps for write in step.writes for term in write.terms}
+    """A register with a learned start is read by some layer before it is written."""
+    written: set[str] = set()
+    read = {name for program in layers for name in _starts(program, written)}
     for name in registers:
         if name not in read:
-            yield "registers", name, "is read by no layer"
+            yield "registers", name, "is read by no layer" if name not in written else "is written before it is read"
+
+
+def _starts(program: Program, written: set[str]) -> Iterator[str]:
+    """What is read before it is written; `written` is extended, but what a nested program writes is its own."""
+    for step in program.steps:
+        yield from (name for name in step.read.registers if name not in written)
+        for branch in step.branches:
+            if isinstance(branch.part, Program):
+                yield from _starts(branch.part, set(written))
+        for write in step.writes:
+            yield from (term.source for term in write.terms if term.source not in written)
+            written.add(write.register)
+
+
+def _chained(layers: tuple[Program, ...]) -> Iterator[Problem]:
+    """A router that continues another comes after one."""
+    parts = [(path, branch.part) for path, branch in _all_branches(layers) if isinstance(branch.part, ChainedExperts)]
+    if parts and parts[0][1].chained:
+        yield f"{parts[0][0]}.chained", True, "must be False in the first layer that has such experts: none come before"
 
 
 def _looked_up(layers: tuple[Program, ...], vocab: int) -> Iterator[Problem]:

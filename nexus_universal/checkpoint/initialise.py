@@ -29,8 +29,8 @@ from nexus_universal.layers.tables import Table
 def initialise(model: nn.Module, text: Text) -> None:
     """Matrices normal with std `initializer_range`, biases zero, norms the identity, the pad row zero.
 
-    A delta rule's decays start as log U with bias 1, or as steps do. `scaled_residual` shrinks what writes to the residual by
-    √(2 · layers) (GPT-2).
+    A delta rule's decays start as log U with bias 1, or as steps do. `scaled_residual` shrinks what writes to the
+    residual by √(2 · layers) (GPT-2).
     """
     std = text.initializer_range
     for buffer in model.buffers():

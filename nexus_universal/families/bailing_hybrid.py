@@ -13,6 +13,7 @@ from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import TRAINING, ConfigReader
 
 PUBLISHED, HELD = f"{names.LAYER}.attention", f"{names.LAYER}.self_attn"
+MIXERS = ("attention", "linear_attention")
 DELTA = {"decay": "f_proj", "decay_bias": "dt_bias", "decay_log": "A_log"}
 
 
@@ -84,12 +85,10 @@ FAMILY = Family(
         ),
         {
             "embedding.tokens": ("model.word_embeddings", "model.embed_tokens"),
-            "layers.{i}.attention.gate": (f"{PUBLISHED}.g_proj", f"{HELD}.g_proj"),
-            "layers.{i}.linear_attention.gate": (f"{PUBLISHED}.g_proj", f"{HELD}.g_proj"),
+            **{f"layers.{{i}}.{mixer}.gate": (f"{PUBLISHED}.g_proj", f"{HELD}.g_proj") for mixer in MIXERS},
             "layers.{i}.attention.output": (f"{PUBLISHED}.dense", f"{HELD}.o_proj"),
-            "layers.{i}.feed_forward.router.selection_bias": (
-                f"{names.LAYER}.mlp.gate.expert_bias",
-                f"{names.LAYER}.mlp.gate.e_score_correction_bias",
+            "layers.{i}.feed_forward.router.selection_bias": tuple(
+                f"{names.LAYER}.mlp.gate.{name}" for name in ("expert_bias", "e_score_correction_bias")
             ),
         },
         {
@@ -99,19 +98,17 @@ FAMILY = Family(
         passed_over=names.MULTI_TOKEN_PREDICTION,
     ),
     aliases=channel_delta.ALIASES | {"num_mtp_layers": "num_nextn_predict_layers"},
-    irrelevant=deepseek.IRRELEVANT | {"mtp_loss_scaling_factor": TRAINING},
+    irrelevant=deepseek.IRRELEVANT
+    | {"mtp_loss_scaling_factor": TRAINING, "rope_theta": "what rope_parameters says wins, if it says anything"},
     rope_theta=6000000.0,
     tiny=draws.without(draws.TINY | draws.TINY_LATENT | draws.TINY_ROUTED, "q_lora_rank", "n_routed_experts")
     | {"num_local_experts": 8, "head_dim": 10, "layer_group_size": 2, "first_k_dense_replace": 1}
-    | {"eos_token_id": 2, "pad_token_id": 3, "n_group": 4, "topk_group": 2},
+    | {"eos_token_id": 2, "pad_token_id": 3, "n_group": 4, "topk_group": 2}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 6000000.0}},
     draws=draws.without(draws.DENSE | draws.LATENT | draws.ROUTED, "q_lora_rank", *channel_delta.UNREAD)
     | {
-        "num_local_experts": (8, 16),
-        "num_experts_per_tok": (3, 1),
-        "n_group": (4, 2),
-        "topk_group": (2, 1),
-        "head_dim": (10, 16),
-        "short_conv_kernel_size": (4, 2),
+        **{"num_local_experts": (8, 16), "num_experts_per_tok": (3, 1), "n_group": (4, 2), "topk_group": (2, 1)},
+        **{"head_dim": (10, 16), "short_conv_kernel_size": (4, 2)},
         "layer_group_size": (2, 3),
         "kda_safe_gate": (True, False),
         "kda_lower_bound": (-5.0, -1.5),

@@ -14,7 +14,9 @@ OF_TOWERS = (
     *("vision_config", "boi_token_id", "eoi_token_id", "image_token_id", "video_token_id"),
     *("audio_config", "boa_token_id", "eoa_token_index", "audio_token_id"),
 )
-PASSED_OVER = {r"^(model\.)?(vision_tower|audio_tower|embed_vision|embed_audio)\.": "a tower, of which nothing is built"}
+PASSED_OVER = {
+    r"^(model\.)?(vision_tower|audio_tower|embed_vision|embed_audio)\.": "a tower, of which nothing is built"
+}
 NO_PLACES = dict.fromkeys(("image_token_id", "video_token_id", "audio_token_id"), 0)
 """Places of images and sounds are embedded as pads; the pad as such a place leaves every id a text's."""
 APART = ("pad_token_id", "hidden_size_per_layer_input")

@@ -64,6 +64,9 @@ def _transform(reader: ConfigReader, norm: Norm, width: int) -> HeadTransform:
     return HeadTransform(width=width, activation=act, norm=norm, bias=reader.take("classifier_bias", False))
 
 
+TENSORS = {"attention_norm": "attn_norm", "attention.output": "attn.Wo", "feed_forward_norm": "mlp_norm"}
+TENSORS |= {"feed_forward.gate_up": "mlp.Wi", "feed_forward.down": "mlp.Wo"}
+
 FAMILY = Family(
     model_type="modernbert-decoder",
     title="ModernBERT decoder (Ettin)",
@@ -73,16 +76,7 @@ FAMILY = Family(
             "embedding.tokens": "model.embeddings.tok_embeddings",
             "embedding.norm": "model.embeddings.norm",
             **names.attention(module="attn"),
-            **gpt.named(
-                names.LAYER,
-                {
-                    "attention_norm": "attn_norm",
-                    "attention.output": "attn.Wo",
-                    "feed_forward_norm": "mlp_norm",
-                    "feed_forward.gate_up": "mlp.Wi",
-                    "feed_forward.down": "mlp.Wo",
-                },
-            ),
+            **gpt.named(names.LAYER, TENSORS),
             "final_norm": "model.final_norm",
             "head.transform.dense": "lm_head.dense",
             "head.transform.norm": "lm_head.norm",
@@ -100,16 +94,12 @@ FAMILY = Family(
     tiny=draws.without(draws.TINY, "num_key_value_heads")
     | {"num_hidden_layers": 4, "local_attention": 32, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},
     draws={
-        "num_attention_heads": (4, 2, 1),
-        "norm_eps": (1e-5, 1e-3),
+        **{"num_attention_heads": (4, 2, 1), "norm_eps": (1e-5, 1e-3)},
         **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), (False, True)),
         "decoder_bias": (True, False),
-        "hidden_activation": ("gelu", "silu"),
-        "classifier_activation": ("gelu", "relu"),
-        "local_attention": (32, 14, 256),
-        "global_attn_every_n_layers": (4, 2),
-        "global_rope_theta": (160000.0, 500.0),
-        "local_rope_theta": (10000.0, 100.0),
+        **{"hidden_activation": ("gelu", "silu"), "classifier_activation": ("gelu", "relu")},
+        **{"local_attention": (32, 14, 256), "global_attn_every_n_layers": (4, 2)},
+        **{"global_rope_theta": (160000.0, 500.0), "local_rope_theta": (10000.0, 100.0)},
         "layer_types": (None, ["sliding_attention", "full_attention"] * 2),
         "tie_word_embeddings": (True, False),
     },

@@ -100,13 +100,11 @@ FAMILY = Family(
     ),
     tiny=draws.TINY
     | {
-        "num_hidden_layers": 4,
+        **{"num_hidden_layers": 4, "eos_token_id": 3, "pad_token_id": 1},
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 12,
-        "eos_token_id": 3,
-        "pad_token_id": 1,
     },
     draws=draws.without(draws.DENSE, "pad_token_id", "rope_parameters")
     | {
@@ -116,8 +114,7 @@ FAMILY = Family(
         "linear_num_value_heads": (4, None),
         "linear_key_head_dim": (8, None),
         "linear_value_head_dim": (12, None),
-        "linear_conv_kernel_dim": (4, 2),
-        "linear_allow_neg_eigval": (True, False),
+        **{"linear_conv_kernel_dim": (4, 2), "linear_allow_neg_eigval": (True, False)},
         "layer_types": (None, ["full_attention", "linear_attention"] * 2),
     },
 )

@@ -17,27 +17,34 @@ Registers = dict[str, Float[Tensor, "batch seq ..."]]
 
 
 def alone(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    """Call a module with its vector alone."""
     return module(v)
 
 
 def with_call(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    """Call a mixer without a state."""
     return module(v, call)
 
 
 def with_state(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    """Call a mixer with the state that the cache, if there is one, keeps for it."""
     return module(v, call, call.cache[key] if call.cache is not None else None)
 
 
 def with_tokens(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    """Call a part that may look something up by token."""
     return module(v, call.tokens)
 
 
 def as_program(module: nn.Module, v: Tensor, call: Call, registers: Registers, key: str) -> Tensor:
+    """Run a nested program: its x is its own, and the block's other registers can be read."""
     return module({**registers, "x": v}, call)["x"]
 
 
 @dataclass(slots=True)
 class WiredBranch:
+    """A branch: its module, and what stands before and behind it."""
+
     name: str
     module: nn.Module
     key: str
@@ -57,6 +64,8 @@ class WiredBranch:
 
 @dataclass(slots=True)
 class WiredWrite:
+    """An ordered sum into a register."""
+
     register: str
     terms: tuple[tuple[str, float | None, nn.Module | None], ...]
     divisor: float | None
@@ -84,6 +93,8 @@ def _summand(values: Registers, source: str, scale: float | None, gain: nn.Modul
 
 @dataclass
 class WiredStep:
+    """A step over one stream: read, norm, branches, writes."""
+
     read: Read
     norm: nn.Module | None
     branches: list[WiredBranch]
