@@ -81,6 +81,11 @@ FAMILY = Family(
         names.experts(f"{EXPERTS}.experts.{{e}}", gate="w1", up="w3", down="w2", published_router=f"{EXPERTS}.gate")
         | names.either(names.shared_experts(f"{EXPERTS}.shared_experts"), names.shared_experts())
         | names.either(names.gated(), names.gated(theirs=EXPERTS)),
+        {
+            "layers.{i}.feed_forward.router.selection_bias": tuple(
+                f"{module}.gate.e_score_correction_bias" for module in (EXPERTS, f"{names.LAYER}.mlp")
+            )
+        },
     ),
     aliases=channel_delta.ALIASES,
     irrelevant=deepseek.IRRELEVANT | dict.fromkeys(ROTATIONS, "no layer rotates anything"),

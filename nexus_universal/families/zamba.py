@@ -51,6 +51,7 @@ def _kinds(reader: ConfigReader) -> tuple[str, ...]:
     """What each layer is: listed, or the third and then one in every period has the block."""
     depth = reader.count("num_hidden_layers", 76)
     period, offset = reader.count("attn_layer_period", 6), reader.take("attn_layer_offset", 4)
+    reader.require(0 <= offset < period, "attn_layer_offset", offset, f"must lie in [0, {period})")
     later = (KINDS[index % period == offset] for index in range(depth - 3))
     kinds = reader.names("layers_block_type", length=depth, known=KINDS) or (KINDS[0], *KINDS, *later)
     reader.require("hybrid" in kinds and len(kinds) == depth, "layers_block_type", list(kinds), "needs a 'hybrid'")

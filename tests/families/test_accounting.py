@@ -38,6 +38,8 @@ MEANT = {
     "altup_active_idx": (0,),  # the first stream
     "bos_token_id": (0, -1),  # an id that generation reads; no logit depends on it
     "eos_token_id": (0, -1),
+    **{f"{part}_attn_{factor}_factor": (0, -1) for part in ("full", "linear") for factor in ("alpha", "beta")},
+    **dict.fromkeys(("mlp_alpha_factor", "mlp_beta_factor"), (0, -1)),  # MiniMax: what a sum's terms are multiplied by
     "pad_token_id": (0, -1),  # a negative one counts from the table's end, as in torch
     **dict.fromkeys(  # positions begin behind the pad's row
         (f"{name}/pad_token_id" for name in POSITIONS_ARE_ROWS), (0,)
@@ -46,7 +48,7 @@ MEANT = {
 """Whole numbers below 1 that mean something."""
 
 
-OF_ANY_LENGTH = ("layers_block_type", "L_bp_cycles")
+OF_ANY_LENGTH = ("layers_block_type", "L_bp_cycles", "block_types")
 """Lists that say themselves how many layers there are, or are not about layers."""
 
 
@@ -183,7 +185,10 @@ INNER: dict[str, dict[str, Any]] = {
     },
     "proportional": {"rope_theta": 100.0, "factor": 2.0, "partial_rotary_factor": 0.5},
 }
-NARROW = {**dict.fromkeys(("phi3", "phi4_multimodal"), ("default", "longrope")), "phimoe": ("default",)}
+NARROW = {
+    **dict.fromkeys(("phi3", "phi4_multimodal"), ("default", "longrope")),
+    **dict.fromkeys(("phimoe", "recurrent_gemma"), ("default",)),
+}
 """Families whose reference refuses all other rotations."""
 
 OUTSIDE = [(t, "longrope", "original_max_position_embeddings") for t in ("phi3", "phi4_multimodal")]
@@ -244,7 +249,7 @@ def test_an_unknown_rotation_is_refused_with_the_known_ones(model_type: str) -> 
     section, path = rope_of(model_type, {"rope_type": "foo"})
     message = refusal(model_type, **section)
     known = ", ".join(NARROW.get(model_type, ("default", "linear", "dynamic", "llama3", "yarn")))
-    assert f"{model_type}: {path}.rope_type = 'foo' (known: {known}," in message
+    assert f"{model_type}: {path}.rope_type = 'foo' (known: {known}" in message
 
 
 @pytest.mark.parametrize("model_type", ROTATED)
