@@ -313,12 +313,13 @@ def _(part: RoutedAttention, place: Place) -> Cost:
     )
 
 
-def _chosen(expert: Cost, experts: int, per_token: int) -> Cost:
+def _chosen(expert: Cost, experts: int, per_token: int, *, all_run: bool = False) -> Cost:
+    """What experts cost of which a token visits some; where `all_run` the others do, too, on zeros."""
     visited = min(per_token, experts)
     return Cost(
         parameters=experts * expert.parameters,
         idle=(experts - visited) * expert.parameters,
-        flops=visited * expert.flops,
+        flops=(experts if all_run else visited) * expert.flops,
     )
 
 
@@ -340,6 +341,7 @@ def _(part: MixtureOfExperts, place: Place) -> Cost:
             cost(part.expert, replace(place, width=inner, model=part.latent or place.model)),
             part.experts,
             part.per_token,
+            all_run=part.weighs == "inputs",
         ),
         linear(place.width, part.experts + part.identity_experts, router.bias),
         weights(place.width * router.input_scale + part.experts * router.expert_scale + place.model * part.bias),

@@ -71,7 +71,11 @@ FAMILY = Family(
     read=read,
     weights=names.weights(
         names.latent_attention(),
-        {"layers.{i}.attention.query_gate": f"{names.LAYER}.self_attn.q_gate_proj"},
+        {
+            "layers.{i}.attention.query_gate": tuple(
+                f"{names.LAYER}.self_attn.{name}" for name in ("q_b_proj", "q_gate_proj")
+            )
+        },
         names.sparse_indexer(),
         gated_norm("layers.{i}.attention_norm", NORM),
         gated_norm("layers.{i}.mixture_norm", MIXTURE_NORM),
