@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 from nexus_universal.architecture.feed_forward import FeedForward
@@ -23,13 +24,13 @@ BLOCK = f"{names.LAYER}.shared_transformer"
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
-    step_range, lengthened = state_space.step_range(reader), reader.take("use_long_context", False)
-    text = common.text(reader, context=16384 if lengthened else 4096, bos=1, eos=2, pad=0, step_range=step_range)
+    step_range = state_space.step_range(reader)
+    text = common.text(reader, context=4096, bos=1, eos=2, pad=0, step_range=step_range)
+    text = replace(text, context=16384) if reader.take("use_long_context", False) else text
     embedding = common.embedding(reader, vocab=32000, width=2560, pad=text.pad)
     norm, width, heads = common.rms_norm(reader, 1e-5), embedding.width, reader.count("num_attention_heads", 32)
     head_dim, rotated = 2 * width // heads, reader.take("use_mem_rope", False)
-    derived = (2 * width, head_dim, width // heads, heads)
-    for key, value in zip(DERIVED, derived, strict=True):
+    for key, value in zip(DERIVED, (2 * width, head_dim, width // heads, heads), strict=True):
         reader.inert(key, value)
     rope = rotary.rope(reader.section("rope_parameters"), context=text.context)
     form = {"rotated": rotated, "rope": rope, "biases": (), "scale": (head_dim / 2) ** -0.5, "head_dim": head_dim}
@@ -45,8 +46,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     targets = ["feed_forward.gate_up"]
     if reader.take("use_shared_attention_adapter", False):
         targets = [*(f"attention.{role}" for role in ("query", "key", "value")), *targets]
-        fits = attention.kv_heads == heads and head_dim * heads == 2 * width
-        reader.require(fits, "use_shared_attention_adapter", True, "needs num_key_value_heads = num_attention_heads")
+        fits, needed = attention.kv_heads * head_dim == 2 * width, "needs num_key_value_heads = num_attention_heads"
+        reader.require(fits, "use_shared_attention_adapter", True, needed)
     adapters = tuple(Adapter(target=target, rank=reader.count("adapter_rank", 128)) for target in targets)
     mixer = _mixer(reader, width, step_range[0], biases=("input", "output") if biased else ())
     shared = {"blocks": reader.count("num_mem_blocks", 1), "adapters": adapters}
