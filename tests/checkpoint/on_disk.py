@@ -31,7 +31,7 @@ def published(model_type: str) -> Path:
     directory = Path(_SCRATCH.name) / model_type
     pair(model_type)[0].save_pretrained(directory)
     if model_type == "mllama":  # of the text model's own config, which is saved, no Auto class knows
-        config(model_type).save_pretrained(directory)
+        config(model_type, dtype="float32").save_pretrained(directory)
     return directory
 
 
