@@ -259,8 +259,6 @@ class RoutedAttention(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.per_token > self.experts:
             yield "per_token", f"must not exceed experts = {self.experts}"
-        if self.router.weights == "float32" or (self.router.weights, self.router.logits) == ("model", "float32"):
-            yield "router.weights", "must be 'rounded', or 'model' with logits = 'model': answers add in x's dtype"
         yield from _grouped(self.router, self.experts)
         if self.rope:
             yield from self.rope.problems_in_head(self.head_dim, width="head_dim")

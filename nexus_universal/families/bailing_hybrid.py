@@ -86,7 +86,7 @@ FAMILY = Family(
         {
             "embedding.tokens": ("model.word_embeddings", "model.embed_tokens"),
             **{f"layers.{{i}}.{mixer}.gate": (f"{PUBLISHED}.g_proj", f"{HELD}.g_proj") for mixer in MIXERS},
-            "layers.{i}.attention.output": (f"{PUBLISHED}.dense", f"{HELD}.o_proj"),
+            **{f"layers.{{i}}.{mixer}.output": (f"{PUBLISHED}.dense", f"{HELD}.o_proj") for mixer in MIXERS},
             "layers.{i}.feed_forward.router.selection_bias": tuple(
                 f"{names.LAYER}.mlp.gate.{name}" for name in ("expert_bias", "e_score_correction_bias")
             ),

@@ -9,6 +9,7 @@ import pytest
 from pieces import bare_rms, rms
 from small import NORM, attention, experts, feed_forward, layer, refused, small, stepped
 
+from nexus_universal.architecture.dynamic_mask import DynamicMask
 from nexus_universal.architecture.ends import Embedding
 from nexus_universal.architecture.feed_forward import ExpertGroups, RoutedAttention, Router
 from nexus_universal.architecture.mixers import (
@@ -160,7 +161,7 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "bias of no projection": (latent(query_rank=None, biases=("query_down",)), ("biases", "but query_rank = None")),
     "yarn": (latent(scale_by_yarn=True), ("scale_by_yarn = True needs rope.scaling = YarnScaling(…)",)),
     "delta heads": (delta(key_heads=3), ("key_heads = 3 must divide value_heads = 4",)),
-    "low rank": (delta(low_rank=4), ("low_rank = 4 factorises",)),
+    "low rank": (delta(low_rank=4), ("low_rank = 4 must be None where decay = 'head'",)),
     "state groups": (state(groups=3), ("groups = 3 must divide heads = 4",)),
     "state norm groups": (state(norm_groups=5), ("norm_groups = 5 must divide heads · head_dim = 32",)),
     "state norm": (state(norm=None, norm_first=True), ("norm = None is None, but norm_groups or norm_first is set",)),
@@ -233,6 +234,40 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "groups divide": (
         routed(groups=ExpertGroups(count=4, keep=1), selection_bias=True),
         ("router.groups.count", "must divide experts = 6"),
+    ),
+    "groups of one": (
+        routed(groups=ExpertGroups(count=6, keep=4), selection_bias=True),
+        ("router.groups.count = 6 must leave two of 6 experts in every group",),
+    ),
+    "groups of attentions": (
+        routed_attention(
+            router=Router(score="softmax", normalise=True, groups=ExpertGroups(count=2, keep=1, by="best"))
+        ),
+        ("router.groups.count = 2 must divide experts = 3",),
+    ),
+    "biases of identities": (
+        network(experts(identity_experts=2, expert=feed_forward(biases=("down",)))),
+        ("expert.biases = ('down',) must be empty beside identity_experts",),
+    ),
+    "kept for nothing": (
+        mixer(rope=Rope(theta=1e4, product="float32", rounded="kept")),
+        ("rope.rounded = 'kept' must be 'all' but for kernel = 'eager_wide'",),
+    ),
+    "kept entries": (
+        compressed(rope=Rope(theta=1e4, product="float32", rounded="kept")),
+        ("rope.rounded = 'kept' must be 'all'",),
+    ),
+    "kept choices": (
+        latent(indexer=SparseIndexer(heads=2, head_dim=9, keep=4, key_norm=NORM, rope=Rope(theta=1e4))),
+        ("indexer.head_dim = 9 rotates 9 dimensions, which must be even",),
+    ),
+    "own norms": (
+        mixer(qk_norm=QueryKeyNorm(norm=Norm(kind="layer", eps=1e-5, rounding="native"), own=True)),
+        ("qk_norm.order = 'positions' must be 'heads' where own weights",),
+    ),
+    "masked repeats": (
+        mixer(dynamic_mask=DynamicMask(keep=3), repeat_first=True),
+        ("repeat_first = True must be False where a dynamic_mask",),
     ),
     "groups keep": (
         routed(groups=ExpertGroups(count=2, keep=3), selection_bias=True),

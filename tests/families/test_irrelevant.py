@@ -116,7 +116,6 @@ VARIED: dict[str, Any] = {
     "summary_last_dropout": 0.7,
     "block_size": 2,
     "num_random_blocks": 1,
-    "num_image_with_embedding": 2,
     "activation_function": "relu",
     "time_step_rank": 7,
     "norm_before_gate": True,
@@ -238,7 +237,7 @@ NOT_IN_THE_REFERENCE = {
     "use_return_dict": "a read-only property of the reference's configs",
     **dict.fromkeys(
         ("vision_config", "audio_config", "vq_config", "patch_size", "num_channels")
-        + ("audio_merge_size", "projector_bias"),
+        + ("audio_merge_size", "projector_bias", "num_image_with_embedding"),
         "gives a tower, of which nothing is built, weights of other shapes",
     ),
     **dict.fromkeys(

@@ -57,6 +57,7 @@ from nexus_universal.architecture.program import AltUp, GatedStreams, HyperConne
 from nexus_universal.architecture.serial import type_hints
 from nexus_universal.architecture.validate import problems
 from nexus_universal.checkpoint.load import put, slots
+from nexus_universal.layers.lightning_attention import UniversalLightningAttention
 from tests.helpers import ids, raw
 
 NORM = Norm(kind="rms", eps=1e-2)
@@ -385,13 +386,16 @@ def _text(value: Any) -> str:
 
 
 def built(n: ArchitectureParameter) -> UniversalTransformer:
-    """A model whose weights depend on their name and shape alone."""
+    """A model whose weights depend on their name and shape alone; fixed decays are those that n says."""
     with torch.device("meta"):
         model = UniversalTransformer(n)
     for name, slot in slots(model).items():
         generator = torch.Generator().manual_seed(zlib.crc32(f"{name}{tuple(slot.shape)}".encode()))
         noise = torch.randn(slot.shape, generator=generator)
         put(model, name, noise * 1.5 / slot.shape[-1] ** 0.5 if slot.dim() > 1 else 1 + 0.3 * noise)
+    for module in model.modules():
+        if isinstance(module, UniversalLightningAttention):
+            module.start_decays()
     return model.eval()
 
 

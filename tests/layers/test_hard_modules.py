@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nexus_universal.layers.call import Call
-from tests.helpers import reference, same, universal
+from nexus_universal.parity.references import build_reference
+from tests.helpers import config, same, universal
 
 WIDTH = 48
 
@@ -21,7 +22,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 def pair(model_type: str, x: Tensor, **changes: Any) -> tuple[Any, Any]:
     """Reference and one class in x's dtype."""
-    theirs = reference(model_type, **changes).to(x.dtype)
+    theirs = build_reference(config(model_type, **changes), dtype=x.dtype, seed=0)
     return theirs, universal(theirs)
 
 
