@@ -28,6 +28,7 @@ from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.reader import INERT
 from nexus_universal.parity import references
 from nexus_universal.parity.draws import scans_restart
+from nexus_universal.parity.modes import COUNTS_SLOTS, GROWS_BY_SLOTS
 
 transformers.logging.set_verbosity_error()
 hypothesis.settings.register_profile(
@@ -44,6 +45,8 @@ ROOT = Path(nexus_universal.__file__).resolve().parents[1]
 MODEL_TYPES: tuple[str, ...] = tuple(name for name in families.model_types() if not families.find(name).reference)
 """Those that transformers has a class of its own for."""
 
+UNTOLD = (*COUNTS_SLOTS, *GROWS_BY_SLOTS, "whisper")
+"""Types whose generation counts pads as positions: nobody tells them otherwise, even if they would listen."""
 
 STEADY: dict[str, dict[str, Any]] = {"nemotron_h": {"time_step_min": 1e-30}}
 """Changes with which a step is a scan of one position: the reference bounds time steps from below in scans only."""
@@ -81,14 +84,20 @@ def config(model_type: str, **changes: Any) -> PreTrainedConfig:
 
 
 def inert_values(model_type: str, key: str) -> tuple[Any, ...]:
-    """The values at which a key changes nothing; a reference without fused attention has "eager" for "sdpa".
+    """The values at which a key changes nothing; a reference without fused attention has "eager" for "sdpa",
+    and one that takes its experts one after another says nothing of them.
 
     Beside a tower neither is said: one without fused attention is given another kernel than its text model.
     """
+    if key in families.find(model_type).completes:
+        return (families.find(model_type).completes[key],) * len(INERT[key])
     if families.find(model_type).sections:
         return tuple(None if value == "sdpa" else value for value in INERT[key])
-    fused = MODEL_FOR_CAUSAL_LM_MAPPING[type(config(model_type))]._supports_sdpa
-    return tuple("eager" if value == "sdpa" and not fused else value for value in INERT[key])
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config(model_type))]
+    instead = {} if model._supports_sdpa else {"sdpa": "eager"}
+    if not model._can_set_experts_implementation():
+        instead["grouped_mm"] = None
+    return tuple(instead.get(value, value) if isinstance(value, str) else value for value in INERT[key])
 
 
 def single_changes(model_type: str) -> list[tuple[str, Any]]:

@@ -13,18 +13,10 @@ from functools import singledispatch
 from typing import Any
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
-    GatedDeltaRule,
-    LatentAttention,
-    LightningAttention,
-    LowRank,
-    SparseIndexer,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
 from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.program import AltUp, HyperConnection, Linear, StreamSlice
+from nexus_universal.architecture.program import Linear
+from nexus_universal.architecture.recurrences import GatedDeltaRule, LightningAttention, StateSpace
 
 XIELU_WEIGHTS = 2
 FLOAT32_BYTES = 4
@@ -153,7 +145,7 @@ def _(part: Attention, place: Place) -> Cost:
         _projections(part, place),
         attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
         linear(part.heads * part.value_width, place.model, "output" in part.biases),
-        weights(part.heads * part.sinks),
+        weights(part.heads * (part.sinks + bool(part.gate and part.gate.head_bias))),
         norm_cost(part.inner_norm, part.heads * part.value_width),
     ]
     if part.differential:  # two mixtures of the same queries and keys, each a product of its own
@@ -162,12 +154,19 @@ def _(part: Attention, place: Place) -> Cost:
             weights(4 * part.head_dim),
             norm_cost(part.differential.norm, 2 * part.head_dim),
         ]
+    if part.dynamic_mask:
+        step = linear(part.kv_heads * part.value_width, part.kv_heads, part.dynamic_mask.bias)
+        costs += [weights(part.kv_heads), replace(step, flops=step.flops * place.seen(part.window))]
     if part.qk_norm:
-        widths = (width, kv_width) if part.qk_norm.over == "width" else (part.head_dim, part.head_dim)
+        wide = part.qk_norm.over == "width" or part.qk_norm.own
+        widths = (width, kv_width) if wide else (part.head_dim, part.head_dim)
         costs += [norm_cost(part.qk_norm.norm, each) for each in (widths[:1] if part.reuse else widths)]
     if not part.reuse:
         remembered = kv_width + part.kv_heads * part.value_width
-        costs += [norm_cost(part.value_norm, part.value_width), place.remembered(remembered, part.window)]
+        costs += [
+            norm_cost(part.value_norm, part.value_width),
+            place.remembered(remembered, None if part.keeps == "all" else part.window),
+        ]
     return total(*costs)
 
 
@@ -369,31 +368,3 @@ def _(part: PerLayerInput, place: Place) -> Cost:
 @cost.register
 def _(part: Linear, place: Place) -> Cost:
     return linear(place.width, place.model, part.bias)
-
-
-@cost.register
-def _(part: HyperConnection, place: Place) -> Cost:
-    maps = (2 + part.streams) * part.streams
-    return total(
-        linear(part.streams * place.model, maps, bias=True),
-        weights(3),
-        Cost(flops=2 * part.streams**2 * place.model),
-    )
-
-
-@cost.register
-def _(part: AltUp, place: Place) -> Cost:
-    streams, width = part.streams, place.model
-    router = linear(width, streams)
-    return total(
-        router + router.without_weights(),
-        norm_cost(part.norm, width),
-        linear(streams, streams**2),
-        linear(streams, streams),
-        Cost(flops=2 * streams**2 * width),
-    )
-
-
-@cost.register
-def _(part: StreamSlice, place: Place) -> Cost:
-    return weights(place.model * part.read_scale)

@@ -6,16 +6,7 @@ from functools import singledispatch
 from typing import Any
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
-    GatedDeltaRule,
-    LatentAttention,
-    LightningAttention,
-    LowRank,
-    SparseIndexer,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
 from nexus_universal.architecture.notation import (
     bracketed,
     call,
@@ -23,6 +14,7 @@ from nexus_universal.architecture.notation import (
     listed,
     number,
     product,
+    raised,
     says,
     set_to,
     times,
@@ -30,7 +22,6 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.program import Linear
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.architecture.symbols import Names, gated, linear, output, seen, softmax
 
 
@@ -43,30 +34,39 @@ def equations(part: Any, name: str, names: Names, width: int, model: int) -> lis
 @equations.register
 def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[str]:
     late = part.qk_norm is not None and part.qk_norm.when == "after_rope"
+    wide = part.qk_norm is not None and part.qk_norm.over == "width"
     norm = part.qk_norm.norm if part.qk_norm else None
 
     def clipped(out: str) -> str:
         return out if part.clip is None else rf"\mathrm{{clip}}_{{{number(part.clip)}}}({out})"
 
     def turned(role: str, factor: float | None = None) -> str:
-        out = times(factor, clipped(linear(role[0], "z", role in part.biases)))
+        out = linear(role[0], "z", role in part.biases)
+        if wide:
+            return names.optional(part.rope, times(factor, clipped(names.optional(norm, out))))
+        out = times(factor, clipped(out))
         if late:
             return names.optional(norm, names.optional(part.rope, out))
         return names.optional(part.rope, names.optional(norm, out))
 
-    whole = says("normed over all heads") if part.qk_norm and part.qk_norm.over == "width" else ""
-    query = turned("query")
+    whole = says("normed over all heads") if wide else ""
+    whole = says("each head's norm has its own weights") if part.qk_norm and part.qk_norm.own else whole
+    query = turned("query", part.query_scale)
     if part.log_scale is not None:
         query = rf"\mathrm{{max}}(1, \mathrm{{log}}_{{{part.log_scale}}}(t + 1)) \cdot {query}"
     if part.temperature is not None:
-        grown = rf"{number(part.temperature.growth)} \, \mathrm{{ln}}(1 + \lfloor t / {part.temperature.span} \rfloor)"
-        query = rf"(1 + {grown}) \cdot {query}"
+        grown, next_to = number(part.temperature.growth), "t" if part.temperature.form == "log" else "(t + 1)"
+        share = rf"{next_to} / {part.temperature.span}"
+        factor = rf"1 + {grown} \, \mathrm{{ln}}(1 + \lfloor {share} \rfloor)"
+        query = rf"({factor if part.temperature.form != 'power' else f'1 + {share}'})" + (
+            rf" \cdot {query}" if part.temperature.form != "power" else rf"^{{{grown}}} \cdot {query}"
+        )
     lines = [listed(within(f"q = {query}", part.heads, part.head_dim), whole)]
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:
         value = clipped(linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
-        value = names.optional(part.value_norm, value)
+        value = times(part.value_scale, names.optional(part.value_norm, value))
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
         key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
         lines.append(listed(key if part.value_dim is None else within(key, part.kv_heads, part.head_dim), pair, kept))
@@ -79,7 +79,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     return [
         *lines,
-        listed(mixed, seen(part.window, part.causal), _slopes(part)),
+        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask)),
         *_difference(part, names),
         output(
             name,
@@ -87,6 +87,15 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
             "output" in part.biases,
         ),
     ]
+
+
+def _seen(part: Attention) -> str:
+    """Which keys a query sees."""
+    return (
+        rf"\lfloor j / {part.window} \rfloor = \lfloor t / {part.window} \rfloor"
+        if part.chunked
+        else seen(part.window, part.causal)
+    )
 
 
 def _difference(part: Attention, names: Names) -> list[str]:
@@ -151,99 +160,6 @@ def _indexer(part: SparseIndexer, names: Names, *, key: str, among: str) -> list
     return [
         listed(score, within(f"q' = {query}", part.heads, part.head_dim), f"k' = {names.optional(part.rope, key)}"),
         listed(r"J_{t} = " + says(f"the {part.keep} best of ") + among + says(" by ") + "I_{tj}", kept),
-    ]
-
-
-@equations.register
-def _(part: GatedDeltaRule, name: str, names: Names, width: int, model: int) -> list[str]:
-    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}(W z)"
-    rank = "W_{a}, W_{g}" + says(f" of rank {part.low_rank}") if part.low_rank else ""
-    per = says("per head" if part.decay == "head" else "per key channel")
-    reach = None if part.beta_range == 1 else part.beta_range
-    return [
-        listed(
-            f"{joined('q', 'k', 'v')} = {call(part.activation, convolved)}",
-            within("q, k", part.key_heads, part.key_dim),
-            within("v", part.value_heads, part.value_dim),
-            says("q and k of length 1"),
-        ),
-        listed(
-            r"\beta = " + times(reach, call("sigmoid", r"W_{b} z")),
-            r"g = -e^{A} \, \mathrm{softplus}(W_{a} z + b)\ " + per,
-            rank,
-        ),
-        listed(
-            set_to("S", r"e^{g} S"),
-            set_to("S", r"S + k (\beta (v - k^{\top} S))^{\top}"),
-            "o = " + times(part.key_dim**-0.5, r"S^{\top} q"),
-        ),
-        output(name, product(names(part.norm, "o"), call(part.gate_activation, linear("g", "z")))),
-    ]
-
-
-@equations.register
-def _(part: StateSpace, name: str, names: Names, width: int, model: int) -> list[str]:
-    low, high = part.time_step
-    bounded = "" if (low, high) == (0.0, float("inf")) else says(f"within [{low:g}, {high:g}]")
-    scales = ""
-    if part.input_scales:
-        scales = says("scaled by ") + "(" + ", ".join(number(scale) for scale in part.input_scales) + ")"
-    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}({joined('s', 'B', 'C')})"
-    gate = call("silu", "g")
-    if part.norm is None:
-        out = product("y", gate)
-    else:
-        out = product(names(part.norm, "y"), gate) if part.norm_first else names(part.norm, product("y", gate))
-    groups = says(f"normed in {part.norm_groups} groups") if part.norm_groups > 1 else ""
-    return [
-        listed(joined("g", "s", "B", "C", r"\delta ") + " = " + linear("i", "z", "input" in part.biases), scales),
-        listed(
-            set_to(joined("s", "B", "C"), call(part.activation, convolved)),
-            within("s", part.heads, part.head_dim),
-            within("B, C", part.groups, part.state_dim),
-        ),
-        listed(r"\Delta = \mathrm{softplus}(\delta + b)", bounded),
-        listed(set_to("S", r"e^{-e^{A} \Delta } S + \Delta \, s B^{\top}"), "y = S C + D s"),
-        listed(output(name, out, "output" in part.biases), groups),
-    ]
-
-
-@equations.register
-def _(part: ShortConvolution, name: str, names: Names, width: int, model: int) -> list[str]:
-    convolved = rf"\mathrm{{conv}}_{{{part.kernel}}}({product('B', 'x')})" + (" + b" if part.bias else "")
-    return [
-        f"{joined('B', 'C', 'x')} = " + linear("i", "z", part.bias),
-        output(name, product("C", convolved), part.bias),
-    ]
-
-
-@equations.register
-def _(part: ChannelStateSpace, name: str, names: Names, width: int, model: int) -> list[str]:
-    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}(x)" + (" + b" if part.convolution_bias else "")
-    d, b, c = (names.optional(part.inner_norm, role) for role in (r"\delta ", "B", "C"))
-    return [
-        within(f"{joined('x', 'g')} = " + linear("i", "z", "input" in part.biases), 2, part.width),
-        listed(
-            set_to("x", call(part.activation, convolved)),
-            within(joined(r"\delta ", "B", "C") + " = W_{c} x", rf"{part.rank} + 2 \cdot {part.state_dim}"),
-        ),
-        rf"\Delta = \mathrm{{softplus}}(W_{{s}} {d} + b_{{s}})",
-        listed(
-            set_to("S", rf"e^{{-e^{{A}} \Delta }} \odot S + \Delta \, x {b}^{{\top}}"),
-            within("S", part.width, part.state_dim),
-            rf"y = S {c} + D \odot x",
-        ),
-        output(name, product("y", call("silu", "g")), "output" in part.biases),
-    ]
-
-
-@equations.register
-def _(part: LightningAttention, name: str, names: Names, width: int, model: int) -> list[str]:
-    slope = rf"s_{{h}} = 2^{{-8(h + 1)/{part.heads}}} (1 - \ell / {part.depth - 1} + 10^{{-5}})"
-    return [
-        within(f"{joined('q', 'k', 'v')} = {call(part.activation, 'W z')}", part.heads, rf"3 \cdot {part.head_dim}"),
-        listed(set_to("S", r"e^{-s_{h}} S + k^{\top} v"), "o = q S", slope),
-        output(name, product(call("sigmoid", linear("g", "z")), names(part.norm, "o"))),
     ]
 
 
@@ -322,9 +238,21 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
     if part.input_scale:
         reads = product("d^{-1/2} a", reads)
     logits = linear("r", reads, part.bias)
-    if part.score == "softmax_chosen":
-        chosen = rf"T = \mathrm{{top}}_{{{per_token}}}(s)"
-        return [listed(within(f"s = {logits}", choices), chosen, r"w = \mathrm{softmax}(s_{T})")]
+    if part.softcap is not None:
+        logits = times(part.softcap, rf"\mathrm{{tanh}}({logits} / {number(part.softcap)})")
+    if part.score == "sparse_mixer":
+        near = rf"(m - s) / \mathrm{{max}}(|s|, m) \le {number(part.tolerance)}"
+        chosen = says(f"{per_token} of them one by one, each the best one m of those left")
+        share = r"w = \mathrm{softmax}(s)_{m}" + says(" among those left with ") + near
+        return [listed(within(f"s = {logits}", choices), chosen, share)]
+    if part.score.endswith("_chosen"):
+        late = part.score.partition("_")[0]
+        bias = " + b" if part.selection_bias else ""
+        chosen = rf"T = \mathrm{{top}}_{{{per_token}}}(s{bias})"
+        weight = rf"\mathrm{{{late}}}(s_{{T}})"
+        if part.normalise:
+            weight += rf" / \sum \mathrm{{{late}}}(s_{{T}})"
+        return [listed(within(f"s = {logits}", choices), chosen, f"w = {times(part.scale, weight)}")]
     score = {"sqrt_softplus": rf"\sqrt{{\mathrm{{softplus}}({logits})}}"}.get(part.score) or call(part.score, logits)
     best = rf"\mathrm{{top}}_{{{per_token}}}(s{' + b' if part.selection_bias else ''})"
     if part.by_token:
@@ -332,9 +260,9 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
     groups = says(f"within the best {part.groups.keep} of {part.groups.count} groups") if part.groups else ""
     weight = "s_{i}"
     if part.normalise:
-        epsilon = f" + {number(part.sum_epsilon)}" if part.sum_epsilon else ""
-        bottom = rf"\sum_{{j \in T}} s_{{j}}{epsilon}"
-        weight = f"s_{{i}} / ({bottom})"
+        bottom = r"\sum_{j \in T} s_{j}" + (f" + {number(part.sum_epsilon)}" if part.sum_epsilon else "")
+        least = rf"\mathrm{{max}}({bottom}, {number(part.sum_floor)})" if part.sum_floor else f"({bottom})"
+        weight = f"s_{{i}} / {least}"
     weight = times(part.scale, weight) + (r" \cdot a_{i}" if part.expert_scale else "")
     return [listed(within(f"s = {score}", choices), f"T = {best}", groups, f"w_{{i}} = {weight}")]
 
@@ -348,11 +276,14 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
     if part.identity_experts:
         lines[-1] += r",\quad E_{i}(y) = y" + says(f" for the last {part.identity_experts}")
     read = names.optional(part.expert_norm, "z")
-    routed = r"\sum_{i \in T} w_{i} E_{i}(" + (f"W_{{l}} {read}" if part.latent else read) + ")"
+    read = f"W_{{l}} {read}" if part.latent else read
+    routed = r"\sum_{i \in T} " + (
+        rf"w_{{i}} E_{{i}}({read})" if part.weighs == "outputs" else rf"E_{{i}}(w_{{i}} {read})"
+    )
     if part.latent:
         routed = "W_{l'} " + routed
         lines[-1] = listed(lines[-1], within("W_{l}", part.latent, width))
-    total = routed
+    total = times(part.scale, routed)
     if part.shared:
         gate = call("sigmoid", "w z") + r" \cdot " if part.shared_gate else ""
         total += f" + {gate}{call('shared', 'z')}"
@@ -361,6 +292,8 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
                 f"{call('shared', 'z')} = {_feed_forward(part.shared, 'z')}", within("W_{u}", part.shared.width, width)
             )
         )
+    if part.divisor is not None:
+        total = f"({total}) / {number(part.divisor)}"
     return [*lines, f"{call(name, 'z')} = {total}" + (" + b" if part.bias else "")]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from nexus_universal.architecture.dynamic_mask import DynamicMask
+
 _WORDS = {
     r"\leftarrow": "←",
     r"\cdot": "·",
@@ -43,6 +45,15 @@ _WORDS = {
 _LOWER = dict(zip("0123456789+-=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
 _UPPER = dict(zip("0123456789+-=()inT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁱⁿᵀ", strict=True)) | {"ᵀ": "ᵀ"}
 _TOKEN = re.compile(r"\\mathbb\{R\}|\\[A-Za-z]+ ?|\\.|[_^{}]|[^\\_^{}]+")
+
+
+def raised(part: DynamicMask | None) -> str:
+    """What keys add to their own scores."""
+    if part is None:
+        return ""
+    return r"s_{j} = q \cdot k_{j} + e^{a \, \mathrm{softplus}(W_{a} v_{j})}" + says(
+        f" for the {part.keep} keys with the highest"
+    )
 
 
 def to_unicode(latex: str) -> str:

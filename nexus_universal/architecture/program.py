@@ -15,19 +15,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from nexus_universal.architecture.chained_experts import ChainedExperts
+from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
-    GatedDeltaRule,
-    LatentAttention,
-    LightningAttention,
-    LowRank,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
+    GatedDeltaRule,
+    GatedLinearRecurrence,
+    LightningAttention,
+    ShortConvolution,
+    StateSpace,
+)
 
 
 @part
@@ -52,10 +53,14 @@ class Read(Part):
 
 @part
 class Term(Part):
-    """One summand of a write: a register, `u`, `v` or a branch, times a number."""
+    """One summand of a write: a register, `u`, `v` or a branch, times a number.
+
+    `gain` "scale" multiplies it by a learned vector, "shift_scale" adds another one first (ZAYA).
+    """
 
     source: str
     scale: float | None = None
+    gain: Literal["none", "scale", "shift_scale"] = "none"
 
 
 @part
@@ -103,6 +108,25 @@ class HyperConnection(Part):
 
 
 @part
+class GatedStreams(Part):
+    """Hyper-connections whose streams are never mixed (Hunyuan 4): u = Σ_j a_j x_j; then x_j = x_j + c_j y.
+
+    [α | γ] = (F x) / rms(x) over all streams, concatenated, in float32 with epsilon `norm_eps`; a = σ(s₀ α + b) + eps
+    and c = `magnitude` · σ(s₁ γ + b') + eps. The sum is float32, too.
+    """
+
+    streams: int
+    magnitude: float
+    eps: float
+    norm_eps: float
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in ("eps", "norm_eps"):
+            if getattr(self, name) < 0:
+                yield name, "must not be negative"
+
+
+@part
 class AltUp(Part):
     """Alternating updates (arXiv 2301.13310): predict all streams, run the step on one, correct all by its error.
 
@@ -134,7 +158,7 @@ class StreamSlice(Part):
             yield "write", "must name streams, each once"
 
 
-Connection = HyperConnection | AltUp | StreamSlice
+Connection = HyperConnection | GatedStreams | AltUp | StreamSlice
 
 
 @part
@@ -165,11 +189,14 @@ class Branch(Part):
         | StateSpace
         | ShortConvolution
         | ChannelStateSpace
+        | GatedLinearRecurrence
         | LightningAttention
         | CompressedAttention
         | RoutedAttention
+        | ConvolvedAttention
         | FeedForward
         | MixtureOfExperts
+        | ChainedExperts
         | LowRank
         | PerLayerInput
         | Linear
@@ -223,6 +250,8 @@ class Step(Part):
         if self.connection:
             if self.read.registers != ("x",):
                 yield "read", "must be x where a connection reads the streams"
+            if self.read.scale is not None:
+                yield "read.scale", "must be None where a connection reads the streams"
             if [write.register for write in self.writes] != ["x"] or "x" in written:
                 yield "writes", "must be one, to x and without x among its terms: the connection adds the streams"
 
@@ -276,17 +305,34 @@ def projection_names(value: Part, prefix: str = "") -> tuple[str, ...]:
 
 
 def sequential_layer(
-    *parts: tuple[str, Part], norm: Norm | None, output_norm: Norm | None = None, scale: float | None = None
+    *parts: tuple[str, Part],
+    norm: Norm | None,
+    output_norm: Norm | None = None,
+    scale: float | None = None,
+    sum_norm: Norm | None = None,
 ) -> Program:
-    """One residual step after the other, all with the same norm: the layer of most decoders."""
-    steps = (residual_step(name, part, norm=norm, output_norm=output_norm, scale=scale) for name, part in parts)
-    return Program(steps=tuple(steps))
+    """One residual step after the other, all with the same norms: the layer of most decoders."""
+    norms = {"norm": norm, "output_norm": output_norm, "sum_norm": sum_norm}
+    return Program(steps=tuple(residual_step(name, part, scale=scale, **norms) for name, part in parts))
+
+
+def parallel_layer(*parts: tuple[str, Part], norm: Norm | None, sum_order: tuple[str, ...]) -> Program:
+    """One step whose branches read the same normed x; what they give and x are added as `sum_order` names them."""
+    branches = tuple(Branch(name=name, part=part) for name, part in parts)  # type: ignore[arg-type]
+    write = Write(terms=tuple(Term(source=source) for source in sum_order))
+    return Program(steps=(Step(branches=branches, writes=(write,), norm=norm),))
 
 
 def residual_step(
-    name: str, part: Part, *, norm: Norm | None, output_norm: Norm | None = None, scale: float | None = None
+    name: str,
+    part: Part,
+    *,
+    norm: Norm | None,
+    output_norm: Norm | None = None,
+    scale: float | None = None,
+    sum_norm: Norm | None = None,
 ) -> Step:
-    """x = x + scale · output_norm(part(norm(x))): the step of nearly every layer."""
+    """x = sum_norm(x + scale · output_norm(part(norm(x)))): the step of nearly every layer."""
     branch = Branch(name=name, part=part, output_norm=output_norm)  # type: ignore[arg-type]
     terms = (Term(source="x"), Term(source=name, scale=scale))
-    return Step(branches=(branch,), writes=(Write(terms=terms),), norm=norm)
+    return Step(branches=(branch,), writes=(Write(terms=terms, norm=sum_norm),), norm=norm)

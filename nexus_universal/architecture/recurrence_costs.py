@@ -13,7 +13,7 @@ from nexus_universal.architecture.costs import (
     total,
     weights,
 )
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
 
 
 @cost.register
@@ -37,4 +37,17 @@ def _(part: ChannelStateSpace, place: Place) -> Cost:
         weights(state + part.width),
         Cost(flops=2 * state, fixed=state * FLOAT32_BYTES),
         linear(part.width, place.model, "output" in part.biases),
+    )
+
+
+@cost.register
+def _(part: GatedLinearRecurrence, place: Place) -> Cost:
+    channels = part.width // part.heads
+    return total(
+        *2 * [linear(place.width, part.width, bias=True)],
+        convolution_cost(part.width, part.convolution, place, bias=True),
+        *2 * part.heads * [linear(channels, channels, bias=True)],
+        weights(part.width),
+        Cost(fixed=part.width * FLOAT32_BYTES),
+        linear(part.width, place.model, bias=True),
     )

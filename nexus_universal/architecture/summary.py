@@ -5,19 +5,19 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import Any
 
+from nexus_universal.architecture.chained_experts import ChainedExperts
+from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
+from nexus_universal.architecture.program import Branch, Linear, Program
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
     GatedDeltaRule,
-    LatentAttention,
+    GatedLinearRecurrence,
     LightningAttention,
-    LowRank,
-    SparseIndexer,
+    ShortConvolution,
     StateSpace,
 )
-from nexus_universal.architecture.program import Branch, Linear, Program
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
 from nexus_universal.architecture.serial import runs
 
 
@@ -80,6 +80,11 @@ def _(part: ChannelStateSpace) -> str:
 
 
 @part_line.register
+def _(part: GatedLinearRecurrence) -> str:
+    return f"gated recurrence {part.width}"
+
+
+@part_line.register
 def _(part: LightningAttention) -> str:
     return f"lightning attention {part.heads}×{part.head_dim}"
 
@@ -93,6 +98,17 @@ def _(part: CompressedAttention) -> str:
 @part_line.register
 def _(part: RoutedAttention) -> str:
     return f"routed attention {part.per_token}/{part.experts} × {part.kv_heads}×{part.head_dim}"
+
+
+@part_line.register
+def _(part: ConvolvedAttention) -> str:
+    window = f" w{part.window}" if part.window else ""
+    return f"convolved attention {part.heads}/{part.kv_heads}×{part.head_dim}{window}"
+
+
+@part_line.register
+def _(part: ChainedExperts) -> str:
+    return f"experts 1/{part.experts}×{part.expert.width}+none"
 
 
 @part_line.register

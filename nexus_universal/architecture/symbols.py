@@ -85,7 +85,10 @@ def linear(role: str, argument: str, bias: bool = False) -> str:
 
 def gated(expression: str, gate: OutputGate | None, bias: bool = False) -> str:
     """An output times its gate."""
-    return product(expression, call(gate.activation, linear("g", "z", bias))) if gate else expression
+    if gate is None:
+        return expression
+    learned = linear("g", "z", bias) + (" + b_{h}" if gate.head_bias else "")
+    return product(expression, call(gate.activation, learned))
 
 
 def output(name: str, expression: str, bias: bool = False, role: str = "o") -> str:

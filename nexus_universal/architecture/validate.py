@@ -17,6 +17,7 @@ from nexus_universal.architecture.paths import anchor, fields_of
 from nexus_universal.architecture.program import (
     AltUp,
     Branch,
+    GatedStreams,
     HyperConnection,
     Program,
     Step,
@@ -25,7 +26,19 @@ from nexus_universal.architecture.program import (
 )
 from nexus_universal.architecture.serial import type_hints
 
-SIGNED_OR_ZERO = {"offset", "bos", "pad", "eos", "padding_row", "read", "write", "active", "identity_experts"}
+SIGNED_OR_ZERO = {
+    "offset",
+    "uncounted",
+    "zero",
+    "bos",
+    "pad",
+    "eos",
+    "padding_row",
+    "read",
+    "write",
+    "active",
+    "identity_experts",
+}
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 
 Problem = tuple[str, Any, str]
@@ -49,7 +62,7 @@ def problems(root: Part) -> Iterator[Problem]:
         yield from _emitted(layers)
         streams = root.streams  # type: ignore[attr-defined]
         for index, layer in enumerate(layers):
-            yield from _streams(layer, streams.count if streams else 1, f"layers.{index}")
+            yield from _streams(layer, streams.count if streams else None, f"layers.{index}")
         yield from _per_layer(layers, embedding.per_layer)
         yield from _unread(layers, registers)
         yield from _looked_up(layers, embedding.vocab)
@@ -62,6 +75,15 @@ def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iter
             yield f"head.{name}", getattr(head.bands, name.removeprefix("bands.")), message
     if head.skips == "reusing" and not only_reuses(layers[-1]):
         yield "head.skips", "reusing", "must be 'head' where the last layer keeps keys and values of its own"
+    width = head.transform.width if head.transform else embedding.width
+    if head.tied and not embedding.bands and width != embedding.table_width:
+        yield (
+            "head.tied",
+            True,
+            f"must be False: the head reads {width} numbers, rows have {embedding.table_width}",
+        )
+    if head.tied and embedding.spare:
+        yield "head.tied", True, "must be False where the embedding has spare rows: the table is longer than the head"
     if head.tied and embedding.bands:
         yield "head.tied", True, "must be False where the embedding has bands: there is no single table to share"
 
@@ -228,20 +250,22 @@ def _fits_emitter(where: str, holder: Any, emitter: Any) -> Iterator[Problem]:
                 yield f"{where}.{name}", found, f"must be {wanted}, as where {holder.reuse!r} is emitted"
 
 
-def _streams(program: Program, count: int, path: str) -> Iterator[Problem]:
+def _streams(program: Program, count: int | None, path: str) -> Iterator[Problem]:
     """Several streams are read through a connection, a single one never is; a nested program's x is a single one."""
     for index, step in enumerate(program.steps):
         where, connection = f"{path}.{anchor(step, index)}.connection", step.connection
-        if isinstance(connection, HyperConnection | AltUp) and connection.streams != count:
+        if connection and count is None:
+            yield where, connection, "must be None: x is a single stream"
+        elif isinstance(connection, HyperConnection | GatedStreams | AltUp) and connection.streams != count:
             yield f"{where}.streams", connection.streams, f"must equal streams.count = {count}"
-        if isinstance(connection, StreamSlice) and max(connection.read, *connection.write) >= count:
+        elif isinstance(connection, StreamSlice) and count and max(connection.read, *connection.write) >= count:
             yield where, (connection.read, connection.write), f"must name streams below streams.count = {count}"
         touched = {*step.read.registers, *(term.source for write in step.writes for term in write.terms)}
-        if connection is None and count > 1 and "x" in touched | {write.register for write in step.writes}:
+        if connection is None and count and "x" in touched | {write.register for write in step.writes}:
             yield where, None, f"must not be None: x is {count} streams"
         for branch in step.branches:
             if isinstance(branch.part, Program):
-                yield from _streams(branch.part, 1, f"{path}.{branch.name}")
+                yield from _streams(branch.part, None, f"{path}.{branch.name}")
 
 
 def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:

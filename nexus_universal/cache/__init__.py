@@ -3,6 +3,8 @@
 from nexus_universal.cache.cache import Cache
 from nexus_universal.cache.states import (
     CompressedState,
+    ConvolvedState,
+    ConvolvedWindowState,
     FirstLength,
     IndexedState,
     KeyValueState,
@@ -14,6 +16,8 @@ from nexus_universal.cache.states import (
 __all__ = [
     "Cache",
     "CompressedState",
+    "ConvolvedState",
+    "ConvolvedWindowState",
     "FirstLength",
     "IndexedState",
     "KeyValueState",

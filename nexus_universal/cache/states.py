@@ -122,6 +122,26 @@ class IndexedState(KeyValueState):
             self.index = self.index[:, :length]
 
 
+class ConvolvedState(KeyValueState):
+    """Keys and values, the last inputs of what convolves them, and what comes a position late."""
+
+    fields = ("keys", "values", "convolution", "late")
+    keeps_positions = False
+
+    def __init__(self, *window: int) -> None:
+        super().__init__(*window)
+        self.convolution: Tensor | None = None
+        self.late: Tensor | None = None
+
+    def crop(self, length: int, *, seen: int) -> None:
+        if length < seen:
+            State.crop(self, length, seen=seen)
+
+
+class ConvolvedWindowState(ConvolvedState, WindowState):
+    """The same for a sliding window."""
+
+
 class CompressedState(WindowState):
     """A window of vectors that are keys and values at once, and what compressors make of the positions before.
 

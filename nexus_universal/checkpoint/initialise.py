@@ -10,12 +10,17 @@ from torch import nn
 from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.activations import Xielu
 from nexus_universal.layers.adaptive import Band
-from nexus_universal.layers.block import LayerScale
+from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.connections import UniversalHyperConnection
+from nexus_universal.layers.experts import UniversalRouter
+from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
+from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
+from nexus_universal.layers.lightning_attention import UniversalLightningAttention
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.state_space import UniversalStateSpace
+from nexus_universal.layers.steps import LayerScale
 from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.tables import Table
 
@@ -24,10 +29,12 @@ from nexus_universal.layers.tables import Table
 def initialise(model: nn.Module, text: Text) -> None:
     """Matrices normal with std `initializer_range`, biases zero, norms the identity, the pad row zero.
 
-    A delta rule's decays start as log U(0.01, 16) with bias 1. `scaled_residual` shrinks what writes to the residual by
+    A delta rule's decays start as log U with bias 1, or as steps do. `scaled_residual` shrinks what writes to the residual by
     √(2 · layers) (GPT-2).
     """
     std = text.initializer_range
+    for buffer in model.buffers():
+        nn.init.zeros_(buffer)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and not name.endswith("bias"):
             is_residual = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
@@ -41,6 +48,8 @@ def initialise(model: nn.Module, text: Text) -> None:
             nn.init.zeros_(buffer)
         if isinstance(module, UniversalNorm) and module.weight is not None:
             nn.init.constant_(module.weight, 0.0 if module.part.scale == "one_plus_weight" else 1.0)
+        elif isinstance(module, Gain):
+            nn.init.ones_(module.weight)
         elif isinstance(module, Table) and module.padding_row is not None:
             nn.init.zeros_(module.weight[module.padding_row])
         elif isinstance(module, Band):  # as fairseq's adaptive_input.py: each band's output alike, however narrow
@@ -57,15 +66,20 @@ def initialise(model: nn.Module, text: Text) -> None:
             isinstance(module, UniversalStreams) and module.part.merge == "weigh"
         ):
             nn.init.ones_(module.scale)
-        elif isinstance(module, UniversalGatedDelta):
-            module.decay_log.uniform_(0.01, 16).log_()
+        elif isinstance(module, UniversalRouter) and text.zero_routers:
+            nn.init.zeros_(module.weight)
+        elif isinstance(module, UniversalGatedDelta | UniversalChannelDelta):
+            module.decay_log.uniform_(*text.decay_range).log_()
             nn.init.ones_(module.decay_bias)
-        elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace):
+            _initialise_steps(module.decay_bias, text)
+        elif isinstance(module, UniversalLightningAttention):
+            module.start_decays()
+        elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace | UniversalHeadedStateSpace):
             _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
 
 
 def _initialise_state_space(
-    module: UniversalStateSpace | UniversalChannelStateSpace, text: Text, *, layers: int
+    module: UniversalStateSpace | UniversalChannelStateSpace | UniversalHeadedStateSpace, text: Text, *, layers: int
 ) -> None:
     """A is -1, -2, … head by head or state by state (S4D-real, arXiv 2206.11893), D 1, Δ as `text` says."""
     nn.init.ones_(module.skip)
@@ -73,16 +87,22 @@ def _initialise_state_space(
     if isinstance(module, UniversalStateSpace):
         bias = nn.init.ones_(module.step_bias)
     else:
-        bias, bound = module.step.bias, module.part.rank**-0.5
+        headed, bound = isinstance(module, UniversalHeadedStateSpace), module.part.rank**-0.5
+        weight, bias = (module.step_weight, module.step_bias) if headed else (module.step.weight, module.step.bias)
         if text.step_range:
-            nn.init.uniform_(module.step.weight, -bound, bound)
-    if text.step_range:
-        low, high, floor = text.step_range
-        step = torch.empty_like(bias, dtype=torch.float32).uniform_(math.log(low), math.log(high))
-        step = step.exp().clamp_min(floor)
-        bias.copy_(step + torch.log(-torch.expm1(-step)))
+            nn.init.uniform_(weight, -bound, bound)
+    _initialise_steps(bias, text)
     if text.uniform_output:
         for weight in (module.convolution.weight, module.output.weight):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
     if text.shrunk_output:
         nn.init.kaiming_uniform_(module.output.weight, a=math.sqrt(5)).div_(math.sqrt(layers))
+
+
+def _initialise_steps(bias: torch.Tensor, text: Text) -> None:
+    """The bias whose softplus is log-uniform in `step_range`."""
+    if text.step_range:
+        low, high, floor = text.step_range
+        step = torch.empty_like(bias, dtype=torch.float32).uniform_(math.log(low), math.log(high))
+        step = step.exp().clamp_min(floor)
+        bias.copy_(step + torch.log(-torch.expm1(-step)))

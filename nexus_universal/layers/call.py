@@ -62,6 +62,7 @@ class MaskKind:
     """What a kind of layer needs of its mask: a window, one that is always there, numbers to add, biases per head."""
 
     window: int | None = None
+    chunked: bool = False
     form: Literal["omissible", "always", "additive"] = "omissible"
     alibi: Alibi | None = None
     heads: int = 0
@@ -166,6 +167,7 @@ class CallPlan:
                 batch=batch,
                 device=x.device,
                 window=kind.window,
+                chunked=kind.chunked,
                 padding=real,
                 positions=may_be_packed,
                 always=kind.form != "omissible" or kind.alibi is not None,
@@ -234,5 +236,10 @@ def _growth(rule: int | QueryTemperature, positions: Int[Tensor, "rows seq"]) ->
     if isinstance(rule, int):  # in float64 first, as a table of Python numbers would be
         grown = (positions + 1).double().log() / math.log(rule)
         return grown.clamp(min=1.0).float()[:, None, :, None]
-    grown = 1 + rule.growth * torch.log(1 + torch.floor(positions / rule.span))
+    if rule.form == "log":
+        grown = 1 + rule.growth * torch.log(1 + torch.floor(positions / rule.span))
+    elif rule.form == "log_next":
+        grown = torch.log1p(torch.floor((positions.float() + 1.0) / rule.span)) * rule.growth + 1.0
+    else:
+        grown = torch.exp(rule.growth * torch.log1p((positions.float() + 1) / rule.span))
     return grown[:, None, :, None]

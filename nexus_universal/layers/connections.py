@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.program import AltUp, Connection, HyperConnection, StreamSlice
+from nexus_universal.architecture.program import AltUp, Connection, GatedStreams, HyperConnection, StreamSlice
 from nexus_universal.layers.linear import Linear
-from nexus_universal.layers.norms import UniversalNorm, bare_rms
+from nexus_universal.layers.norms import UniversalNorm, bare_rms, reciprocal
 
 StreamsOf = Float[Tensor, "batch seq streams d_hidden"]
 One = Float[Tensor, "batch seq d_hidden"]
@@ -107,7 +107,35 @@ class UniversalHyperConnection(nn.Module):
         return post.to(x.dtype).unsqueeze(-1) * y.unsqueeze(-2) + mixed
 
 
+class UniversalGatedStreams(nn.Module):
+    """Streams are collapsed by gates, and each gets its share of what is made of them."""
+
+    def __init__(self, part: GatedStreams, *, d_model: int) -> None:
+        super().__init__()
+        self.part = part
+        self.weight = nn.Parameter(torch.empty(2 * part.streams, part.streams * d_model))
+        self.bias = nn.Parameter(torch.empty(2 * part.streams))
+        self.scale = nn.Parameter(torch.empty(2))
+
+    def read(self, x: StreamsOf) -> tuple[One, tuple[Tensor, ...]]:
+        """The weighed sum of the streams; and each one's share of what is made of it, and the streams."""
+        count, eps = self.part.streams, self.part.eps
+        flat = x.flatten(2).float()
+        rows = F.linear(flat, self.weight.float()) * reciprocal(flat, self.part.norm_eps)
+        (pre_bias, post_bias), (pre_scale, post_scale) = self.bias.split(count), self.scale.unbind(0)
+        pre, post = rows.split(count, dim=-1)
+        pre = torch.sigmoid(pre * pre_scale + pre_bias) + eps
+        post = self.part.magnitude * torch.sigmoid(post * post_scale + post_bias) + eps
+        return torch.sum(pre.unsqueeze(-1) * x, dim=2).to(x.dtype), (post, x)
+
+    def write(self, kept: tuple[Tensor, ...], y: One) -> StreamsOf:
+        """The streams, each with its share of y."""
+        post, x = kept
+        return (post.float().unsqueeze(-1) * y.float().unsqueeze(-2) + x.float()).to(x.dtype)
+
+
 CONNECTIONS: dict[type, Any] = {
+    GatedStreams: UniversalGatedStreams,
     AltUp: UniversalAltUp,
     HyperConnection: UniversalHyperConnection,
     StreamSlice: UniversalStreamSlice,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.mixers import GatedDeltaRule
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution
@@ -41,7 +41,7 @@ class UniversalGatedDelta(nn.Module):
         order = dict.fromkeys((*(role for packed in part.packing for role in packed.roles), *rows))
         self.project = InputProjections(self, {role: rows[role] for role in order}, d_in=d_model, packing=part.packing)
         channels = 2 * self.key_width + self.value_width
-        self.convolution = CausalConvolution(channels, part.convolution, activation=part.activation)
+        self.convolution = CausalConvolution(channels, part.convolution, activation=part.activation, cut=part.cut)
         self.decay_log = nn.Parameter(torch.empty(part.value_heads))
         self.decay_bias = nn.Parameter(torch.empty(part.value_heads))
         self.norm = GatedNorm(part.norm, part.value_dim, activation=part.gate_activation)

@@ -67,26 +67,71 @@ def eager_attention(
     scale: float,
     softcap: float | None = None,
     sinks: Float[Tensor, " heads"] | None = None,
+    softmax: torch.dtype | None = torch.float32,
+    shifted: bool = False,
+    wide: bool = False,
 ) -> Float[Tensor, "batch seq heads dv"]:
     """softmax(softcap(scale · q kᵀ) + mask) v, step by step; `sinks` are one more score per head, without a value.
 
-    The softmax is float32, with sinks the scores' own dtype after their maximum is taken off.
+    The softmax is in the dtype `softmax`; None, and with sinks, is that of the scores, which are float32 where `wide`.
+    It is `shifted` where their maximum is taken off before.
     """
     times = query.shape[1] // key.shape[1]
-    if sinks is not None:  # the reference's rotation joins halves, which leaves no strides: gradients' bits show it
+    if wide:
+        query, key = query.float(), key.float()
+    elif sinks is not None:  # the reference's rotation joins halves, which leaves no strides: gradients' bits show it
         query, key = query.contiguous(), key.contiguous()
     scores = torch.matmul(query, repeat_heads(key, times).transpose(2, 3)) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores + mask
-    if sinks is None:
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    else:
+    if sinks is not None:
         sink = sinks.reshape(1, -1, 1, 1).expand(query.shape[0], -1, query.shape[2], -1)
-        scores = torch.cat([scores, sink], dim=-1)
-        scores = scores - scores.max(dim=-1, keepdim=True).values
-        weights = torch.softmax(scores, dim=-1)[..., :-1]
+        scores, softmax = torch.cat([scores, sink], dim=-1), None
+    if shifted:
+        scores, softmax = scores - scores.max(dim=-1, keepdim=True).values, None
+    weights = torch.softmax(scores, dim=-1, dtype=softmax)
+    weights = (weights if sinks is None else weights[..., :-1]).to(value.dtype)
     return torch.matmul(weights, repeat_heads(value, times)).transpose(1, 2).contiguous()
+
+
+def divided_eager_attention(
+    query: Float[Tensor, "batch heads seq d"],
+    key: Float[Tensor, "batch kv_heads keys d"],
+    value: Float[Tensor, "batch kv_heads keys dv"],
+    *,
+    mask: Float[Tensor, "batch _ seq keys"],
+    scale: float,
+    wide: bool = False,
+) -> Float[Tensor, "batch seq heads dv"]:
+    """The same with scores divided by 1/scale, in the dtype of q kᵀ: a `wide` one is float32."""
+    times = query.shape[1] // key.shape[1]
+    if wide:
+        query, key = query.float(), key.float()
+    scores = torch.matmul(query, repeat_heads(key, times).transpose(2, 3)) / (1 / scale)
+    weights = torch.softmax(scores + mask, dim=-1).to(value.dtype)
+    return torch.matmul(weights, repeat_heads(value, times)).transpose(1, 2).contiguous()
+
+
+def added_eager_attention(
+    query: Float[Tensor, "batch heads seq d"],
+    key: Float[Tensor, "batch kv_heads keys d"],
+    value: Float[Tensor, "batch kv_heads keys dv"],
+    *,
+    mask: Float[Tensor, "batch _ seq keys"],
+    scale: float,
+) -> Float[Tensor, "batch seq heads dv"]:
+    """The same with mask + scale · q kᵀ as one product, which rounds once."""
+    batch, heads, seq, _ = query.shape
+    times = heads // key.shape[1]
+    query, key, value = (
+        role.reshape(batch * heads, -1, role.shape[-1])
+        for role in (query, repeat_heads(key, times), repeat_heads(value, times))
+    )
+    bias = mask.expand(batch, heads, seq, -1).reshape(batch * heads, seq, -1)
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.bmm(weights, value).unflatten(0, (batch, heads)).transpose(1, 2).contiguous()
 
 
 def gated_eager_attention(

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from nexus_universal.architecture.mixers import LatentAttention, SparseIndexer
 from nexus_universal.cache import IndexedState, KeyValueState, State
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
-from nexus_universal.layers.kernels import fused_attention
+from nexus_universal.layers.kernels import eager_attention, fused_attention
 from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.sparse_indexer import ReusedSelection, UniversalSparseIndexer
 from nexus_universal.layers.support import refuse_unless
@@ -23,9 +24,13 @@ class UniversalLatentAttention(nn.Module):
         self, part: LatentAttention, *, d_model: int, plan: CallPlan | None = None, key: str | None = None
     ) -> None:
         super().__init__()
-        refuse_unless(part, query_scale=None, latent_scale=None, gate=None, sinks=False)
+        if part.gate:
+            refuse_unless(part.gate, activation="sigmoid", wide="none", head_bias=False)
         self.part = part
         self.plan = plan or CallPlan()
+        if part.gate:
+            rows = part.heads * (part.value_dim if part.gate.per == "channel" else 1)
+            self.gate = Linear(d_model, rows, bias=False)
         query_width = part.heads * part.head_dim
         if part.query_rank is None:
             self.query = Linear(d_model, query_width, bias=False)
@@ -39,7 +44,9 @@ class UniversalLatentAttention(nn.Module):
         self.output = Linear(part.heads * part.value_dim, d_model, bias="output" in part.biases)
         self.rope_index = self.plan.rope(part.rope, part.rope_dim) if part.rope else None
         self.indexer = self._indexer(d_model)
-        self.mask_index = self.plan.mask(MaskKind(form="always" if self.indexer else "omissible"), key)
+        self.sinks = nn.Parameter(torch.empty(part.heads)) if part.sinks else None
+        form = "additive" if part.sinks else "always" if self.indexer else "omissible"
+        self.mask_index = self.plan.mask(MaskKind(form=form), key)
 
     def _indexer(self, d_model: int) -> nn.Module | None:
         """What narrows the mask, called (input, query latent, mask, call, state)."""
@@ -61,13 +68,16 @@ class UniversalLatentAttention(nn.Module):
     ) -> Float[Tensor, "batch seq d_hidden"]:
         call = call or self.plan.begin(x)
         part, (batch, seq) = self.part, x.shape[:2]
+        gate = self.gate(x) if part.gate and not part.late_gate else None
         query_latent = x if part.query_rank is None else self.query_norm(self.query_down(x))
         query = (self.query if part.query_rank is None else self.query_up)(query_latent)
         query = query.view(batch, seq, part.heads, part.head_dim).transpose(1, 2)
-        query_nope, query_rope = query.split([part.nope_dim, part.rope_dim], dim=-1)
+        query_nope, query_rope = (
+            _times(half, part.query_scale) for half in query.split([part.nope_dim, part.rope_dim], dim=-1)
+        )
 
         latent, key_rope = self.latent_down(x).split([part.latent_rank, part.rope_dim], dim=-1)
-        latent = self.latent_norm(latent).view(batch, 1, seq, part.latent_rank)
+        latent = _times(self.latent_norm(latent), part.latent_scale).view(batch, 1, seq, part.latent_rank)
         key_rope = key_rope.view(batch, 1, seq, part.rope_dim)
         if self.rope_index is not None:
             rope = self.plan.ropes[self.rope_index]
@@ -81,8 +91,19 @@ class UniversalLatentAttention(nn.Module):
         mask = call.masks[self.mask_index]
         if self.indexer is not None:
             mask = self.indexer(x, query_latent, mask, call, state)
-        mixed = fused_attention(query, key, value, mask=mask, scale=part.softmax_scale)
+        mixed = self._attend(query, key, value, mask)
+        gate = self.gate(x) if part.late_gate else gate
+        if gate is not None:
+            mixed = mixed * torch.sigmoid(gate).view(batch, seq, part.heads, -1)
         return self.output(mixed.reshape(batch, seq, -1))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
+        if self.sinks is None:
+            return fused_attention(query, key, value, mask=mask, scale=self.part.softmax_scale)
+        assert mask is not None
+        return eager_attention(
+            query, key, value, mask=mask, scale=self.part.softmax_scale, sinks=self.sinks, shifted=True
+        )
 
     def expand(
         self, latent: Float[Tensor, "batch one keys rank"], key_rope: Float[Tensor, "batch one keys rope"]
@@ -93,3 +114,7 @@ class UniversalLatentAttention(nn.Module):
         expanded = self.latent_up(latent).view(batch, keys, part.heads, -1).transpose(1, 2)
         key_nope, value = expanded.split([part.nope_dim, part.value_dim], dim=-1)
         return torch.cat((key_nope, key_rope.expand(-1, part.heads, -1, -1)), dim=-1), value
+
+
+def _times(x: Float[Tensor, "*lead width"], scale: float | None) -> Float[Tensor, "*lead width"]:
+    return x if scale is None else x * scale

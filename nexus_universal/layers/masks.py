@@ -31,8 +31,11 @@ def attention_mask(
     padding: Bool[Tensor, "batch total"] | None,
     positions: Int[Tensor, "rows seq"] | None,
     always: bool = False,
+    chunked: bool = False,
 ) -> Bool[Tensor, "batch one queries keys"] | None:
     """True where a query may see a key; None where `is_causal` (or a single query) needs no mask, unless `always`.
+
+    A `chunked` window is the query's own chunk, counted from the first token that is no pad.
 
     `positions` are given only where several sequences may be packed into one row: they are then kept apart. The rules
     for leaving the mask out are the reference's (masking_utils.py): another choice would take a kernel of other bits.
@@ -53,7 +56,9 @@ def attention_mask(
         positions = positions.expand(batch, -1)
         at_query, at_key = positions[rows, query], positions[rows, key]
     seen = at_key <= at_query
-    if window is not None:
+    if window is not None and chunked:
+        seen = (_chunk(at_key, window, padding) == _chunk(at_query, window, padding)) & seen
+    elif window is not None:
         seen = (at_key > at_query - window) & seen
     if sequence is not None:
         sequence = sequence.expand(batch, -1)
@@ -61,6 +66,16 @@ def attention_mask(
     if padding is not None:
         seen = seen & padding[rows, key]
     return seen.expand(batch, -1, extent.queries, extent.keys)
+
+
+def _chunk(
+    at: Int[Tensor, "rows one queries keys"], size: int, padding: Bool[Tensor, "batch total"] | None
+) -> Int[Tensor, "rows one queries keys"]:
+    """The number of the chunk that a place lies in; those of a padded row begin behind its pads."""
+    if padding is None:
+        return at // size
+    pads = (padding.cumsum(-1) == 0).sum(-1)
+    return (at - pads[:, None, None, None]) // size
 
 
 def additive(mask: Mask, dtype: torch.dtype) -> Float[Tensor, "batch heads queries keys"]:

@@ -15,7 +15,7 @@ from nexus_universal.layers.support import refuse_unless
 class UniversalNorm(nn.Module):
     """Base: holds weight and bias as the part says. `UniversalNorm.of(part, width)` picks the class."""
 
-    def __init__(self, part: Norm, width: int) -> None:
+    def __init__(self, part: Norm, width: int | tuple[int, int]) -> None:
         super().__init__()
         self.part = part
         self.eps = part.eps
@@ -61,7 +61,12 @@ def _rms_then_weight(norm: UniversalNorm, x: Float[Tensor, "*lead width"]) -> Fl
 
 def bare_rms(x: Float[Tensor, "*lead width"], eps: float) -> Float[Tensor, "*lead width"]:
     """x / rms(x), the reciprocal rounded to x's dtype before it is multiplied (DeepSeek-V4)."""
-    return x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps).to(x.dtype)
+    return x * reciprocal(x, eps)
+
+
+def reciprocal(x: Float[Tensor, "*lead width"], eps: float) -> Float[Tensor, "*lead one"]:
+    """1 / rms(x), rounded to x's dtype."""
+    return torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps).to(x.dtype)
 
 
 class RMSNorm(UniversalNorm):
@@ -104,6 +109,25 @@ class NativeLayerNorm(UniversalNorm):
         return F.layer_norm(x, x.shape[-1:], weight, self.bias, self.eps)
 
 
+class HeadNorms(LayerNorm):
+    """A LayerNorm whose weights [heads, width] each head has of its own, written out in float32 (Cohere)."""
+
+    @staticmethod
+    def of(part: Norm, shape: tuple[int, int]) -> HeadNorms:
+        """The norms of so many heads of such a width, position by position; torch's kernel takes head by head."""
+        refuse_unless(part, kind="layer", scale="weight", bias=False)
+        return (NativeHeadNorms if part.rounding == "native" else HeadNorms)(part, shape)
+
+
+class NativeHeadNorms(HeadNorms):
+    """One call of torch's own LayerNorm kernel for each head (StableLM)."""
+
+    def forward(self, x: Float[Tensor, "batch heads seq width"]) -> Float[Tensor, "batch heads seq width"]:
+        assert self.weight is not None
+        heads = zip(x.split(1, dim=1), self.weight, strict=True)
+        return torch.cat([F.layer_norm(head, head.shape[-1:], weight, None, self.eps) for head, weight in heads], dim=1)
+
+
 class WideLayerNorm(UniversalNorm):
     """torch's own LayerNorm kernel in float32, rounded at the end; without weights (OLMo)."""
 
@@ -130,6 +154,22 @@ class GatedNorm(UniversalNorm):
         self, x: Float[Tensor, "*lead width"], gate: Float[Tensor, "*lead width"]
     ) -> Float[Tensor, "*lead width"]:
         return (_rms_then_weight(self, x) * self.activation(gate.to(torch.float32))).to(x.dtype)
+
+
+class LateRoundedGatedNorm(UniversalNorm):
+    """norm(x) · act(gate) in float32, the weight as well, rounded at the end (Kimi Linear)."""
+
+    def __init__(self, part: Norm, width: int, *, activation: str) -> None:
+        refuse_unless(part, kind="rms", rounding="after_scale", bias=False)
+        super().__init__(part, width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(
+        self, x: Float[Tensor, "*lead width"], gate: Float[Tensor, "*lead width"]
+    ) -> Float[Tensor, "*lead width"]:
+        wide = x.to(torch.float32)
+        normed = self.gain() * (wide * reciprocal_rms(self.part, wide))
+        return (normed * self.activation(gate.to(torch.float32))).to(x.dtype)
 
 
 class SlicedGatedNorm(UniversalNorm):

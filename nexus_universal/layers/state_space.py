@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.mixers import StateSpace
+from nexus_universal.architecture.recurrences import StateSpace
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution, without_pads

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Streams
 from nexus_universal.layers.linear import Linear
-from nexus_universal.layers.norms import bare_rms
+from nexus_universal.layers.norms import bare_rms, reciprocal
 
 StreamsOf = Float[Tensor, "batch seq streams d_hidden"]
 One = Float[Tensor, "batch seq d_hidden"]
@@ -40,7 +40,11 @@ class UniversalStreams(nn.Module):
     def merge(self, x: StreamsOf) -> One:
         """What the final norm reads."""
         if self.part.norm_eps is not None:
-            rows = F.linear(bare_rms(x.flatten(2).float(), self.part.norm_eps), self.weight.float())
+            read, norm_eps = x.flatten(2).float(), self.part.norm_eps
+            if self.part.late_norm:
+                rows = F.linear(read, self.weight.float()) * reciprocal(read, norm_eps)
+            else:
+                rows = F.linear(bare_rms(read, norm_eps), self.weight.float())
             shares = torch.sigmoid(rows * self.scale.float() + self.bias.float()) + self.part.eps
             return (shares.unsqueeze(-1) * x).sum(dim=2).to(x.dtype)
         first, *others = x.permute(2, 0, 1, 3).unbind(0)

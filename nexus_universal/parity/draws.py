@@ -7,12 +7,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nexus_universal.architecture.mixers import CompressedAttention, StateSpace
+from nexus_universal.architecture.convolved_attention import ConvolvedAttention
+from nexus_universal.architecture.mixers import CompressedAttention
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
+    GatedLinearRecurrence,
+    ShortConvolution,
+    StateSpace,
+)
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
-from nexus_universal.parity.modes import GIVEN, LEFT_PADDED, Sample
+from nexus_universal.parity.modes import (
+    COUNTS_SLOTS,
+    GIVEN,
+    GROWS_BY_SLOTS,
+    KEEPS_ALL,
+    LAST,
+    LEFT_PADDED,
+    WIDENS_MASK,
+    Sample,
+)
 
 CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
 
@@ -102,12 +117,33 @@ def asked(n: Any, mode: str, sample: Sample) -> Sample:
         return replace(sample, given="ids")  # experts are chosen by them
     if mode == "chunks" and scans_restart(n):
         return sample.stepped()
-    return sample.unpadded() if mode in LEFT_PADDED and pads_leak(n) else sample
+    if mode == GIVEN and n.origin.family == "trocr" and n.embedding.positions.uncounted is not None:
+        return replace(sample, given="ids")  # positions are made of them
+    if mode == LAST and n.origin.family in KEEPS_ALL:
+        return replace(sample, keep=0)
+    if mode in LEFT_PADDED and counts_slots(n):
+        return replace(sample, counted="slots")
+    leaks = pads_leak(n) if mode in LEFT_PADDED else False
+    return sample.unpadded() if leaks or (mode == "cached decode" and widens_mask(n)) else sample
+
+
+def widens_mask(n: Any) -> bool:
+    """Whether a reference shifts the mask of a cached call by the places of an image that is not there."""
+    return n.origin.family in WIDENS_MASK
+
+
+def counts_slots(n: Any) -> bool:
+    """Whether a reference counts pads as positions, whatever it is told."""
+    return n.origin.family in (*COUNTS_SLOTS, *GROWS_BY_SLOTS)
 
 
 def pads_leak(n: Any) -> bool:
     """Whether a reference lets pads in: a convolution that reads their bias, or a compressor that pools them."""
     if any(isinstance(part, CompressedAttention) and part.rate for part in _parts(n)):
+        return True
+    if any(isinstance(part, GatedLinearRecurrence) for part in _parts(n)):
+        return True
+    if any(isinstance(part, ConvolvedAttention) and part.bias for part in _parts(n)):
         return True
     biased = [part.bias if isinstance(part, ShortConvolution) else "input" in part.biases for part in _convolving(n)]
     return any(biased)
@@ -120,7 +156,7 @@ def steps_differ(n: Any) -> bool:
 
 def scans_restart(n: Any) -> bool:
     """Whether a reference forgets its state where several positions are read after others."""
-    return any(isinstance(part, ChannelStateSpace) for part in _convolving(n))
+    return any(isinstance(part, ChannelStateSpace | GatedLinearRecurrence) for part in _parts(n))
 
 
 def _convolving(n: Any) -> list[StateSpace | ChannelStateSpace | ShortConvolution]:
@@ -134,4 +170,4 @@ def _parts(n: Any) -> list[Any]:
 def longest_sample(n: Any, *, wanted: int) -> int:
     """A length past every window and the original context, but inside a learned position table."""
     table = n.embedding.positions
-    return min(wanted, table.count) if table is not None else wanted
+    return min(wanted, table.reach) if table is not None else wanted

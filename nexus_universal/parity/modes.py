@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -18,8 +18,49 @@ from nexus_universal.transformer import UniversalTransformer
 STARTS_ANEW = ("bamba",)
 """Types whose cached calls count positions from 0 again where none are given (docs/REFERENCE_FAULTS.md)."""
 
+OWN_CACHE = {"minimax": "MiniMaxCache"}
+"""Types that take no cache but one of their own class."""
+
+READS_ANEW = ("openai-gpt",)
+"""Types without any cache: what came before is read again with every piece, in products of other shapes and bits."""
+
+COUNTS_SLOTS = (
+    "bart",
+    "bigbird_pegasus",
+    "blenderbot",
+    "blenderbot-small",
+    "marian",
+    "mbart",
+    "mvp",
+    "pegasus",
+    "plbart",
+    "roformer",
+    "trocr",
+)
+"""Types that are never told positions and count pads as tokens (docs/REFERENCE_FAULTS.md); so ours is asked to."""
+
+GROWS_BY_SLOTS = ("llama4", "llama4_text")
+"""Types whose queries grow with slots, pads among them, and not with positions (docs/REFERENCE_FAULTS.md)."""
+
+KEEPS_ALL = ("trocr", "whisper")
+"""Types that give logits of all positions, whichever are asked for: a product over more rows has other bits."""
+
 TAKES_NEW = ("mamba", "falcon_mamba")
 """Types that take a mask for one of the new positions alone; generation hands them none in its steps, and so it is."""
+
+WIDENS_MASK = ("git",)
+"""Types that shift the mask of a cached call by the places of an image, though there be none."""
+
+POSITIONS_ARE_ROWS = (
+    "roberta",
+    "camembert",
+    "data2vec-text",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+"""Types that take given positions for rows of a table whose first ones are no token's (docs/REFERENCE_FAULTS.md)."""
 
 Logits = Float[Tensor, "*positions d_vocab"]
 Ids = Int[Tensor, "batch seq"]
@@ -27,7 +68,11 @@ Ids = Int[Tensor, "batch seq"]
 
 @dataclass(frozen=True)
 class Sample:
-    """What a draw is run on: ids, the rows' lengths when the batch is ragged, chunk sizes, and a prompt's length."""
+    """What a draw is run on: ids, the rows' lengths when the batch is ragged, chunk sizes, and a prompt's length.
+
+    `counted`: what positions count in a padded row, its tokens or its slots, pads among them. `keep`: of how many last
+    positions logits are asked for, 0 for all.
+    """
 
     ids: Ids
     lengths: tuple[int, ...]
@@ -36,6 +81,8 @@ class Sample:
     new_tokens: int = 8
     given: Literal["rows", "looked up", "ids"] = "rows"
     """What is given as embeddings: the table's rows, or what ids look up (a model may find them by it), or ids."""
+    counted: Literal["tokens", "slots"] = "tokens"
+    keep: int = 1
 
     def cut(self, length: int) -> Sample:
         """The same rows, no longer than `length`."""
@@ -73,9 +120,24 @@ def sample(vocab: int, *, length: int, batch: int, seed: int, pad: int | None = 
     return Sample(ids=ids, lengths=lengths, chunks=(first, second, rest, *(1,) * ones), prompt=length // 2)
 
 
-def positions_of(mask: Tensor) -> Tensor:
-    """Positions counted over real tokens."""
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+def positions_of(mask: Tensor, counted: str = "tokens") -> Tensor:
+    """Positions counted over real tokens, or over all slots."""
+    return (torch.ones_like(mask) if counted == "slots" else mask).long().cumsum(-1).sub(1).clamp(min=0)
+
+
+@dataclass
+class Past:
+    """What stands for a cache where there is none: ids, and positions if any were given."""
+
+    ids: list[Tensor] = field(default_factory=list)
+    positions: list[Tensor] = field(default_factory=list)
+
+    def with_piece(self, ids: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """All that was read, this piece last."""
+        self.ids.append(ids)
+        if positions is not None:
+            self.positions.append(positions)
+        return torch.cat(self.ids, dim=1), torch.cat(self.positions, dim=1) if self.positions else None
 
 
 class Reference:
@@ -89,6 +151,7 @@ class Reference:
         self.cache_name = "cache_params" if recurrent else "past_key_values"
         self.takes_new = model.config.model_type in TAKES_NEW
         self.starts_anew = model.config.model_type in STARTS_ANEW
+        self.first_row = model.config.pad_token_id + 1 if model.config.model_type in POSITIONS_ARE_ROWS else 0
 
     def begin(self) -> None:
         """Before a call or a series of calls."""
@@ -97,6 +160,10 @@ class Reference:
     def new_cache(self) -> Any:
         from transformers import DynamicCache
 
+        if self.model.config.model_type in READS_ANEW:
+            return Past()
+        if self.model.config.model_type in OWN_CACHE:
+            return getattr(inspect.getmodule(type(self.model)), OWN_CACHE[self.model.config.model_type])()
         return DynamicCache(config=self.model.config)
 
     def __call__(
@@ -108,8 +175,13 @@ class Reference:
         cache: Any = None,
         keep: int = 0,
     ) -> Tensor:
+        if isinstance(cache, Past):
+            whole, where = cache.with_piece(ids, positions)
+            return self(whole, mask=mask, positions=where)[:, -(keep or ids.shape[1]) :]
         if positions is None and cache is not None and self.starts_anew:
             positions = (torch.arange(ids.shape[1]) + cache.get_seq_length()).unsqueeze(0)
+        if positions is not None:
+            positions = positions + self.first_row
         if self.takes_new and mask is not None and mask.shape[1] > ids.shape[1]:
             mask = None
         out = self.model(
@@ -181,9 +253,9 @@ def given_embeddings(side: Side, s: Sample) -> Logits:
 
 
 def last_position(side: Side, s: Sample) -> Logits:
-    """One row, logits of the last position only."""
+    """One row, logits of the last position only, or of all where that cannot be asked for."""
     side.begin()
-    return side(s.ids[:1], keep=1)
+    return side(s.ids[:1], keep=s.keep)
 
 
 def padded(padding_side: str) -> Callable[[Side, Sample], Logits]:
@@ -193,7 +265,7 @@ def padded(padding_side: str) -> Callable[[Side, Sample], Logits]:
         side.begin()
         mask = s.mask(padding_side)
         real: Bool[Tensor, "batch seq"] = mask.bool()
-        return side(s.ids, mask=mask, positions=positions_of(mask))[real]
+        return side(s.ids, mask=mask, positions=positions_of(mask, s.counted))[real]
 
     return run
 
@@ -210,7 +282,7 @@ def cached_decode(side: Side, s: Sample) -> Logits:
     """A left-padded batch: the prompt, then token by token, the mask growing."""
     side.begin()
     mask = s.mask("left")
-    positions = positions_of(mask)
+    positions = positions_of(mask, s.counted)
     cache = side.new_cache()
     steps = [slice(0, s.prompt), *(slice(i, i + 1) for i in range(s.prompt, s.ids.shape[1]))]
     pieces = [
@@ -221,12 +293,13 @@ def cached_decode(side: Side, s: Sample) -> Logits:
 
 
 GIVEN = "given embeddings"
+LAST = "last position"
 LEFT_PADDED = ("left-padded batch", "cached decode")
 MODES: dict[str, Callable[[Side, Sample], Logits]] = {
     "prefill": prefill,
     "short prefill": short_prefill,
     GIVEN: given_embeddings,
-    "last position": last_position,
+    LAST: last_position,
     "left-padded batch": padded("left"),
     "right-padded batch": padded("right"),
     "chunks": in_chunks,

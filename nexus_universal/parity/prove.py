@@ -11,7 +11,7 @@ import torch
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.parity.certificate import Certificate, LawRow, Verdict
-from nexus_universal.parity.draws import asked, pads_leak, steps_differ, switch_length
+from nexus_universal.parity.draws import asked, counts_slots, pads_leak, steps_differ, switch_length
 from nexus_universal.parity.floors import FACTOR, Floor, measure_floor, padding_change
 from nexus_universal.parity.gradients import compare_gradients, every_token
 from nexus_universal.parity.laws import check_laws
@@ -22,6 +22,7 @@ from nexus_universal.transformer import UniversalTransformer, copy_weights
 
 Progress = Callable[[str], None]
 UNPADDED = "without pads where the reference lets them into the tokens behind them"
+SLOTS = "with pads counted as positions, as the reference counts them whatever it is told"
 STEPPED = "in single steps after the first chunk where the reference would forget its state"
 UNCUTTABLE = "Laws of cutting were not asked of draws whose Δ is bounded in the scan only: a step is another function."
 
@@ -95,6 +96,8 @@ def prove(
             row.note = STEPPED
         elif subject.lengths != drawn.lengths:
             row.note = UNPADDED
+        elif subject.counted != drawn.counted:
+            row.note = SLOTS
         if verdict == "wrong":
             _explain(certificate, pair, drawn, floor, config, mode)
     _enter_greedy(certificate, pair, drawn, floor, config)
@@ -127,8 +130,8 @@ def _enter_laws(certificate: Certificate, pair: Pair, drawn: Sample, floor: Floo
     switch = switch_length(model.n)
     if switch is not None and switch < drawn.ids.shape[1]:
         drawn = sample(model.n.d_vocab, length=switch, batch=3, seed=1, pad=model.n.text.pad)
-    # Where pads leak, what the reference makes of them is no measure.
-    change = 0.0 if pads_leak(model.n) else padding_change(pair.reference, drawn)
+    # Where pads leak or count, what the reference makes of them is no measure.
+    change = 0.0 if pads_leak(model.n) or counts_slots(model.n) else padding_change(pair.reference, drawn)
     cuttable = not steps_differ(model.n)
     if not cuttable and UNCUTTABLE not in certificate.notes:
         certificate.notes.append(UNCUTTABLE)

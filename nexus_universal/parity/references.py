@@ -15,6 +15,9 @@ from nexus_universal.architecture.errors import CheckpointError, UnknownModelTyp
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families.shared.family import Family
 
+COMPUTED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
+"""Buffers of lightning attention that follow from the config: a reference's two forms agree for no other values."""
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -98,16 +101,19 @@ def load_reference(directory: str | PathLike[str], *, dtype: torch.dtype, attent
 
 @torch.no_grad()
 def widen(model: nn.Module, *, seed: int) -> None:
-    """Randomise every parameter and every buffer of the state dict.
+    """Randomise every parameter and every buffer of the state dict, but for tables of sinusoids.
 
     The usual start (std 0.02, norms at 1, zero biases and routers) hides most faults: a dropped rope scaling, a wrong
     window or a missing norm stay within rounding. Matrices get std 1.5/√fan_in, vectors are perturbed by 0.3.
     """
     generator = torch.Generator().manual_seed(seed)
-    names = set(model.state_dict())
+    computed = {f"{name}.weight" for name, module in model.named_modules() if "Sinusoid" in type(module).__name__}
+    names = set(model.state_dict()) - computed
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name in sorted(names & set(tensors)):
         tensor = tensors[name]
+        if name.endswith(COMPUTED):
+            continue
         if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
             tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))
             continue

@@ -13,14 +13,12 @@ from nexus_universal.architecture.ends import Embedding
 from nexus_universal.architecture.feed_forward import ExpertGroups, RoutedAttention, Router
 from nexus_universal.architecture.mixers import (
     CompressedAttention,
-    GatedDeltaRule,
     LatentAttention,
     OutputGate,
     Packed,
     QueryKeyNorm,
     ReusedIndices,
     SparseIndexer,
-    StateSpace,
 )
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import ByLayer, Part
@@ -28,6 +26,7 @@ from nexus_universal.architecture.position import DynamicScaling, Norm, Rope
 from nexus_universal.architecture.program import (
     residual_step,
 )
+from nexus_universal.architecture.recurrences import GatedDeltaRule, StateSpace
 
 
 def mixer(**fields: Any) -> ArchitectureParameter:
@@ -193,6 +192,25 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "sum epsilon": (routed(normalise=False, sum_epsilon=1e-9), ("sum_epsilon = 1e-09 needs normalise = True",)),
     "sums to one": (routed(score="softmax_chosen"), ("normalise = True must be False",)),
     "nothing to select": (routed(by_token=97, selection_bias=True), ("selection_bias = True must be False",)),
+    "rounded weights": (routed(weights="rounded"), ("weights = 'rounded' must be 'model'",)),
+    "widened softmax": (routed(logits="widened"), ("logits = 'widened' must be 'model' or 'float32'",)),
+    "scores": (routed(score="sigmoid", scores="model"), ("scores = 'model' must be 'float32'",)),
+    "no tolerance": (routed(score="sparse_mixer", normalise=False), ("tolerance = None must be given",)),
+    "tolerance": (routed(tolerance=0.1), ("tolerance = 0.1 must be given for score = 'sparse_mixer'",)),
+    "mixed sparsely": (
+        routed(score="sparse_mixer", tolerance=0.1),
+        ("score = 'sparse_mixer' is 'sparse_mixer' without",),
+    ),
+    "norm of weights": (routed(normalise=False, total="norm"), ("total = 'norm' must be 'sum'",)),
+    "weighed inputs": (network(experts(weighs="inputs", sum_order="expert")), ("weighs = 'inputs' is 'inputs' with",)),
+    "stacks": (network(experts(weighs="inputs", stacks="apart")), ("stacks = 'apart' must be 'joined'",)),
+    "call of nothing": (network(experts(shared_call="first")), ("shared_call = 'first' must be 'last'",)),
+    "divisor": (network(experts(divisor=0.0)), ("divisor = 0.0 must not be zero",)),
+    "product": (network(feed_forward(gated=False, product="float32")), ("product = 'float32' must be 'model'",)),
+    "chunks": (mixer(chunked=True), ("chunked = True needs a window",)),
+    "no sinks": (mixer(kernel="eager_wide_sinks"), ("kernel = 'eager_wide_sinks' is 'eager_wide_sinks' with sinks",)),
+    "shifted": (mixer(kernel="eager_shifted", sinks=True), ("kernel = 'eager_shifted' is 'eager_shifted' without",)),
+    "head bias": (mixer(gate=OutputGate(per="head", head_bias=True)), ("head_bias = True must be False",)),
     "input scale": (routed(input_scale=True), ("input_scale = True needs input_norm",)),
     "groups": (routed(groups=ExpertGroups(count=3, keep=1)), ("groups", "by 'best' without")),
     "biased groups": (

@@ -122,7 +122,7 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     ),
     "no streams": (
         stepped(step(connection=HYPER, writes=(write("attention"),))),
-        ("layers.0.attention_step.connection.streams = 4 must equal streams.count = 1",),
+        ("layers.0.attention_step.connection = HyperConnection(", "must be None: x is a single stream"),
     ),
     "other streams": (
         stepped(step(connection=dataclasses.replace(HYPER, streams=3), writes=(write("attention"),)), streams=FOUR),

@@ -271,6 +271,18 @@ def test_the_selection_bias_stays_float32(stored: torch.dtype, tmp_path: Path) -
         assert same(bias, expected)
 
 
+@pytest.mark.parametrize("model_type", ["ernie4_5_moe", "hunyuan_v1_moe"])
+def test_a_router_in_float32_stays_so_in_half_precision(model_type: str, tmp_path: Path) -> None:
+    """From a published file as from one of ours, and the logits are the reference's."""
+    theirs = AutoModelForCausalLM.from_pretrained(published(model_type), dtype=torch.bfloat16).eval()
+    ours = UniversalTransformer.from_pretrained(published(model_type), dtype="bfloat16")
+    ours.save_pretrained(tmp_path / "own", format="nexus")
+    for model in (ours, UniversalTransformer.from_pretrained(tmp_path / "own", dtype="bfloat16")):
+        routers = {name for name, _ in model.named_parameters() if name.endswith("router.weight")}
+        assert routers == {name for name, each in model.named_parameters() if each.dtype == torch.float32}
+        assert same(logits_of(model), logits_of(theirs))
+
+
 # What is passed over
 
 NEXT_LAYER = "a layer after the last: multi-token prediction"

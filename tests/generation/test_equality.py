@@ -13,19 +13,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nexus_universal import UniversalTransformer
 from nexus_universal.generation import encode
 from nexus_universal.parity.draws import pads_leak
+from nexus_universal.parity.modes import WIDENS_MASK, Reference, positions_of
 from tests.generation.support import CHECKPOINTS, DATA
-from tests.helpers import MODEL_TYPES, ids, pair, reference, same, universal
+from tests.helpers import MODEL_TYPES, UNTOLD, ids, pair, reference, same, universal
 
 NEW = 20
 PADS = (4, 0, 1)
 
 
-def batch(model_type: str | None = None) -> tuple[Tensor, Tensor]:
-    """Three rows, padded on the left by 4, 0 and 1; by none where the reference lets pads into the tokens."""
+def batch(model_type: str = "llama") -> tuple[Tensor, Tensor]:
+    """Three rows, padded on the left by 4, 0 and 1, or not at all where the reference takes pads for tokens."""
     drawn, mask = ids(3, 11, seed=3), torch.ones(3, 11, dtype=torch.long)
-    if model_type is not None and pads_leak(pair(model_type)[1].n):
-        return drawn, mask
-    for row, pads in enumerate(PADS):
+    taken = model_type in (*UNTOLD, *WIDENS_MASK) or pads_leak(pair(model_type)[1].n)
+    for row, pads in enumerate(() if taken else PADS):
         mask[row, :pads] = 0
     return drawn, mask
 
@@ -36,10 +36,13 @@ def both(
     """Reference's ids and ours."""
     theirs, ours = pair(model_type)
     settings = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, **settings}
+    rows = {}
+    if first := Reference(theirs).first_row:  # generation begins at row 0, wherever positions begin
+        rows["position_ids"] = positions_of(torch.ones_like(drawn) if mask is None else mask) + first
     seed = settings.pop("seed", None)
     if seed is not None:
         torch.manual_seed(seed)
-    expected = theirs.generate(drawn, attention_mask=mask, eos_token_id=eos, **settings)
+    expected = theirs.generate(drawn, attention_mask=mask, eos_token_id=eos, **rows, **settings)
     found = ours.generate(drawn, attention_mask=mask, eos_token_id=[] if eos is None else eos, seed=seed, **settings)
     return expected, found
 

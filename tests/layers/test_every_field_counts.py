@@ -19,7 +19,16 @@ from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.differential import Differential
-from nexus_universal.architecture.ends import Bands, LearnedPositions, PerLayerEmbedding, Register, Streams
+from nexus_universal.architecture.dynamic_mask import DynamicMask
+from nexus_universal.architecture.ends import (
+    Bands,
+    HeadTransform,
+    LearnedPositions,
+    Narrow,
+    PerLayerEmbedding,
+    Register,
+    Streams,
+)
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
 from nexus_universal.architecture.mixers import (
@@ -44,7 +53,7 @@ from nexus_universal.architecture.position import (
     SteppedScaling,
     YarnScaling,
 )
-from nexus_universal.architecture.program import AltUp, HyperConnection, StreamSlice
+from nexus_universal.architecture.program import AltUp, GatedStreams, HyperConnection, StreamSlice
 from nexus_universal.architecture.serial import type_hints
 from nexus_universal.architecture.validate import problems
 from nexus_universal.checkpoint.load import put, slots
@@ -77,10 +86,14 @@ SAMPLES: dict[type, Any] = {
     SparseIndexer: SparseIndexer(heads=2, head_dim=8, keep=4, key_norm=NORM),
     ReusedIndices: ReusedIndices(reuse="indices"),
     HyperConnection: HyperConnection(streams=2, iterations=2, eps=1e-6, norm_eps=1e-6),
+    GatedStreams: GatedStreams(streams=2, magnitude=2.0, eps=1e-6, norm_eps=1e-6),
+    DynamicMask: DynamicMask(keep=5),
     AltUp: AltUp(streams=2, active=0, norm=NORM),
     StreamSlice: StreamSlice(read=0, write=(0,)),
     Packed: Packed(roles=("gate", "up")),
     Register: Register(name="m"),
+    HeadTransform: HeadTransform(width=12, activation="relu", norm=NORM),
+    Narrow: Narrow(width=12),
 }
 """A part for every field that may hold one; factors fit a head of 8 turned dimensions."""
 
@@ -97,15 +110,33 @@ EQUAL: dict[str, str] = {
     "deepseek_v32/indexer.key_norm.eps": "the same",
     "deepseek_v32/rope.pairing": "interleaved has the same dot products, an indexer's included",
     "router.sum_epsilon": "too small to show against weights that sum to 1",
+    "router.stored": "copied weights have the dtype that they come in: a load or a cast shows it",
     "root": "the same root, taken otherwise: gradients show it",
+    "part.contiguous": "the same numbers: gradients show it",
+    "qk_norm.order": "the same: gradients show it",
+    "part.keeps": "whether a cache keeps what no query sees any more",
+    "alibi.origin": "a softmax sees differences only",
+    "alibi.slopes": "two ways to the same numbers",
     "rope.over": "the order in which the same numbers lie: gradients show it",
+    "part.late_gate": "the same numbers: gradients show it",
+    "part.cut": "the same numbers: gradients show it",
     "part.views": "the same numbers: gradients show it",
+    "part.shared_call": "the same numbers: gradients show it",
+    "part.stacks": "one product or two of the same numbers",
+    "router.total": "a sum of positive numbers, by two kernels",
     "detached": "what goes forward is the same",
     "per_layer.finds_tokens": "shows in embeddings that are given",
+    "electra/part.biases=('query', 'value', 'output')": "q·(k + b) = q·k + q·b without a rotation: as much for every key",
+    "rope.frequencies=float64": "the same frequencies and angles, rounded later",
+    "indexer.scale_on": "a positive factor of a relu, before it or after it",
+    "glm4_moe_lite/router.sum_floor=0.7": "the chosen's scores sum to more",
     "cohere2/rope.pairing": "interleaved_to_half has the same dot products",
     "glm4_moe_lite/rope.pairing": "interleaved has the same dot products",
 }
-"""Fields whose other values are rightly the same function but for rounding; matched as the end of a path."""
+"""Fields whose other values are rightly the same function but for rounding; matched as the end of a path.
+
+One with a "=" is matched with the value, too.
+"""
 
 HALF: dict[str, str] = {
     "rounding": "where half precision is rounded",
@@ -113,7 +144,13 @@ HALF: dict[str, str] = {
     "late_bias": "whether the product is rounded before its bias is added",
     "rope.table": "the tables' dtype",
     "rope.product": "the rotation's dtype",
+    "rope.rounded": "whether what turned is rounded",
+    "rope.frequencies=model": "the dtype that frequencies are rounded to",
+    "rope.frequencies=float32": "the same",
     "router.logits": "the router's dtype",
+    "router.scores": "the dtype of a softmax over all",
+    "gate.wide": "the gate's dtype",
+    ".product": "the dtype of a gated product",
     "router.weights": "the weights' dtype",
     "head.dtype": "the logits' dtype",
     "embedding.dtype": "the residual's dtype",
@@ -123,6 +160,7 @@ HALF: dict[str, str] = {
 ALIKE = {
     ("gpt2", "rounding=after_scale"): "torch's kernel computes in float32 and rounds at the end, too",
     ("falcon", "rounding=after_scale"): "the same",
+    ("electra", "rounding=after_scale"): "the same",
     ("cohere2", "rounding=native"): "the same, the other way round",
     ("deepseek_v32", "indexer.key_norm.rounding=before_scale"): "no other keys are chosen for it here",
     ("deepseek_v32", "indexer.key_norm.rounding=after_scale"): "the same",
@@ -145,6 +183,7 @@ ALIKE = {
 TOGETHER = {
     "final_norm.rounding": "Embedding.dtype",
     "qk_norm.over": "Attention.packing",
+    "qk_norm.own": "Norm.kind",
     "part.norm_first": "Norm.rounding",
 }
 """Fields that are refused only beside another, which the message names instead."""
@@ -200,6 +239,8 @@ BASES: dict[str, dict[str, Any]] = {
         "activation": "relu",
         "layer_norm_epsilon": 0.1,
     },
+    "electra": {"num_hidden_layers": 1, "hidden_size": 32, "layer_norm_eps": 0.1, "hidden_act": "relu"}
+    | {"tie_word_embeddings": False},
     "mamba2": {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1, "chunk_size": 8},
     "falcon_mamba": {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1, "mixer_rms_eps": 0.1},
     "lfm2": {"num_hidden_layers": 1, "layer_types": ["conv"], "norm_eps": 0.1},
@@ -244,7 +285,7 @@ def alternatives(value: Any, hint: Any) -> Iterator[Any]:
     elif hint is int:
         yield from (3,) if value is None else (value + 1, 2 * value)
     elif hint is float:
-        yield 0.7 if not value else 1.5 * value
+        yield from (1.5 * value,) if value else (0.7, 7.0)
 
 
 def _is(value: Any, option: Any) -> bool:
@@ -313,6 +354,8 @@ def test_a_changed_field_changes_the_output_or_is_refused(model_type: str) -> No
     n = ArchitectureParameter.from_huggingface(raw(model_type, **BASES[model_type]))
     if model_type == "glm4_moe_lite":
         n = n.replace("layers.*.attention.latent_norm.eps", 0.1)
+    if model_type == "electra":
+        n = n.replace("embedding.positions", LearnedPositions(count=64, offset=2, uncounted=int(ids(2, 20)[0, 3])))
     base = built(n)
     with torch.no_grad():
         before = run(base)
@@ -348,7 +391,7 @@ def test_a_changed_field_changes_the_output_or_is_refused(model_type: str) -> No
             outcomes["same"].append(path)
         else:
             outcomes["changed"].append(path)
-    same = [path for path in outcomes["same"] if not rightly_equal(model_type, path.split("=")[0], EQUAL | HALF)]
+    same = [path for path in outcomes["same"] if not rightly_equal(model_type, path, EQUAL | HALF)]
     print(model_type, {name: len(paths) for name, paths in outcomes.items()})
     assert not same, "these values change nothing and nobody says so"
     assert not outcomes["unused"], "these parameters are created and never used"
@@ -362,7 +405,7 @@ def test_a_field_of_rounding_shows_in_bfloat16(model_type: str) -> None:
         before = run(built(n).to(torch.bfloat16))
         tried = 0
         for path, mutant in mutants(n):
-            if rightly_equal(model_type, path.split("=")[0], HALF) and not list(problems(mutant)):
+            if rightly_equal(model_type, path, HALF) and not list(problems(mutant)):
                 try:
                     after = run(built(mutant).to(torch.bfloat16))
                 except UnsupportedPart:
@@ -374,10 +417,14 @@ def test_a_field_of_rounding_shows_in_bfloat16(model_type: str) -> None:
     assert tried >= 4
 
 
-def rightly_equal(model_type: str, field: str, known: dict[str, str]) -> bool:
+def rightly_equal(model_type: str, path: str, known: dict[str, str]) -> bool:
     """Whether a table says so, for all models or (with the model type in front) for this one."""
+    field = path.split("=")[0]
     split = (entry.rpartition("/") for entry in known)
-    return any(field.endswith(ending) and prefix in ("", model_type) for prefix, _, ending in split)
+    return any(
+        (path if "=" in ending else field).endswith(ending) and prefix in ("", model_type)
+        for prefix, _, ending in split
+    )
 
 
 def type_name(n: Any, path: str) -> str:

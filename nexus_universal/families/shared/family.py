@@ -20,7 +20,8 @@ R = TypeVar("R", bound=ConfigReader)
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Another type, whose class computes the same, for a type that transformers has no class for.
+    """Another type, whose class computes the same, for a type without a class in transformers, or with one that other
+    packages build (a tower of timm's).
 
     `config` says a config in that type's keys; the family's weights name that class's tensors beside the published
     ones. What the class does not compute (beyond a trained length; in half precision, unless it `rounds_alike`) the

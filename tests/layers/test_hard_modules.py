@@ -1,0 +1,96 @@
+"""Unusual parts against the references' own modules, forwards and backwards, bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nexus_universal.layers.call import Call
+from tests.helpers import reference, same, universal
+
+WIDTH = 48
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(model_type: str, x: Tensor, **changes: Any) -> tuple[Any, Any]:
+    """Reference and one class in x's dtype."""
+    theirs = reference(model_type, **changes).to(x.dtype)
+    return theirs, universal(theirs)
+
+
+def call() -> Call:
+    return Call(positions=torch.arange(11)[None], cache=None, tables=[], masks=[])
+
+
+def longcat_experts(x: Tensor, *, theirs: bool) -> Tensor:
+    theirs_whole, ours = pair("longcat_flash", x, zero_expert_num=4)
+    return (theirs_whole.model.layers[0].mlp if theirs else ours.layers[0].feed_forward)(x)
+
+
+def gated_streams(x: Tensor, *, theirs: bool) -> Tensor:
+    theirs_whole, ours = pair("hy_v4", x, hc_magnitude=0.7)
+    streams = (x.unsqueeze(2) * torch.arange(1, 5)[:, None]).to(x.dtype)
+    if theirs:
+        module = theirs_whole.model.layers[0].attn_hc
+        post, read = module(streams)
+        return (post.unsqueeze(-1) * read.tanh().float().unsqueeze(-2) + streams.float()).to(x.dtype)
+    module = ours.layers[0].attention_connection
+    read, kept = module.read(streams)
+    return module.write(kept, read.tanh())
+
+
+def chained_experts(x: Tensor, *, theirs: bool) -> Tensor:
+    """Two layers, the second of which continues the first one's router."""
+    theirs_whole, ours = pair("zaya", x)
+    if theirs:
+        first, second = (layer.mlp for layer in theirs_whole.model.layers[:2])
+        out, memory = first(x)
+        return out + second(x, memory)[0]
+    shared = call()
+    first, second = (layer.experts for layer in ours.layers[:2])
+    return first(x, shared) + second(x, shared)
+
+
+def convolved_attention(x: Tensor, *, theirs: bool) -> Tensor:
+    theirs_whole, ours = pair("zaya", x, cca_time0=3)
+    if theirs:
+        module = theirs_whole.model.layers[0].self_attn
+        positions = torch.arange(x.shape[1])[None]
+        return module(x, position_embeddings=theirs_whole.model.rotary_emb(x, positions, "hybrid"))[0]
+    module = ours.layers[0].attention
+    return module(x)
+
+
+def dynamic_mask(x: Tensor, *, theirs: bool) -> Tensor:
+    theirs_whole, ours = pair("doge", x, keep_window_size=5)
+    if theirs:
+        module = theirs_whole.model.layers[0].self_attn
+        positions = torch.arange(x.shape[1])[None]
+        seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()[None, None].expand(x.shape[0], -1, -1, -1)
+        return module(x, theirs_whole.model.rotary_emb(x, positions), seen)[0]
+    module = ours.layers[0].attention
+    return module(x)
+
+
+PARTS = [longcat_experts, gated_streams, chained_experts, convolved_attention, dynamic_mask]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_a_part_is_the_references(part: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    found = []
+    for theirs in (True, False):
+        x = drawn(2, 11, WIDTH).to(dtype).requires_grad_()
+        out = part(x, theirs=theirs)
+        out.backward(drawn(*out.shape, seed=1).to(dtype))
+        found.append((out.detach(), x.grad))
+    (expected, gradient), (ours, our_gradient) = found
+    assert same(ours, expected)
+    assert dtype == torch.bfloat16 or same(our_gradient, gradient)
