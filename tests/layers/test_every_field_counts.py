@@ -194,6 +194,7 @@ ALIKE = {
     ("deepseek_v4", "indexer.key_norm.rounding=native"): "the same",
     ("deepseek_v4", "indexer.rope.table=float32"): "the same",
     ("deepseek_v4", "indexer.rope.product=model"): "the same",
+    ("deepseek_v4", "indexer.rope.frequencies=model"): "the same",
     ("deepseek_v4", "norm.rounding=native"): "torch's kernel computes in float32 and rounds at the end, too",
     ("phimoe", "norm.rounding=after_scale"): "the same",
     ("codegen", "norm.rounding=after_scale"): "the same",
