@@ -168,6 +168,7 @@ ALIKE = {
     ("cohere2", "rounding=native"): "the same, the other way round",
     ("deepseek_v32", "indexer.key_norm.rounding=after_scale"): "no other keys are chosen for it here",
     ("deepseek_v32", "indexer.rope.table=float32"): "the same",
+    ("deepseek_v32", "indexer.rope.frequencies=model"): "the same",
     ("deepseek_v32", "indexer.rope.product=float32"): "the same",
     ("gpt_oss", "router.weights=rounded"): "torch's softmax of bfloat16 computes in float32 and rounds at the end, too",
     ("glm4_moe_lite", "router.weights=model"): "its router's logits are float32 in any model",
