@@ -108,6 +108,7 @@ EQUAL: dict[str, str] = {
     "router.order": "the order of the chosen",
     "indexer.emit": "later layers may reuse what this one chose",
     "deepseek_v32/rope.pairing=interleaved": "the same dot products, an indexer's included",
+    "deepseek_v32/indexer.key_norm.eps": "no other keys are chosen for it here",
     "root": "the same root, taken otherwise: gradients show it",
     "part.contiguous": "the same numbers: gradients show it",
     "qk_norm.order": "the same: gradients show it",
@@ -283,7 +284,7 @@ BASES: dict[str, dict[str, Any]] = {
     "zaya": {"num_hidden_layers": 1, "layer_types": ["hybrid_sliding"], "sliding_window": 6},
     "jetmoe": {"num_hidden_layers": 1},
     "deepseek_v4": {"num_hidden_layers": 1, "layer_types": ["compressed_sparse_attention"], "num_hash_layers": 0}
-    | {"sliding_window": 6, "index_topk": 2},
+    | {"sliding_window": 6, "index_topk": 1},
     "recurrent_gemma": {"num_hidden_layers": 1, "block_types": ["recurrent"], "hidden_activation": "relu"},
     "gemma3n_text": {"num_hidden_layers": 1, "layer_types": ["sliding_attention"], "sliding_window": 6}
     | {"hidden_activation": "relu"},
