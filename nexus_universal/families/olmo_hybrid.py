@@ -83,8 +83,8 @@ FAMILY = Family(
         names.separate_gated_delta({role: f"{name}_proj" for role, name in ROLES.items()}),
         {
             "layers.{i}.attention_output_norm": (
-                f"{names.LAYER}.post_attention_layernorm",
                 f"{names.LAYER}.feedforward_layer_norm",  # what transformers 5.23 calls it when it saves
+                f"{names.LAYER}.post_attention_layernorm",
             ),
             "layers.{i}.linear_attention.decay_log": f"{names.LAYER}.linear_attn.A_log",
             "layers.{i}.linear_attention.decay_bias": f"{names.LAYER}.linear_attn.dt_bias",
