@@ -115,7 +115,6 @@ EQUAL: dict[str, str] = {
     "part.keeps": "whether a cache keeps what no query sees any more",
     "alibi.origin": "a softmax sees differences only",
     "alibi.slopes": "two ways to the same numbers",
-    "rope.frequencies": "what they are computed in: half precision shows it",
     "rope.over": "the order in which the same numbers lie: gradients show it",
     "part.late_gate": "the same numbers: gradients show it",
     "part.cut": "the same numbers: gradients show it",
