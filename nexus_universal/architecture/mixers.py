@@ -376,6 +376,8 @@ class CompressedAttention(Part):
         yield from self.rope.problems_in_head(self.head_dim, width="head_dim")
         if self.rate is None and (self.overlap or self.indexer):
             yield "rate", "is None, but overlap and indexer work on compressed entries"
+        if self.indexer and self.indexer.rope_dim is not None:
+            yield "indexer.rope_dim", "must be None: its rope says what of compressed entries turns"
         if self.heads % self.output_groups:
             yield "output_groups", f"must divide heads = {self.heads}"
 

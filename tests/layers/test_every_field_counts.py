@@ -284,7 +284,12 @@ BASES: dict[str, dict[str, Any]] = {
     "zaya": {"num_hidden_layers": 1, "layer_types": ["hybrid_sliding"], "sliding_window": 6},
     "jetmoe": {"num_hidden_layers": 1},
     "deepseek_v4": {"num_hidden_layers": 1, "layer_types": ["compressed_sparse_attention"], "num_hash_layers": 0}
-    | {"sliding_window": 6, "index_topk": 3, "compress_rates": {"compressed_sparse_attention": 2}},
+    | {
+        "sliding_window": 6,
+        "index_topk": 3,
+        "compress_rates": {"compressed_sparse_attention": 2},
+        "hc_sinkhorn_iters": 1,
+    },
     "recurrent_gemma": {"num_hidden_layers": 1, "block_types": ["recurrent"], "hidden_activation": "relu"},
     "gemma3n_text": {"num_hidden_layers": 1, "layer_types": ["sliding_attention"], "sliding_window": 6}
     | {"hidden_activation": "relu"},
