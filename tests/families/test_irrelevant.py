@@ -205,7 +205,7 @@ VARIED: dict[str, Any] = {
     **dict.fromkeys(("mask_time_length", "mask_feature_length", "mask_time_min_masks", "mask_feature_min_masks"), 3),
     "num_key_value_heads": 2,
     "median_filter_width": 3,
-    "forced_decoder_ids": [[1, 2]],
+    "forced_decoder_ids": [[1, 7]],
     "num_codebooks": 4,
     **dict.fromkeys(("classif_dropout", "extra_pos_embeddings", "save_step"), 7),
     **dict.fromkeys(("output_past", "force_bos_token_to_be_generated"), True),
