@@ -66,7 +66,7 @@ VARIED: dict[str, Any] = {
     "forced_eos_token_id": 1,
     "remove_invalid_values": True,
     "exponential_decay_length_penalty": [3, 1.1],
-    "suppress_tokens": [1, 2],
+    "suppress_tokens": [8, 9],
     "begin_suppress_tokens": [1, 2],
     "num_beam_groups": 2,
     "diversity_penalty": 0.7,
