@@ -156,7 +156,8 @@ class Attention(Part):
     "eager" is written out, its softmax in float32 (with sinks in the model's dtype), "eager_rounded" with one in the
     model's dtype always; "eager_gated" leaves sinks out of it and multiplies by the share that they leave.
     "eager_divided" divides scores by 1/`scale`; "eager_wide" does so, too, and multiplies queries and keys in float32;
-    "eager_fused" scales and adds the mask within the product; "eager_shifted" takes the scores' maximum off before a
+    "eager_fused" scales and adds the mask within the product, and "eager_fused_rounded" does so before a softmax in the
+    model's dtype; "eager_shifted" takes the scores' maximum off before a
     softmax in their dtype, as "eager" does with sinks; "eager_wide_sinks" has sinks beside float32 scores.
     `repeat_first` repeats key/value heads before the rotation, `late_bias` adds biases to the finished, rounded
     product.
@@ -190,6 +191,7 @@ class Attention(Part):
         "eager_divided",
         "eager_wide",
         "eager_fused",
+        "eager_fused_rounded",
         "eager_shifted",
         "eager_wide_sinks",
     ] = "sdpa"
@@ -235,7 +237,8 @@ class Attention(Part):
             yield "biases", "names 'gate', but gate = None"
         if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
-        if self.kernel in ("eager_divided", "eager_wide", "eager_fused") and (self.softcap is not None or self.sinks):
+        plain = ("eager_divided", "eager_wide", "eager_fused", "eager_fused_rounded")
+        if self.kernel in plain and (self.softcap is not None or self.sinks):
             yield "kernel", f"is {self.kernel!r} without softcap and sinks only"
         if self.kernel == "eager_gated" and not (self.sinks and self.softcap is None):
             yield "kernel", "is 'eager_gated' with sinks and without softcap only"
@@ -373,6 +376,8 @@ class CompressedAttention(Part):
         yield from self.rope.problems_in_head(self.head_dim, width="head_dim")
         if self.rate is None and (self.overlap or self.indexer):
             yield "rate", "is None, but overlap and indexer work on compressed entries"
+        if self.indexer and self.indexer.rope_dim is not None:
+            yield "indexer.rope_dim", "must be None: its rope says what of compressed entries turns"
         if self.heads % self.output_groups:
             yield "output_groups", f"must divide heads = {self.heads}"
 

@@ -189,8 +189,14 @@ def added(axis: int | tuple[int, ...], dims: int) -> tuple[slice | None, ...]:
     return tuple(None if place in axes else slice(None) for place in range(dims + len(axes)))
 
 
-def disassemble(tensor: Tensor, rule: Rule, names: list[str]) -> dict[str, Tensor]:
-    """The file's tensors of one slot, a slice being a part of its own: the inverse of `assemble`, bytes unchanged."""
+def disassemble(tensor: Tensor, rule: Rule, names: list[str], *, rows: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    """The file's tensors of one slot, a slice being a part of its own: the inverse of `assemble`, bytes unchanged.
+
+    `rows` are those of tensors that lie one below the other.
+    """
+    if isinstance(rule, Joined) and rows:
+        apart = tensor if rule.axis is None else tensor[added(rule.axis, tensor.dim())]
+        return dict(zip(names, apart.split(rows), strict=True))
     if isinstance(rule, Direct | Sliced):
         return {names[0]: tensor}
     if isinstance(rule, Transposed):

@@ -68,9 +68,9 @@ class Sliced:
 
 @dataclass(frozen=True)
 class Joined:
-    """Several file tensors, one below the other: they hold apart what is one matrix here. Loaded, never saved.
+    """Several file tensors, one below the other: they hold apart what is one matrix here.
 
-    `axis` is one of length 1 that they have in the file.
+    They are saved only where its module says the rows of each, in `parts`. `axis` is one of length 1 in the file.
     """
 
     names: tuple[str, ...]

@@ -48,13 +48,18 @@ def published_tensors(
     for name, slot in held.items():
         rules, indices = weights.rules(name, tied="head.weight" not in held)
         names = names_of(rules[0], indices=indices, experts=slot.shape[0] if slot.dim() else 1)
-        parts = disassemble(slot.detach(), rules[0], names)
+        parts = disassemble(slot.detach(), rules[0], names, rows=_rows_apart(model, name))
         if isinstance(rules[0], Sliced):
             slices.setdefault(names[0], {})[rules[0].index] = parts[names[0]]
         else:
             tensors.update(parts)
     tensors |= {name: torch.cat([parts[index] for index in sorted(parts)]) for name, parts in slices.items()}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _rows_apart(model: nn.Module, name: str) -> tuple[int, ...]:
+    """The rows of each of several tensors that a file holds apart and a module as one; it says them, if any."""
+    return getattr(model.get_submodule(name.rpartition(".")[0]), "parts", ())
 
 
 def canonical_tensors(model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:

@@ -105,7 +105,7 @@ FAMILY = Family(
         "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 6, "moe_top_k": 3},
     },
     draws={
-        "rope_parameters": draws.ROPE,
+        "rope_parameters": tuple(rope for rope in draws.ROPE if "short_factor" not in rope),
         "pad_token_id": (None, 0),
         "attn_config": tuple(
             {"clip_qkv": clip, "kv_n_heads": heads, "rope_theta": 10000.0}

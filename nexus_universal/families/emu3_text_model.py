@@ -36,7 +36,6 @@ FAMILY = Family(
     tiny=draws.TINY | {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},
     draws=draws.without(draws.DENSE, "pad_token_id")
     | {
-        "num_key_value_heads": (2, 4, 1, None),
         "head_dim": (12, 16),
         "mlp_bias": (False, True),
         "pad_token_id": (0, 5),

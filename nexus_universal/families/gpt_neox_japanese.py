@@ -26,7 +26,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     def attention(heads: int, head_dim: int) -> dict[str, Any]:
         reader.inert("head_dim", None, head_dim)
         packing = (Packed(roles=("query", "key", "value"), groups=heads),)
-        return {"rope": rope, "biases": (), "kernel": "eager_fused", "packing": packing}
+        return {"rope": rope, "biases": (), "kernel": "eager_fused_rounded", "packing": packing}
 
     def mixers(plain: Attention, depth: int) -> Iterable[Attention]:
         return (*[plain] * (depth - 1), replace(plain, biases=("output",), late_bias=True))

@@ -80,7 +80,7 @@ FAMILY = Family(
         },
         names.experts(f"{EXPERTS}.experts.{{e}}", gate="w1", up="w3", down="w2", published_router=f"{EXPERTS}.gate")
         | names.either(names.shared_experts(f"{EXPERTS}.shared_experts"), names.shared_experts())
-        | names.either(names.gated(), names.gated(theirs=EXPERTS)),
+        | names.either(names.gated(theirs=EXPERTS), names.gated()),
         {
             "layers.{i}.feed_forward.router.selection_bias": tuple(
                 f"{module}.gate.e_score_correction_bias" for module in (EXPERTS, f"{names.LAYER}.mlp")

@@ -83,8 +83,8 @@ FAMILY = Family(
         names.separate_gated_delta({role: f"{name}_proj" for role, name in ROLES.items()}),
         {
             "layers.{i}.attention_output_norm": (
-                f"{names.LAYER}.post_attention_layernorm",
                 f"{names.LAYER}.feedforward_layer_norm",  # what transformers 5.23 calls it when it saves
+                f"{names.LAYER}.post_attention_layernorm",
             ),
             "layers.{i}.linear_attention.decay_log": f"{names.LAYER}.linear_attn.A_log",
             "layers.{i}.linear_attention.decay_bias": f"{names.LAYER}.linear_attn.dt_bias",
@@ -101,19 +101,19 @@ FAMILY = Family(
     tiny=draws.TINY
     | {
         **{"num_hidden_layers": 4, "eos_token_id": 3, "pad_token_id": 1},
-        "linear_num_key_heads": 2,
+        "linear_num_key_heads": 4,
         "linear_num_value_heads": 4,
         "linear_key_head_dim": 8,
-        "linear_value_head_dim": 12,
+        "linear_value_head_dim": 8,  # transformers saves the convolutions in equal thirds, however wide they are
     },
     draws=draws.without(draws.DENSE, "pad_token_id", "rope_parameters")
     | {
         "num_key_value_heads": (2, 4, None),
         "rope_parameters": ({"rope_type": "default", "rope_theta": None}, *draws.ROPE),
-        "linear_num_key_heads": (2, 4),
+        "linear_num_key_heads": (4, 2),
         "linear_num_value_heads": (4, None),
         "linear_key_head_dim": (8, None),
-        "linear_value_head_dim": (12, None),
+        "linear_value_head_dim": (8, 12, None),
         **{"linear_conv_kernel_dim": (4, 2), "linear_allow_neg_eigval": (True, False)},
         "layer_types": (None, ["full_attention", "linear_attention"] * 2),
     },

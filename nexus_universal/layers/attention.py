@@ -232,9 +232,10 @@ class UniversalAttention(KeepsFloat32):
         if part.kernel == "eager_gated":
             assert mask is not None and self.sinks is not None
             return gated_eager_attention(query, key, value, mask=mask, scale=self.scale, sinks=self.sinks)
-        if part.kernel == "eager_fused":
+        if part.kernel in ("eager_fused", "eager_fused_rounded"):
             assert mask is not None
-            return added_eager_attention(query, key, value, mask=mask, scale=self.scale)
+            softmax = torch.float32 if part.kernel == "eager_fused" else None
+            return added_eager_attention(query, key, value, mask=mask, scale=self.scale, softmax=softmax)
         if part.kernel in ("eager_divided", "eager_wide"):
             assert mask is not None
             wide = part.kernel == "eager_wide"

@@ -41,6 +41,7 @@ class UniversalChannelDelta(KeepsFloat32):
             activation=part.activation,
             cut=part.cut,
             wide=part.stored == "float32",
+            parts=(self.width, self.width, self.values),
         )
         self.decay = _thin(d_model, self.width, part.low_rank)
         self.decay_log = nn.Parameter(torch.empty(part.key_heads))

@@ -17,7 +17,7 @@ class CausalConvolution(KeepsFloat32):
     """Each channel convolved over itself and its `kernel` - 1 predecessors, then an activation, if any.
 
     `cut` takes as many results as the call has positions, even where there are no more. A weight that stays `wide` is
-    float32 in any model.
+    float32 in any model. `parts` are the channels of what is convolved together, which files may hold apart.
     """
 
     def __init__(
@@ -29,8 +29,10 @@ class CausalConvolution(KeepsFloat32):
         activation: str | None = None,
         cut: bool = False,
         wide: bool = False,
+        parts: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
+        self.parts = parts
         self.kernel, self.cut = kernel, cut
         self.in_float32 = ("weight",) if wide else ()
         self.weight = nn.Parameter(torch.empty(channels, kernel))

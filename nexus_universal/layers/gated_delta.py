@@ -40,8 +40,10 @@ class UniversalGatedDelta(nn.Module):
         # Packed roles are multiplied first, and the rest in the references' order: gradients' bits depend on it.
         order = dict.fromkeys((*(role for packed in part.packing for role in packed.roles), *rows))
         self.project = InputProjections(self, {role: rows[role] for role in order}, d_in=d_model, packing=part.packing)
-        channels = 2 * self.key_width + self.value_width
-        self.convolution = CausalConvolution(channels, part.convolution, activation=part.activation, cut=part.cut)
+        parts = (self.key_width, self.key_width, self.value_width)
+        self.convolution = CausalConvolution(
+            sum(parts), part.convolution, activation=part.activation, cut=part.cut, parts=parts
+        )
         self.decay_log = nn.Parameter(torch.empty(part.value_heads))
         self.decay_bias = nn.Parameter(torch.empty(part.value_heads))
         self.norm = GatedNorm(part.norm, part.value_dim, activation=part.gate_activation)

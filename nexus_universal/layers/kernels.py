@@ -120,8 +120,9 @@ def added_eager_attention(
     *,
     mask: Float[Tensor, "batch _ seq keys"],
     scale: float,
+    softmax: torch.dtype | None = torch.float32,
 ) -> Float[Tensor, "batch seq heads dv"]:
-    """The same with mask + scale · q kᵀ as one product, which rounds once."""
+    """The same with mask + scale · q kᵀ as one product, which rounds once; a `softmax` of None has its dtype."""
     batch, heads, seq, _ = query.shape
     times = heads // key.shape[1]
     query, key, value = (
@@ -130,7 +131,7 @@ def added_eager_attention(
     )
     bias = mask.expand(batch, heads, seq, -1).reshape(batch * heads, seq, -1)
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = torch.softmax(scores, dim=-1, dtype=softmax).to(query.dtype)
     return torch.bmm(weights, value).unflatten(0, (batch, heads)).transpose(1, 2).contiguous()
 
 

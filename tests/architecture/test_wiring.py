@@ -249,7 +249,7 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "gemma4_text_experts": ("layers.*.experts.router.input_norm", None, "needs input_norm"),
     "deepseek_v32": ("layers.*.attention.query_rank", None, "come from the query latent"),
     "deepseek_v4": ("layers.2.attention.rate", None, "work on compressed entries"),
-    "kimi_linear": ("layers.0.delta.decay", "head", "factorises"),
+    "kimi_linear": ("layers.0.delta.decay", "head", "must be None where"),
     "minimax": ("layers.0.lightning.packing", (Packed(roles=("query", "beta")),), "names 'beta'"),
     "jetmoe": ("layers.0.attention.router.normalise", True, "sums to one already"),
     "hrm_text": ("registers", (), "must be written before it is read"),

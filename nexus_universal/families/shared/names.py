@@ -239,7 +239,7 @@ def separate_gated_delta(
     return {
         f"{stem}_norm": f"{layer}.input_layernorm",
         **{f"{stem}.{role}": f"{theirs}.{name}" for role, name in roles.items()},
-        f"{stem}.convolution.weight": (Squeezed(f"{theirs}.conv1d.weight", axis=1), convolutions),
+        f"{stem}.convolution.weight": (convolutions, Squeezed(f"{theirs}.conv1d.weight", axis=1)),
         f"{stem}.norm": f"{theirs}.o_norm",
         f"{stem}.output": f"{theirs}.o_proj",
     }
