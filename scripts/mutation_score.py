@@ -18,6 +18,7 @@ import torch
 from ledger import enter
 
 from nexus_universal import families
+from nexus_universal.parity.bench import FalseProof
 from nexus_universal.parity.mutants import mutation_score
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +36,12 @@ def main() -> int:
     weak = []
     for model_type in (arguments.only or families.model_types())[index - 1 :: count]:
         start = time.perf_counter()
-        score = mutation_score(model_type)
+        try:
+            score = mutation_score(model_type)
+        except FalseProof as error:
+            print(error, flush=True)
+            weak.append(model_type)
+            continue
         enter(SCORES, {score.family: score.to_data()})
         left = [outcome.title for outcome in (*score.of("survived"), *score.of("crashed"))]
         took = time.perf_counter() - start
