@@ -38,8 +38,18 @@ def summary(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Prove and write."""
+def proven(model_type: str, draws: int, *, half_draws: int) -> dict[str, Any]:
+    """What was seen of one family, by precision."""
+    entry = {"float32": summary(verify_family(model_type, draws=draws))}
+    borrowed = families.find(model_type).reference
+    if borrowed is None or borrowed.rounds_alike:
+        half = verify_family(model_type, draws=half_draws, dtype="bfloat16", gradients=False)
+        entry["bfloat16"] = summary(half)
+    return entry
+
+
+def main() -> int:
+    """Prove and write; exit status 1 if a family could not be tried."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--draws", type=int, default=14, help="configs per family in float32")
     parser.add_argument("--bf16-draws", type=int, default=6, help="configs per family in bfloat16")
@@ -48,15 +58,16 @@ def main() -> None:
     arguments = parser.parse_args()
     index, count = map(int, arguments.shard.split("/"))
 
+    failed = []
     for model_type in (arguments.only or families.model_types())[index - 1 :: count]:
         print(model_type, flush=True)
         begun = time.monotonic()
-        found = verify_family(model_type, draws=arguments.draws)
-        entry = {"float32": summary(found)}
-        borrowed = families.find(model_type).reference
-        if borrowed is None or borrowed.rounds_alike:
-            half = verify_family(model_type, draws=arguments.bf16_draws, dtype="bfloat16", gradients=False)
-            entry["bfloat16"] = summary(half)
+        try:
+            entry = proven(model_type, arguments.draws, half_draws=arguments.bf16_draws)
+        except Exception as error:  # the others are proven nonetheless
+            print(f"  {type(error).__name__}: {error}", flush=True)
+            failed.append(model_type)
+            continue
         verdicts = {dtype: each["verdict"] for dtype, each in entry.items()}
         print(f"  {verdicts} in {time.monotonic() - begun:.0f} s", flush=True)
         enter(PROVEN, {model_type: entry})
@@ -64,7 +75,8 @@ def main() -> None:
         found = verify_checkpoint(ROOT / "tests" / "data" / name)
         enter(PROVEN, {name: summary(found)}, section="checkpoints")
         print(f"{name}: {found.verdict}", flush=True)
+    return bool(failed)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

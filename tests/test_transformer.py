@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,10 +16,9 @@ from nexus_universal.architecture.errors import InputError
 from nexus_universal.parity.draws import pads_leak, scans_restart
 from nexus_universal.parity.modes import Reference
 from nexus_universal.transformer import CausalOutput
-from tests.helpers import MODEL_TYPES, furthest, ids, labelled, pair, reference, same, single_changes, universal
+from tests.helpers import MODEL_TYPES, furthest, ids, pair, reference, same, single_changes, universal
 
 types = pytest.mark.parametrize("model_type", MODEL_TYPES)
-CHANGES = [(model_type, *change) for model_type in MODEL_TYPES for change in single_changes(model_type)]
 TRAINED = ("qwen3", "gemma3_text", "glm4_moe_lite")
 
 
@@ -42,13 +40,16 @@ def test_a_call_is_the_references_bit_for_bit(model_type: str) -> None:
         assert same(ours(piece, cache=cache).logits, expected)
 
 
-@pytest.mark.parametrize(("model_type", "key", "value"), CHANGES, ids=labelled(CHANGES))
+@types
 @torch.no_grad()
-def test_every_drawn_value_is_the_references_bit_for_bit(model_type: str, key: str, value: Any) -> None:
+def test_every_drawn_value_is_the_references_bit_for_bit(model_type: str) -> None:
     """Past the window and, where there is one, past the original context."""
-    theirs = reference(model_type, **{key: value})
-    x = ids(1, 70)
-    assert same(universal(theirs)(x).logits, theirs(x, use_cache=False).logits)
+    x, other = ids(1, 70), []
+    for key, value in single_changes(model_type):
+        theirs = reference(model_type, **{key: value})
+        if not same(universal(theirs)(x).logits, theirs(x, use_cache=False).logits):
+            other.append((key, value))
+    assert not other
 
 
 @types

@@ -88,8 +88,10 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "Rope.product",
         "a product with a float32 table is float32 already",
-        lambda mutant, n: mutant.place.holder.table == "float32"  # type: ignore[attr-defined]
-        and "complex64" not in (mutant.place.value, *mutant.change.split("'")),
+        lambda mutant, n: (
+            mutant.place.holder.table == "float32"  # type: ignore[attr-defined]
+            and "complex64" not in (mutant.place.value, *mutant.change.split("'"))
+        ),
     ),
     Equivalent(
         "Router.weights",

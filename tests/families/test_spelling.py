@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from nexus_universal import ArchitectureParameter, NexusError, families
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.families.shared.spelling import normalised
 from nexus_universal.layers.rope import frequencies
-from tests.helpers import MODEL_TYPES, config, explicit, labelled, raw, single_changes
+from tests.helpers import MODEL_TYPES, config, explicit, raw, single_changes
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0}
@@ -133,25 +134,18 @@ def test_two_spellings(model_type: str, old: dict[str, Any], new: dict[str, Any]
     assert (ours_old, ours_old.text) == (theirs, theirs.text)
 
 
-ROPES = [
-    (model_type, key, value)
-    for model_type in MODEL_TYPES
-    for key, value in single_changes(model_type)
-    if key == "rope_parameters" and families.find(model_type).rope == "flat"
-]
-
-
-@pytest.mark.parametrize(("model_type", "key", "value"), ROPES, ids=labelled(ROPES))
-@pytest.mark.parametrize("type_key", ["type", "rope_type"])
-def test_every_scaling_in_v4_spelling(model_type: str, key: str, value: Any, type_key: str) -> None:
+@pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if families.find(name).rope == "flat"])
+def test_every_scaling_in_v4_spelling(model_type: str) -> None:
     """`rope_theta` outside, the rest in `rope_scaling`, the type under either of its names."""
-    new = raw(model_type, **{key: value})
-    inner = dict(new["rope_parameters"])
-    old = {name: item for name, item in new.items() if name != "rope_parameters"}
-    if "rope_theta" in inner:
-        old["rope_theta"] = inner.pop("rope_theta")
-    old["rope_scaling"] = {type_key: inner.pop("rope_type")} | inner
-    assert ArchitectureParameter.from_huggingface(old) == ArchitectureParameter.from_huggingface(new)
+    drawn = [value for key, value in single_changes(model_type) if key == "rope_parameters"]
+    for value, type_key in product(drawn, ("type", "rope_type")):
+        new = raw(model_type, rope_parameters=value)
+        inner = dict(new["rope_parameters"])
+        old = {name: item for name, item in new.items() if name != "rope_parameters"}
+        if "rope_theta" in inner:
+            old["rope_theta"] = inner.pop("rope_theta")
+        old["rope_scaling"] = {type_key: inner.pop("rope_type")} | inner
+        assert ArchitectureParameter.from_huggingface(old) == ArchitectureParameter.from_huggingface(new), value
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -7,6 +7,7 @@ is read back and compared, so a wrong config cannot come out; at worst none does
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -96,15 +97,25 @@ def solve(n: ArchitectureParameter, values: Values, *, read: Read) -> Values:
     search = _Search(n, read)
     found = search.at_depth(values)
     distance = search.distance(found)
-    while distance:
-        before = distance
-        for improve in (search.improved, search.counted, search.escaped, search.scaled):
-            found, distance = improve(found, distance)
-            if distance < before:
+    with contextlib.suppress(_Exhausted):
+        while distance:
+            before = distance
+            for improve in (search.improved, search.counted, search.escaped, search.scaled):
+                found, distance = improve(found, distance)
+                if distance < before:
+                    break
+            if distance == before:
                 break
-        if distance == before:
-            break
+    search.tries = 0
     return found if found is values else search.without_leftovers(found)
+
+
+TRIES = 6000
+"""So many configs are read at most: where pairs of keys help only together, there are far more than are worth it."""
+
+
+class _Exhausted(Exception):
+    """A search that has read enough."""
 
 
 class _Search:
@@ -113,6 +124,7 @@ class _Search:
         self.read = read
         self.layers: dict[tuple[int, int], int] = {}
         self.kept: list[Any] = []
+        self.tries = 0
 
     def at_depth(self, values: Values) -> Values:
         """The same with n's number of layers, which everything else depends on; lists of another depth are left out."""
@@ -148,7 +160,14 @@ class _Search:
             return 0
 
     def distance(self, values: Values) -> float:
-        """How many leaves of what is read differ from n's; infinite where the reader refuses."""
+        """How many leaves of what is read differ from n's; infinite where the reader refuses.
+
+        Raises:
+            _Exhausted: enough was read.
+        """
+        self.tries += 1
+        if self.tries > TRIES:
+            raise _Exhausted
         try:
             found, reader = self.read(values)
             return self._distance(found) + 0.5 * len(reader.broken)
