@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nexus_universal.architecture.mixers import LatentAttention
+from nexus_universal.architecture.mixers import Attention, LatentAttention
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import LinearScaling, Llama3Scaling, ProportionalScaling, Rope, YarnScaling
@@ -102,6 +102,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "Router.sum_epsilon",
         "float32 absorbs it: s + 1e-20 = s for any sum of scores above 1e-12",
         lambda mutant, n: 0.0 < mutant.place.value < 1e-19 and mutant.place.holder.logits == "float32",  # type: ignore[attr-defined]
+    ),
+    Equivalent(
+        "Rope.over",
+        "turning is element by element: where no norm stands before it, gradients are the same numbers in any order",
+        lambda mutant, n: all(isinstance(mixer, Attention) and not mixer.qk_norm for mixer, *_ in rotations(n)),
     ),
     Equivalent("Rope.fraction", "rounds to the same number of turned pairs: the same frequencies", rotates_alike),
 )

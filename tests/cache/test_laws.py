@@ -95,7 +95,7 @@ def cut(sizes: list[int]) -> list[int]:
 
 def test_the_noise_is_small_and_not_zero() -> None:
     for case in CASES:
-        assert 0 < tolerance(case) < 1e-3 * float(whole(case).abs().max()), case
+        assert 0 < tolerance(case) < 5e-3 * float(whole(case).abs().max()), case
 
 
 @cases

@@ -110,7 +110,7 @@ def solve(n: ArchitectureParameter, values: Values, *, read: Read) -> Values:
     return found if found is values else search.without_leftovers(found)
 
 
-TRIES = 6000
+TRIES = 60_000
 """So many configs are read at most: where pairs of keys help only together, there are far more than are worth it."""
 
 
