@@ -84,7 +84,7 @@ FIELDS: list[tuple[str, Callable[[ArchitectureParameter], str]]] = [
     ("heads / kv × head_dim", lambda n: f"{n.num_heads} / {n.num_kv_heads} × {n.head_dim}"),
     ("position", lambda n: n.pos_embedding_type + (f", θ = {n.rope_base:g}" if n.rope_base else "")),
     ("feed-forward", feed_forwards),
-    ("norm", lambda n: f"{n.norm_type}, ε = {n.ln_eps:g}"),
+    ("final norm", lambda n: "none" if n.final_norm is None else f"{n.norm_type}, ε = {n.final_norm.eps:g}"),
     ("biases", lambda n: "yes" if n.use_bias else "no"),
     ("head", lambda n: "tied" if n.head.tied else "own matrix"),
     ("parameters", lambda n: f"{n.count(context=4096).parameters / 1e9:.2f} B"),
