@@ -20,7 +20,7 @@ def main(source: str = str(DEFAULT), prompt: str = "Return the") -> str:
     print(model.n.signature)
     print(model.n.count(context=512))
     tokenizer = load_tokenizer(source)
-    completion = generate_text(model, tokenizer, prompt, max_new_tokens=24)
+    completion = generate_text(model, tokenizer, prompt, max_new_tokens=24, seed=0)
     print(f"{prompt}|{completion}")
     return str(completion)
 

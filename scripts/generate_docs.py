@@ -84,7 +84,7 @@ FIELDS: list[tuple[str, Callable[[ArchitectureParameter], str]]] = [
     ("heads / kv × head_dim", lambda n: f"{n.num_heads} / {n.num_kv_heads} × {n.head_dim}"),
     ("position", lambda n: n.pos_embedding_type + (f", θ = {n.rope_base:g}" if n.rope_base else "")),
     ("feed-forward", feed_forwards),
-    ("norm", lambda n: f"{n.norm_type}, ε = {n.ln_eps:g}"),
+    ("final norm", lambda n: "none" if n.final_norm is None else f"{n.norm_type}, ε = {n.final_norm.eps:g}"),
     ("biases", lambda n: "yes" if n.use_bias else "no"),
     ("head", lambda n: "tied" if n.head.tied else "own matrix"),
     ("parameters", lambda n: f"{n.count(context=4096).parameters / 1e9:.2f} B"),
@@ -203,6 +203,7 @@ def mutation_score() -> str:
         table(rows),
         "",
         *([BORROWED, ""] if any(entry["borrowed"] for entry in entries.values()) else []),
+        *unscored(set(entries)),
         "## By what is changed",
         "",
         table(by_kind),
@@ -220,6 +221,13 @@ def mutation_score() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def unscored(scored: set[str]) -> list[str]:
+    """The types whose mutants were not run yet."""
+    left = [f"`{name}`" for name in families.model_types() if name not in scored]
+    told = "An entry says nothing of fields that parts were given after it was made."
+    return [told + (f" Not scored yet: {', '.join(left)}." if left else ""), ""]
 
 
 BORROWED = """\

@@ -22,6 +22,8 @@ FLOORS = {
     "ends": "Ends",
     "program": "Wiring",
     "mixers": "Mixers",
+    "differential": "Differential attention",
+    "recurrences": "Recurrent mixers",
     "feed_forward": "Feed-forward",
     "position": "Norms and positions",
     "part": "Numbers",

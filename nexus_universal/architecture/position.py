@@ -196,8 +196,8 @@ class Rope(Part):
             yield "frequencies", "must be 'float32' where there is a scaling or a complex product"
         if not 0 < self.fraction <= 1:
             yield "fraction", "must lie in (0, 1]"
-        if self.part_rotated == "last" and self.fraction == 1:
-            yield "part_rotated", "is 'last' for fraction < 1 only"
+        if self.part_rotated == "last" and (self.fraction == 1 or isinstance(self.scaling, ProportionalScaling)):
+            yield "part_rotated", "is 'last' only where a part is rotated: fraction < 1, and no proportional scaling"
 
     def problems_in_head(self, head_dim: int, *, width: str, kept: bool = False) -> Iterator[tuple[str, str]]:
         """What contradicts a head of this width; `width` is the name of the holder's field that says it.

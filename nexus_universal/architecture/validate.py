@@ -224,7 +224,7 @@ def _shares(layers: tuple[Program, ...]) -> Iterator[Problem]:
     whole = ((index, layer) for index, layer in enumerate(layers) if layer.share)
     shared += [(f"layers.{index}", layer.share, replace(layer, detached=False)) for index, layer in whole]
     for path, name, value in shared:
-        if seen.setdefault(name, value) != value:
+        if name and seen.setdefault(name, value) != value:
             yield f"{path}.share", name, "names the weights of a different part: shared parts must be equal"
 
 
@@ -272,14 +272,14 @@ def _streams(program: Program, count: int | None, path: str) -> Iterator[Problem
 
 def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:
     """A per-layer input is a slice of the per-layer embedding, and as wide."""
-    inputs = [(path, branch) for path, branch in _all_branches(layers) if isinstance(branch.part, PerLayerInput)]
+    inputs = [(path, b.part) for path, b in _all_branches(layers) if isinstance(b.part, PerLayerInput)]
     if table is not None and not inputs:
         yield "embedding.per_layer", table, "must be None: no layer reads it"
-    for path, branch in inputs:
+    for path, part in inputs:
         if table is None:
-            yield f"{path}.width", branch.part.width, "needs embedding.per_layer"
-        elif branch.part.width != table.width:
-            yield f"{path}.width", branch.part.width, f"must equal embedding.per_layer.width = {table.width}"
+            yield f"{path}.width", part.width, "needs embedding.per_layer"
+        elif part.width != table.width:
+            yield f"{path}.width", part.width, f"must equal embedding.per_layer.width = {table.width}"
 
 
 def _unread(layers: tuple[Program, ...], registers: list[str]) -> Iterator[Problem]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nexus_universal.architecture.feed_forward import ExpertGroups, Router
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families.shared import common, deepseek, draws, names
@@ -15,7 +17,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     text, embedding = common.ends(reader, context=2048, vocab=102400, width=4096, bos=1, eos=2)
     norm = common.rms_norm(reader, 1e-6)
-    turned = {"pairing": "interleaved", "table": "float32", "product": "complex64"}
+    turned: dict[str, Any] = {"pairing": "interleaved", "table": "float32", "product": "complex64"}
     attention = deepseek.latent_attention(reader, context=text.context, query_rank=1536, defaults=SIZES, **turned)
     biases = ("gate", "up", "down") if reader.take("mlp_bias", False) else ()
     dense = common.feed_forward(reader, 11008, biases=biases)

@@ -24,7 +24,8 @@ def kinds_of(reader: ConfigReader, depth: int, *, windows: bool) -> tuple[str, .
     if listed is None or not (named or (every == 0 and not windows)):
         every = reader.count("sliding_window_pattern", 4)
     reader.require(windows or listed is not None, "layer_types", None, "must be listed where sliding_window is null")
-    return listed or tuple(KINDS[bool((index + 1) % every)] for index in range(depth))
+    cycle = every if isinstance(every, int) else 1
+    return listed or tuple(KINDS[bool((index + 1) % cycle)] for index in range(depth))
 
 
 def attentions(reader: ConfigReader, rotated: Attention, depth: int) -> Iterable[Attention]:

@@ -45,7 +45,7 @@ def _modes(reader: ConfigReader, depth: int) -> tuple[str, ...]:
         pattern = [{"F": "full", "S": "shared"}.get(letter) for letter in pattern]
     fits = pattern is None or (len(pattern) == depth and set(pattern) <= set(MODES))
     reader.require(fits, "index_topk_pattern", pattern, f"must name 'full' (F) or 'shared' (S) for {depth} layers")
-    return listed or (tuple(pattern) if pattern and fits else derived)
+    return listed or (tuple(map(str, pattern)) if pattern and fits else derived)
 
 
 FAMILY = replace(
@@ -53,11 +53,13 @@ FAMILY = replace(
     model_type="glm_moe_dsa",
     title="GLM-5",
     read=read,
-    irrelevant=deepseek_v32.FAMILY.irrelevant
-    | {"index_share_for_mtp_iteration": "speaks of multi-token prediction, which is passed over"},
+    irrelevant={
+        **deepseek_v32.FAMILY.irrelevant,
+        "index_share_for_mtp_iteration": "speaks of multi-token prediction, which is passed over",
+    },
     tiny={**deepseek_v32.FAMILY.tiny, "index_topk_freq": 2, "index_skip_topk_offset": 2, "index_topk_pattern": None},
-    draws=deepseek_v32.FAMILY.draws
-    | {
+    draws={
+        **deepseek_v32.FAMILY.draws,
         "indexer_types": (None, ["full", "shared", "shared"]),
         "index_topk_freq": (2, 1),
         "index_skip_topk_offset": (2, 1),

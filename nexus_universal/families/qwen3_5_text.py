@@ -24,7 +24,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     norm, dense = delta.norm(reader), common.feed_forward(reader, 12288)
     mixers = {
         "full_attention": delta.attention(reader, text, embedding.width, norm=norm, kv_heads=4),
-        "linear_attention": delta.delta_rule(reader, eps=norm.eps, act=dense.activation, packing=PACKING),
+        "linear_attention": delta.delta_rule(reader, eps=norm.eps, act=common.activation(reader), packing=PACKING),
     }
     made = {kind: delta.layer(kind, mixers, dense, norm) for kind in mixers}
     kinds = common.layer_types(reader, reader.count("num_hidden_layers", 32), **delta.PATTERN)

@@ -19,10 +19,10 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     )
     mixers = {
         "full_attention": delta.attention(reader, text, embedding.width, norm=norm, kv_heads=2),
-        "linear_attention": delta.delta_rule(reader, eps=norm.eps, act=dense.activation, packing=packing),
+        "linear_attention": delta.delta_rule(reader, eps=norm.eps, act=common.activation(reader), packing=packing),
     }
     normalise = reader.take("norm_topk_prob", True)
-    experts = delta.experts(reader, dense.activation, count=512, chosen=10, normalise=normalise)
+    experts = delta.experts(reader, common.activation(reader), count=512, chosen=10, normalise=normalise)
     depth = reader.count("num_hidden_layers", 48)
     kinds, sparse = common.layer_types(reader, depth, **delta.PATTERN), common.sparse_layers(reader, depth)
     made = {

@@ -105,7 +105,7 @@ class Compressor(nn.Module):
             joined.append(place.scatter(1, at.expand_as(new), new)[:, :room])
         complete = (waits + rows.real.sum(-1)) // self.rate
         before = self._of(state, "before_values"), self._of(state, "before_gates")
-        entries, series = self._pooled(*joined, done, before)
+        entries, series = self._pooled(joined[0], joined[1], done, before)
         known = self._of(state, "entries")
         total = int((done + complete).max())
         place = entries.new_zeros(batch, total + 1, self.head_dim)

@@ -31,12 +31,13 @@ class Equivalent:
 
 
 def rotations(n: ArchitectureParameter) -> Iterator[tuple[Part, Rope, int]]:
-    """Every mixer that rotates, its rotation, and the width of what it turns."""
+    """Every mixer or indexer that rotates, its rotation, and the width of what it turns."""
     for layer in n.layers:
         for _, branch in layer.all_branches():
-            rope = getattr(branch.part, "rope", None)
-            if isinstance(rope, Rope):
-                yield branch.part, rope, getattr(branch.part, "rope_dim", None) or getattr(branch.part, "head_dim", 0)
+            for part in (branch.part, getattr(branch.part, "indexer", None)):
+                rope = getattr(part, "rope", None)
+                if part is not None and isinstance(rope, Rope):
+                    yield part, rope, getattr(part, "rope_dim", None) or getattr(part, "head_dim", 0)
 
 
 def rotates_alike(mutant: Mutant, n: ArchitectureParameter) -> bool:

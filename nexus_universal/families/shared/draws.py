@@ -97,7 +97,7 @@ def mixtures(
     return ({**tiny}, *({**tiny, **chosen} for chosen in mixed))
 
 
-def without(values: dict[str, V], *keys: str) -> dict[str, V]:
+def without(values: Mapping[str, V], *keys: str) -> dict[str, V]:
     """The same draws (or tiny config) but for keys that a family does not have."""
     return {key: found for key, found in values.items() if key not in keys}
 
