@@ -184,7 +184,6 @@ VARIED: dict[str, Any] = {
     "input_jitter_noise": 0.7,
     "attention_chunk_size": 8,
     "emb_pdrop": 0.7,
-    "num_key_value_heads": 1,
     "load_balance_coeff": 0.7,
     "use_grouped_mm": False,
     "use_mtp": False,
@@ -236,8 +235,16 @@ NOT_IN_THE_REFERENCE = {
     "num_attention_heads": "follows from other keys, and is a read-only property",
     "use_return_dict": "a read-only property of the reference's configs",
     **dict.fromkeys(
-        ("vision_config", "audio_config", "vq_config", "patch_size", "num_channels")
-        + ("audio_merge_size", "projector_bias", "num_image_with_embedding"),
+        (
+            "vision_config",
+            "audio_config",
+            "vq_config",
+            "patch_size",
+            "num_channels",
+            "audio_merge_size",
+            "projector_bias",
+            "num_image_with_embedding",
+        ),
         "gives a tower, of which nothing is built, weights of other shapes",
     ),
     **dict.fromkeys(

@@ -19,7 +19,7 @@ from nexus_universal.parity.references import reference_and_n
 from nexus_universal.parity.verify import verify_family
 
 TYPES = families.model_types()
-BOUNDED = ("nemotron_h",)
+BOUNDED = ("nemotron_h", "zamba2")
 """Those whose Δ is bounded in the scan and never in a step: laws of cutting are not asked of them."""
 
 ROUND_ALIKE = [name for name in TYPES if (borrowed := families.find(name).reference) is None or borrowed.rounds_alike]
