@@ -37,6 +37,7 @@ FAMILY = Family(
     draws=draws.without(draws.DENSE, "pad_token_id")
     | {
         "head_dim": (12, 16),
+        "num_key_value_heads": (2, 4, 1),
         "mlp_bias": (False, True),
         "pad_token_id": (0, 5),
         "num_hidden_layers": (2, 1, 3),
