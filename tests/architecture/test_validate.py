@@ -10,7 +10,7 @@ from pieces import bare_rms, rms
 from small import NORM, attention, experts, feed_forward, layer, refused, small, stepped
 
 from nexus_universal.architecture.dynamic_mask import DynamicMask
-from nexus_universal.architecture.ends import Embedding
+from nexus_universal.architecture.ends import Embedding, PerLayerEmbedding, Register
 from nexus_universal.architecture.feed_forward import ExpertGroups, RoutedAttention, Router
 from nexus_universal.architecture.mixers import (
     CompressedAttention,
@@ -104,6 +104,19 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
         ("final_norm.scale = 'one_plus_weight' must be 'weight' or 'none'",),
     ),
     "norm bias": (small(final_norm=Norm(kind="rms", eps=1.0, scale="none", bias=True)), ("bias = True needs a scale",)),
+    "nothing left to be last": (
+        mixer(rope=Rope(theta=1e4, part_rotated="last")),
+        ("rope.part_rotated = 'last' is 'last' only where a part is rotated",),
+    ),
+    "an unread register": (small(registers=(Register(name="m"),)), ("registers = 'm' is read by no layer",)),
+    "an unread table": (
+        small(embedding=Embedding(vocab=97, width=24, per_layer=PerLayerEmbedding(vocab=97, width=8, norm=NORM))),
+        ("embedding.per_layer", "must be None: no layer reads it"),
+    ),
+    "choices for other tokens": (
+        routed(by_token=5),
+        ("feed_forward.router.by_token = 5 must equal embedding.vocab = 97",),
+    ),
     "rope theta": (mixer(rope=Rope(theta=0.0)), ("rope.theta = 0.0 must be positive",)),
     "rope fraction": (mixer(rope=Rope(theta=1e4, fraction=1.5)), ("rope.fraction = 1.5 must lie in (0, 1]",)),
     "when over width": (

@@ -22,6 +22,7 @@ from tests.helpers import MODEL_TYPES, STEADY, ids, reference, universal
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{model_type: (model_type, STEADY.get(model_type, {})) for model_type in MODEL_TYPES},
+    **{name: (name, {"seed": 1}) for name in ("qwen3_5_moe", "qwen3_5_moe_text")},  # no router of it sits on a tie
     "gemma3_text, window 1": ("gemma3_text", {"sliding_window": 1, "num_hidden_layers": 2}),
     "gemma3_text, window 2": ("gemma3_text", {"sliding_window": 2, "num_hidden_layers": 6}),
     "cohere2, window 7": ("cohere2", {"sliding_window": 7}),
@@ -95,7 +96,7 @@ def cut(sizes: list[int]) -> list[int]:
 
 def test_the_noise_is_small_and_not_zero() -> None:
     for case in CASES:
-        assert 0 < tolerance(case) < 5e-3 * float(whole(case).abs().max()), case
+        assert 0 < tolerance(case) < 1e-3 * float(whole(case).abs().max()), case
 
 
 @cases

@@ -12,6 +12,7 @@ import torch
 from nexus_universal import ArchitectureParameter, UniversalTransformer, families
 from nexus_universal.architecture.ends import Origin
 from nexus_universal.architecture.errors import UnsupportedConfig
+from nexus_universal.families.shared import inverse
 from nexus_universal.parity.draws import completed, draw_configs
 from nexus_universal.parity.references import load_reference
 
@@ -72,6 +73,12 @@ def test_layers_that_are_picked_one_by_one() -> None:
     assert changed.to_huggingface()["layer_types"] == [
         "full_attention" if full else "sliding_attention" for full in order
     ]
+
+
+def test_a_search_that_has_read_enough_ends_and_says_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inverse, "TRIES", 3)
+    with pytest.raises(UnsupportedConfig, match=r"no config of this family expresses layers\.1\.attention\.window"):
+        tiny("qwen3").replace("layers.1.attention.window", 7).to_huggingface()
 
 
 def test_two_keys_that_only_help_together() -> None:

@@ -17,10 +17,10 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
-from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.short_convolution import UniversalShortConvolution
 from tests.helpers import furthest, same, widen
+from tests.layers.recurrent import assert_same_gradients, padded
 
 WIDTH = 48
 ROLES = {"in_proj": "input", "out_proj": "output", "conv1d": "convolution", "conv": "convolution", "x_proj": "choose"}
@@ -155,24 +155,7 @@ def test_pieces_are_the_whole(case: str) -> None:
 def test_gradients_are_the_references_bits(case: str, dtype: torch.dtype) -> None:
     theirs, ours, _, _ = pair(case, dtype)
     x, probe = drawn(27, dtype), drawn(27, dtype, seed=4)
-    into: list[Any] = [x.clone().requires_grad_(), x.clone().requires_grad_()]
-    for model, given in zip((theirs, ours), into, strict=True):
-        (model(given) * probe).sum().backward()
-    assert same(into[1].grad, into[0].grad)
-    found = dict(ours.named_parameters())
-    for name, parameter in theirs.named_parameters():
-        grad = found[renamed(name)].grad
-        assert grad is not None and parameter.grad is not None
-        assert same(grad, parameter.grad.view(grad.shape)), name
-
-
-def padded(length: int, left: int, right: int) -> tuple[Tensor, Call]:
-    """One row of `length` real positions among pads, and the call that says so."""
-    mask = torch.zeros(1, left + length + right, dtype=torch.long)
-    mask[:, left : left + length] = 1
-    plan = CallPlan()
-    plan.recurrent = True
-    return mask, plan.begin(torch.zeros(*mask.shape, WIDTH), mask=mask)
+    assert_same_gradients(theirs, ours, x, probe=probe, renamed=renamed)
 
 
 @torch.no_grad()
@@ -181,7 +164,7 @@ def padded(length: int, left: int, right: int) -> tuple[Tensor, Call]:
 def test_pads_change_neither_outputs_nor_states(case: str, left: int, right: int) -> None:
     theirs, ours, _, _ = pair(case)
     x = drawn(30)[:1]
-    mask, call = padded(30 - left - right, left, right)
+    mask, call = padded(30 - left - right, left, right, width=WIDTH)
     state, alone = ours.new_state(), ours.new_state()
     out = ours(x, call, state)[mask.bool()]
     expected = ours(x[mask.bool()][None], None, alone)[0]

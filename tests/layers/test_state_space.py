@@ -21,6 +21,7 @@ from nexus_universal.architecture.recurrences import StateSpace
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.state_space import UniversalStateSpace
 from tests.helpers import furthest, same, widen
+from tests.layers.recurrent import assert_same_gradients, padded
 
 INF = float("inf")
 WIDTH, HEADS, HEAD_DIM, STATE = 48, 6, 16, 10
@@ -174,24 +175,7 @@ def test_any_calls_give_the_references_bits(case: str, dtype: torch.dtype, piece
 def test_gradients_are_the_references_bits(case: str, dtype: torch.dtype) -> None:
     theirs, ours, _ = pair(case, dtype)
     x, probe = drawn(37, dtype), drawn(37, dtype, seed=4)
-    into: list[Any] = [x.clone().requires_grad_(), x.clone().requires_grad_()]
-    for model, given in zip((theirs, ours), into, strict=True):
-        (model(given) * probe).sum().backward()
-    assert same(into[1].grad, into[0].grad)
-    found = dict(ours.named_parameters())
-    for name, parameter in theirs.named_parameters():
-        grad = found[renamed(name)].grad
-        assert grad is not None and parameter.grad is not None
-        assert same(grad, parameter.grad.view(grad.shape)), name
-
-
-def padded(length: int, left: int, right: int) -> tuple[Tensor, Call]:
-    """One row of `length` real positions among pads, and the call that says so."""
-    mask = torch.zeros(1, left + length + right, dtype=torch.long)
-    mask[:, left : left + length] = 1
-    plan = CallPlan()
-    plan.recurrent = True
-    return mask, plan.begin(torch.zeros(*mask.shape, WIDTH), mask=mask)
+    assert_same_gradients(theirs, ours, x, probe=probe, renamed=renamed)
 
 
 @torch.no_grad()
@@ -200,7 +184,7 @@ def test_padded_rows_give_the_references_bits(case: str) -> None:
     theirs, ours, _ = pair(case)
     x = drawn(30, torch.float32)[:1]
     for left, right in ((0, 7), (7, 0)):
-        mask, call = padded(23, left, right)
+        mask, call = padded(23, left, right, width=WIDTH)
         out, expected = ours(x, call), theirs(x, attention_mask=mask)
         if left and "input" in CASES[case][1].biases:
             assert furthest(out[mask.bool()], expected[mask.bool()]) > 1e-2, "the reference lets the bias leak"
@@ -213,7 +197,7 @@ def test_padded_rows_give_the_references_bits(case: str) -> None:
 @pytest.mark.parametrize(("left", "right"), [(0, 6), (6, 0), (4, 3)])
 def test_pads_change_neither_outputs_nor_states(case: str, left: int, right: int) -> None:
     ours, x = pair(case)[1], drawn(30, torch.float32)[:1]
-    mask, call = padded(30 - left - right, left, right)
+    mask, call = padded(30 - left - right, left, right, width=WIDTH)
     state, alone = ours.new_state(), ours.new_state()
     out = ours(x, call, state)[mask.bool()]
     expected = ours(x[mask.bool()][None], None, alone)[0]
