@@ -22,6 +22,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     text = common.text(reader, context=262144, bos=120000, eos=120025, pad=120002, std=0.006)
     embedding = common.embedding(reader, vocab=120832, width=2816, pad=text.pad)
     norm = common.rms_norm(reader, 1e-5)
+    common.written_out(reader, "eager")
     depth = reader.count("num_hidden_layers", 34)
     attention = _attention(reader, norm, context=text.context)
     dense = common.feed_forward(reader, 6912)
@@ -67,18 +68,23 @@ def _attention(reader: ConfigReader, norm: Norm, *, context: int | None) -> dict
 
 
 ATTENTION, EXPERTS = f"{names.LAYER}.self_attn", f"{names.LAYER}.mlp.experts"
+# transformers writes names other than the published (conversion_mapping.py turned round): its files come first
 TENSORS: names.Names = {
     "layers.{i}.attention.gate": (f"{ATTENTION}.linear_gate", f"{ATTENTION}.gate_proj"),
     "layers.{i}.attention.sinks": (Direct(f"{ATTENTION}.learnable_sink_param"), Direct(f"{ATTENTION}.sinks")),
+    "layers.{i}.feed_forward.gate": (f"{names.LAYER}.mlp.linear_gate", f"{names.LAYER}.mlp.gate_proj"),
+    "layers.{i}.feed_forward.shared.gate": tuple(
+        f"{names.LAYER}.mlp.shared_experts.{gate}" for gate in ("linear_gate", "gate_proj")
+    ),
     "layers.{i}.feed_forward.experts.gate_up": Direct(f"{EXPERTS}.gate_up_proj"),
     "layers.{i}.feed_forward.experts.down": Direct(f"{EXPERTS}.down_proj"),
 }
 for role, name in (("weight", "fn"), ("bias", "base"), ("scale", "scale")):
-    TENSORS[f"streams.{role}"] = (Direct(f"model.hc_head.hc_head_{name}"), Direct(f"model.hc_head.hc_{name}"))
-    for ours, published, held in (("attention", "attn", "attn"), ("feed_forward", "mlp", "ffn")):
-        layer = f"{names.LAYER}.hc_{published}_layer"
-        places = (f"{layer}.hc_{name}", f"{layer}.hc_pre.hc_{name}", f"{names.LAYER}.{held}_hc.{name}")
-        TENSORS[f"layers.{{i}}.{ours}_connection.{role}"] = tuple(map(Direct, places))
+    ends = (f"hc_pre.hc_head.hc_head_{name}", f"hc_head.hc_head_{name}", f"hc_head.hc_{name}")
+    TENSORS[f"streams.{role}"] = tuple(Direct(f"model.{end}") for end in ends)
+    for ours, layer, held in (("attention", "hc_attn_layer", "attn_hc"), ("feed_forward", "hc_mlp_layer", "ffn_hc")):
+        ends = (f"hc_pre.{layer}.hc_{name}", f"{layer}.hc_{name}", f"{layer}.hc_pre.hc_{name}", f"{held}.{name}")
+        TENSORS[f"layers.{{i}}.{ours}_connection.{role}"] = tuple(Direct(f"{names.LAYER}.{end}") for end in ends)
 
 
 FAMILY = Family(

@@ -188,6 +188,7 @@ INNER: dict[str, dict[str, Any]] = {
 NARROW = {
     **dict.fromkeys(("phi3", "phi4_multimodal"), ("default", "longrope")),
     **dict.fromkeys(("phimoe", "recurrent_gemma"), ("default",)),
+    "hy_v4": tuple(kind for kind in INNER if kind != "proportional"),
 }
 """Families whose reference refuses all other rotations."""
 

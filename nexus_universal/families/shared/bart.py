@@ -78,9 +78,7 @@ def decoder(
         reader.inert(key, value)  # what the reference's class does whatever these old keys say
     heads = reader.count("decoder_attention_heads", size.heads)
     reader.require(width % heads == 0, "decoder_attention_heads", heads, f"must divide {width}")
-    if attention.get("kernel", "").startswith("eager"):
-        for key in ("attn_implementation", "_attn_implementation"):
-            reader.inert(key, None, "eager")
+    common.written_out(reader, attention.get("kernel", ""))
     if scale_query:
         attention |= {"scale": 1.0, "query_scale": (width // heads) ** -0.5, "contiguous": True}
     attention = {"biases": common.ALL_BIASES, **attention}

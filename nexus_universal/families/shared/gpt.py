@@ -97,9 +97,7 @@ def decoder(
     width, heads = embedding.width, reader.count("num_attention_heads", size.heads)
     reader.require(width % heads == 0, "num_attention_heads", heads, f"must divide {width}")
     fields = {"kv_heads": heads, "head_dim": width // heads, "biases": common.ALL_BIASES}
-    if str(attention(heads, width // heads).get("kernel")).startswith("eager"):
-        reader.inert("attn_implementation", None, "eager")
-        reader.inert("_attn_implementation", None, "eager")
+    common.written_out(reader, str(attention(heads, width // heads).get("kernel")))
     plain = Attention(heads=heads, **(fields | dict(attention(heads, width // heads))))
     depth = reader.count("num_hidden_layers", size.depth)
     attentions = tuple(mixers(plain, depth) if mixers else [plain] * depth)
