@@ -144,22 +144,24 @@ def cost(part: Any, place: Place) -> Cost:
 @cost.register
 def _(part: Attention, place: Place) -> Cost:
     width, kv_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
+    window = None if part.keeps == "all" else part.window  # what is kept is multiplied, masked or not
+    seen = place.seen(window)
     costs = [
         _projections(part, place),
-        attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
+        attention_products(part.heads, seen, part.head_dim, part.value_width),
         linear(part.heads * part.value_width, place.model, "output" in part.biases),
         weights(part.heads * (part.sinks + bool(part.gate and part.gate.head_bias))),
         norm_cost(part.inner_norm, part.heads * part.value_width),
     ]
     if part.differential:  # two mixtures of the same queries and keys, each a product of its own
         costs += [
-            attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
+            attention_products(part.heads, seen, part.head_dim, part.value_width),
             weights(4 * part.head_dim),
             norm_cost(part.differential.norm, 2 * part.head_dim),
         ]
     if part.dynamic_mask:
         step = linear(part.kv_heads * part.value_width, part.kv_heads, part.dynamic_mask.bias)
-        costs += [weights(part.kv_heads), replace(step, flops=step.flops * place.seen(part.window))]
+        costs += [weights(part.kv_heads), replace(step, flops=step.flops * seen)]
     if part.qk_norm:
         wide = part.qk_norm.over == "width" or part.qk_norm.own
         widths = (width, kv_width) if wide else (part.head_dim, part.head_dim)
@@ -168,7 +170,7 @@ def _(part: Attention, place: Place) -> Cost:
         remembered = kv_width + part.kv_heads * part.value_width
         costs += [
             norm_cost(part.value_norm, part.value_width),
-            place.remembered(remembered, None if part.keeps == "all" else part.window),
+            place.remembered(remembered, window),
         ]
     return total(*costs)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nexus_universal.architecture.costs import (
     FLOAT32_BYTES,
     Cost,
@@ -45,7 +47,7 @@ def _(part: GatedLinearRecurrence, place: Place) -> Cost:
     channels = part.width // part.heads
     return total(
         *2 * [linear(place.width, part.width, bias=True)],
-        convolution_cost(part.width, part.convolution, place, bias=True),
+        replace(convolution_cost(part.width, part.convolution, place, bias=True), flops=0),  # a token's is elementwise
         *2 * part.heads * [linear(channels, channels, bias=True)],
         weights(part.width),
         Cost(fixed=part.width * FLOAT32_BYTES),

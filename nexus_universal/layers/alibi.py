@@ -31,7 +31,8 @@ class UniversalAlibi:
             positions = (counts.long().cumsum(-1) - 1) * counts
         if self.part.origin == "last":
             positions = positions - positions[:, -1:]
-        bias = self._biases(positions[:, extent.key_offset :], torch.float32 if self.part.rounding == "none" else dtype)
+        width = torch.promote_types(torch.float32, dtype) if self.part.rounding == "none" else dtype
+        bias = self._biases(positions[:, extent.key_offset :], width)
         return torch.masked_fill(bias, refused(mask), torch.finfo(dtype).min)
 
     def _biases(self, positions: Int[Tensor, "rows keys"], dtype: torch.dtype) -> Float[Tensor, "rows heads one keys"]:
