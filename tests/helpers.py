@@ -48,7 +48,7 @@ MODEL_TYPES: tuple[str, ...] = tuple(name for name in families.model_types() if 
 UNTOLD = (*COUNTS_SLOTS, *GROWS_BY_SLOTS, "whisper")
 """Types whose generation counts pads as positions: nobody tells them otherwise, even if they would listen."""
 
-STEADY: dict[str, dict[str, Any]] = {"nemotron_h": {"time_step_min": 1e-30}}
+STEADY: dict[str, dict[str, Any]] = {key: {"time_step_min": 1e-30} for key in ("nemotron_h", "zamba2")}
 """Changes with which a step is a scan of one position: the reference bounds time steps from below in scans only."""
 
 
