@@ -28,7 +28,7 @@ from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.reader import INERT
 from nexus_universal.parity import references
 from nexus_universal.parity.draws import scans_restart
-from nexus_universal.parity.modes import COUNTS_SLOTS, GROWS_BY_SLOTS
+from nexus_universal.parity.quirks import quirks
 
 transformers.logging.set_verbosity_error()
 hypothesis.settings.register_profile(
@@ -45,7 +45,7 @@ ROOT = Path(nexus_universal.__file__).resolve().parents[1]
 MODEL_TYPES: tuple[str, ...] = tuple(name for name in families.model_types() if not families.find(name).reference)
 """Those that transformers has a class of its own for."""
 
-UNTOLD = (*COUNTS_SLOTS, *GROWS_BY_SLOTS, "whisper")
+UNTOLD = ("whisper", *(name for name in MODEL_TYPES if quirks(name).counts_slots))
 """Types whose generation counts pads as positions: nobody tells them otherwise, even if they would listen."""
 
 STEADY: dict[str, dict[str, Any]] = {key: {"time_step_min": 1e-30} for key in ("nemotron_h", "zamba2")}

@@ -18,16 +18,8 @@ from nexus_universal.architecture.recurrences import (
 )
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
-from nexus_universal.parity.modes import (
-    COUNTS_SLOTS,
-    GIVEN,
-    GROWS_BY_SLOTS,
-    KEEPS_ALL,
-    LAST,
-    LEFT_PADDED,
-    WIDENS_MASK,
-    Sample,
-)
+from nexus_universal.parity.modes import GIVEN, LAST, LEFT_PADDED, Sample
+from nexus_universal.parity.quirks import quirks
 
 CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
 
@@ -111,30 +103,21 @@ def switch_length(n: Any) -> int | None:
 
 def asked(n: Any, mode: str, sample: Sample) -> Sample:
     """What the reference is asked in a mode: without pads on the left where it lets them into the tokens after them."""
+    odd = quirks(n.origin.family)
     if mode == GIVEN and n.embedding.per_layer and n.embedding.per_layer.finds_tokens:
         return replace(sample, given="looked up")
     if mode == GIVEN and any(getattr(getattr(part, "router", None), "by_token", None) for part in _parts(n)):
         return replace(sample, given="ids")  # experts are chosen by them
     if mode == "chunks" and scans_restart(n):
         return sample.stepped()
-    if mode == GIVEN and n.origin.family == "trocr" and n.embedding.positions.uncounted is not None:
+    if mode == GIVEN and odd.reads_positions_off_ids and n.embedding.positions.uncounted is not None:
         return replace(sample, given="ids")  # positions are made of them
-    if mode == LAST and n.origin.family in KEEPS_ALL:
+    if mode == LAST and odd.keeps_all:
         return replace(sample, keep=0)
-    if mode in LEFT_PADDED and counts_slots(n):
+    if mode in LEFT_PADDED and odd.counts_slots:
         return replace(sample, counted="slots")
     leaks = pads_leak(n) if mode in LEFT_PADDED else False
-    return sample.unpadded() if leaks or (mode == "cached decode" and widens_mask(n)) else sample
-
-
-def widens_mask(n: Any) -> bool:
-    """Whether a reference shifts the mask of a cached call by the places of an image that is not there."""
-    return n.origin.family in WIDENS_MASK
-
-
-def counts_slots(n: Any) -> bool:
-    """Whether a reference counts pads as positions, whatever it is told."""
-    return n.origin.family in (*COUNTS_SLOTS, *GROWS_BY_SLOTS)
+    return sample.unpadded() if leaks or (mode == "cached decode" and odd.widens_mask) else sample
 
 
 def pads_leak(n: Any) -> bool:

@@ -18,10 +18,6 @@ INCONCLUSIVE = 1e-3
 """A floor above this share of the largest logit proves nothing."""
 
 
-NOT_IN_DOUBLE = ("xglm",)
-"""Types whose reference makes a float32 number of its dtype's lowest one: that of float64 is none."""
-
-
 @dataclass(frozen=True)
 class Floor:
     """Largest change of the reference's logits, by harmless variation; `value` is what a difference may not exceed."""
@@ -68,7 +64,7 @@ def measure_floor(
         variations["steps"] = stepped
     if other_attention is not None:
         variations["other attention form"] = lambda: full(Reference(other_attention))
-    if double and reference.model.config.model_type not in NOT_IN_DOUBLE:
+    if double and not reference.quirks.not_in_double:
         variations["float64"] = lambda: full(Reference(in_double(reference.model)))
     changes = {name: float((run() - base).abs().max()) for name, run in variations.items()}
     with _threads(1 if torch.get_num_threads() > 1 else 2):

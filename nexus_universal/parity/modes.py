@@ -12,54 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from nexus_universal.parity.quirks import quirks
 from nexus_universal.parity.references import Rotary
 from nexus_universal.transformer import UniversalTransformer
-
-STARTS_ANEW = ("bamba",)
-"""Types whose cached calls count positions from 0 again where none are given (docs/REFERENCE_FAULTS.md)."""
-
-OWN_CACHE = {"minimax": "MiniMaxCache"}
-"""Types that take no cache but one of their own class."""
-
-READS_ANEW = ("openai-gpt",)
-"""Types without any cache: what came before is read again with every piece, in products of other shapes and bits."""
-
-COUNTS_SLOTS = (
-    "bart",
-    "bigbird_pegasus",
-    "blenderbot",
-    "blenderbot-small",
-    "marian",
-    "mbart",
-    "mvp",
-    "pegasus",
-    "plbart",
-    "roformer",
-    "trocr",
-)
-"""Types that are never told positions and count pads as tokens (docs/REFERENCE_FAULTS.md); so ours is asked to."""
-
-GROWS_BY_SLOTS = ("llama4", "llama4_text")
-"""Types whose queries grow with slots, pads among them, and not with positions (docs/REFERENCE_FAULTS.md)."""
-
-KEEPS_ALL = ("trocr", "whisper")
-"""Types that give logits of all positions, whichever are asked for: a product over more rows has other bits."""
-
-TAKES_NEW = ("mamba", "falcon_mamba")
-"""Types that take a mask for one of the new positions alone; generation hands them none in its steps, and so it is."""
-
-WIDENS_MASK = ("git",)
-"""Types that shift the mask of a cached call by the places of an image, though there be none."""
-
-POSITIONS_ARE_ROWS = (
-    "roberta",
-    "camembert",
-    "data2vec-text",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-)
-"""Types that take given positions for rows of a table whose first ones are no token's (docs/REFERENCE_FAULTS.md)."""
 
 Logits = Float[Tensor, "*positions d_vocab"]
 Ids = Int[Tensor, "batch seq"]
@@ -148,9 +103,8 @@ class Reference:
         # A model that only has recurrent states calls its cache by another name, and swallows the usual one unread.
         recurrent = "cache_params" in inspect.signature(model.forward).parameters
         self.cache_name = "cache_params" if recurrent else "past_key_values"
-        self.takes_new = model.config.model_type in TAKES_NEW
-        self.starts_anew = model.config.model_type in STARTS_ANEW
-        self.first_row = model.config.pad_token_id + 1 if model.config.model_type in POSITIONS_ARE_ROWS else 0
+        self.quirks = quirks(model.config.model_type)
+        self.first_row = model.config.pad_token_id + 1 if self.quirks.positions_are_rows else 0
 
     def begin(self) -> None:
         """Before a call or a series of calls."""
@@ -159,10 +113,10 @@ class Reference:
     def new_cache(self) -> Any:
         from transformers import DynamicCache
 
-        if self.model.config.model_type in READS_ANEW:
+        if self.quirks.reads_anew:
             return Past()
-        if self.model.config.model_type in OWN_CACHE:
-            return getattr(inspect.getmodule(type(self.model)), OWN_CACHE[self.model.config.model_type])()
+        if self.quirks.own_cache:
+            return getattr(inspect.getmodule(type(self.model)), self.quirks.own_cache)()
         return DynamicCache(config=self.model.config)
 
     def __call__(
@@ -177,11 +131,11 @@ class Reference:
         if isinstance(cache, Past):
             whole, where = cache.with_piece(ids, positions)
             return self(whole, mask=mask, positions=where)[:, -(keep or ids.shape[1]) :]
-        if positions is None and cache is not None and self.starts_anew:
+        if positions is None and cache is not None and self.quirks.starts_anew:
             positions = (torch.arange(ids.shape[1]) + cache.get_seq_length()).unsqueeze(0)
         if positions is not None:
             positions = positions + self.first_row
-        if self.takes_new and mask is not None and mask.shape[1] > ids.shape[1]:
+        if self.quirks.takes_new and mask is not None and mask.shape[1] > ids.shape[1]:
             mask = None
         out = self.model(
             ids,

@@ -11,7 +11,7 @@ import pytest
 from nexus_universal import ArchitectureParameter, NexusError, families
 from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
 from nexus_universal.families.shared.reader import INERT, IRRELEVANT, ConfigReader
-from nexus_universal.parity.modes import POSITIONS_ARE_ROWS
+from nexus_universal.parity.quirks import quirks
 from tests.helpers import MODEL_TYPES, config, inert_values, raw
 
 SETTLED = {model_type: config(model_type).to_dict() for model_type in MODEL_TYPES}
@@ -42,7 +42,7 @@ MEANT = {
     **dict.fromkeys(("mlp_alpha_factor", "mlp_beta_factor"), (0, -1)),  # MiniMax: what a sum's terms are multiplied by
     "pad_token_id": (0, -1),  # a negative one counts from the table's end, as in torch
     **dict.fromkeys(  # positions begin behind the pad's row
-        (f"{name}/pad_token_id" for name in POSITIONS_ARE_ROWS), (0,)
+        (f"{name}/pad_token_id" for name in MODEL_TYPES if quirks(name).positions_are_rows), (0,)
     ),
 }
 """Whole numbers below 1 that mean something."""

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nexus_universal import UniversalTransformer
 from nexus_universal.generation import encode
 from nexus_universal.parity.draws import pads_leak
-from nexus_universal.parity.modes import WIDENS_MASK, Reference, positions_of
+from nexus_universal.parity.modes import Reference, positions_of
+from nexus_universal.parity.quirks import quirks
 from tests.generation.support import CHECKPOINTS, DATA
 from tests.helpers import MODEL_TYPES, UNTOLD, ids, pair, reference, same, universal
 
@@ -24,7 +25,7 @@ PADS = (4, 0, 1)
 def batch(model_type: str = "llama") -> tuple[Tensor, Tensor]:
     """Three rows, padded on the left by 4, 0 and 1, or not at all where the reference takes pads for tokens."""
     drawn, mask = ids(3, 11, seed=3), torch.ones(3, 11, dtype=torch.long)
-    taken = model_type in (*UNTOLD, *WIDENS_MASK) or pads_leak(pair(model_type)[1].n)
+    taken = model_type in UNTOLD or quirks(model_type).widens_mask or pads_leak(pair(model_type)[1].n)
     for row, pads in enumerate(() if taken else PADS):
         mask[row, :pads] = 0
     return drawn, mask
