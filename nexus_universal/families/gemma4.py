@@ -12,7 +12,8 @@ TEXT = Section(family=gemma4_text.FAMILY)
 
 OF_TOWERS = (
     *("vision_config", "boi_token_id", "eoi_token_id", "image_token_id", "video_token_id"),
-    *("audio_config", "boa_token_id", "eoa_token_index", "audio_token_id"),
+    *("audio_config", "boa_token_id", "eoa_token_id", "eoa_token_index", "audio_token_id"),
+    *("vision_soft_tokens_per_image", "audio_soft_tokens_per_image"),
 )
 PASSED_OVER = {
     r"^(model\.)?(vision_tower|audio_tower|embed_vision|embed_audio)\.": "a tower, of which nothing is built"

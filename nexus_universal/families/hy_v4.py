@@ -104,8 +104,7 @@ FAMILY = Family(
         **dict.fromkeys(("head_dim", "num_key_value_heads", "qk_head_dim"), "follows from other keys"),
         "learnable_sink_init": "says how weights start",
     },
-    tiny=draws.without(draws.TINY, "num_key_value_heads")
-    | draws.without(draws.TINY_LATENT, "num_key_value_heads")
+    tiny=draws.without(draws.TINY | draws.TINY_LATENT, "num_key_value_heads")
     | draws.TINY_ROUTED
     | draws.TINY_INDEXED
     | {"pad_token_id": None},
@@ -117,9 +116,6 @@ FAMILY = Family(
         "v_head_dim": (16, 20),
         "indexer_types": (None, ["full", "shared", "shared"]),
         "mlp_layer_types": (None, ["sparse", "dense", "sparse"]),
-        "hc_mult": (4, 2),
-        "hc_eps": (1e-6, 1e-3),
-        "hc_magnitude": (2.0, 0.7),
-        "swiglu_limit": (10.0, 0.5),
+        **{"hc_mult": (4, 2), "hc_eps": (1e-6, 1e-3), "hc_magnitude": (2.0, 0.7), "swiglu_limit": (10.0, 0.5)},
     },
 )

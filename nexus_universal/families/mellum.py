@@ -57,9 +57,9 @@ FAMILY = Family(
     title="Mellum 2",
     read=read,
     weights=names.weights(names.experts(), passed_over={r"^mtp\.": "multi-token prediction"}),
-    aliases={"num_local_experts": "num_experts", "num_nextn_predict_layers": "num_mtp_layers"},
+    aliases={"num_local_experts": "num_experts"},
     irrelevant=dict.fromkeys(
-        ("num_mtp_layers", "mtp_layer_types", "mtp_mlp_layer_types"),
+        ("num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types"),
         "speaks of multi-token prediction layers, which are passed over",
     ),
     rope="none",  # older spellings than one section per kind of layer are none of this type's

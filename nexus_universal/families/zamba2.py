@@ -51,7 +51,9 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     adapters = tuple(Adapter(target=target, rank=reader.count("adapter_rank", 128)) for target in targets)
     mixer = _mixer(reader, width, step_range[0], biases=("input", "output") if biased else ())
     shared = {"blocks": reader.count("num_mem_blocks", 1), "adapters": adapters}
-    layers = shared_block.layers(reader, _kinds(reader), mixer, block, norm=norm, **shared)
+    kinds = _kinds(reader)
+    reader.inert("hybrid_layer_ids", [index for index, kind in enumerate(kinds) if kind == "hybrid"])
+    layers = shared_block.layers(reader, kinds, mixer, block, norm=norm, **shared)
     return common.decoder(reader, text, embedding, layers, norm, tied=True)
 
 
@@ -100,7 +102,7 @@ FAMILY = Family(
     irrelevant={
         **state_space.IRRELEVANT,
         **dict.fromkeys(("use_mamba_kernels", "use_mem_eff_path"), "says how, not what is computed"),
-        **dict.fromkeys(("use_conv_bias", "hybrid_layer_ids"), "the reference's class does not read it"),
+        "use_conv_bias": "the reference's class does not read it",
     },
     tiny=draws.without(draws.TINY, "num_key_value_heads", "num_hidden_layers")
     | {"layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid"], "num_hidden_layers": 5}
@@ -109,11 +111,9 @@ FAMILY = Family(
     | {
         "hidden_act": ("gelu", "silu"),
         "num_mem_blocks": (2, 1, 3),
-        "use_shared_attention_adapter": (False, True),
-        "adapter_rank": (5, 3),
         **dict.fromkeys(("use_mem_rope", "use_long_context", "add_bias_linear"), (False, True)),
-        "mamba_ngroups": (1, 2, 3),
-        "mamba_d_state": (10, 16),
+        **{"use_shared_attention_adapter": (False, True), "adapter_rank": (5, 3)},
+        **{"mamba_ngroups": (1, 2, 3), "mamba_d_state": (10, 16)},
         **{"mamba_d_conv": (4, 2), "mamba_expand": (2, 1), "chunk_size": (32, 7, 128)},
         **{"time_step_min": (0.001, 0.3), "pad_token_id": (0, None)},
     },

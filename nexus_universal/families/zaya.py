@@ -44,6 +44,9 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
 def _attention(reader: ConfigReader, kinds: tuple[str, ...], *, context: int | None) -> dict[str, ConvolvedAttention]:
     said = reader.section("rope_parameters")
     form = {"context": context, "takes_fraction": True, "nested": True}
+    reader.require(
+        set(kinds) <= set(said.values), "rope_parameters", said.values, f"a section each: {', '.join(KINDS)}"
+    )
     ropes = {kind: rotary.rope(said.section(kind), **form) for kind in KINDS if kind in said.values}
     full = ConvolvedAttention(
         heads=reader.count("num_attention_heads", 8),
@@ -86,7 +89,6 @@ for ours, name in (("weight", "scale"), ("bias", "bias")):
             theirs = f"{names.LAYER}.post_{place}_residual_scale.{role}_{name}"
             TENSORS[f"layers.{{i}}.{step}_x_{source}_gain.{ours}"] = Direct(theirs)
 
-
 PARTIAL = {"rope_type": "default", "partial_rotary_factor": 0.5}
 ROPE = {FULL: {**PARTIAL, "rope_theta": 5000000.0}, SLIDING: {**PARTIAL, "rope_theta": 10000.0}}
 
@@ -99,10 +101,7 @@ FAMILY = Family(
     rope_default=ROPE,
     tiny=draws.without(draws.TINY, "intermediate_size")
     | {
-        "head_dim": 16,
-        "num_hidden_layers": 3,
-        "layer_types": [FULL, SLIDING, FULL],
-        "sliding_window": 16,
+        **{"head_dim": 16, "num_hidden_layers": 3, "layer_types": [FULL, SLIDING, FULL], "sliding_window": 16},
         **{"moe_intermediate_size": 24, "num_experts": 5, "router_hidden_size": 20},
     },
     draws=draws.without(draws.DENSE, "rope_parameters")
@@ -111,9 +110,6 @@ FAMILY = Family(
         "head_dim": (16, 24),
         "layer_types": ([FULL, SLIDING, FULL], None, [SLIDING, FULL, SLIDING]),
         "sliding_window": (16, 7, 128),
-        "lm_head_bias": (False, True),
-        "num_experts": (5, 8),
-        "cca_time0": (2, 3, 1),
-        "cca_time1": (2, 1, 4),
+        **{"lm_head_bias": (False, True), "num_experts": (5, 8), "cca_time0": (2, 3, 1), "cca_time1": (2, 1, 4)},
     },
 )

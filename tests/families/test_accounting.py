@@ -115,10 +115,10 @@ def test_a_number_that_is_none_is_refused_by_name(model_type: str) -> None:
     assert not [(key, value) for key, value in values if not refuses(model_type, key, **{key: value})]
 
 
-@pytest.mark.parametrize("model_type", [t for t in MODEL_TYPES if "eps" in " ".join(SETTLED[t])])
+@pytest.mark.parametrize("model_type", [t for t in MODEL_TYPES if "eps" in " ".join(keys(t))])
 def test_a_negative_epsilon_is_refused(model_type: str) -> None:
     """Here the type is right and n itself objects, naming its own field."""
-    key = next(key for key in SETTLED[model_type] if "eps" in key)
+    key = next(key for key in keys(model_type) if "eps" in key)
     assert ".eps = -1.0 must not be negative" in refusal(model_type, **{key: -1.0})
 
 

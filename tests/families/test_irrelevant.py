@@ -33,7 +33,8 @@ VARIED: dict[str, Any] = {
     "finetuning_task": "cola",
     "attention_dropout": 0.7,
     "hidden_dropout": 0.7,
-    "router_aux_loss_coef": 0.7,
+    **dict.fromkeys(("router_aux_loss_coef", "mtp_loss_scaling_factor"), 0.7),
+    **dict.fromkeys(("w_init_variance_scale", "final_w_init_variance_scale"), 0.7),
     "router_jitter_noise": 0.7,
     "use_bfloat16": True,
     "tf_legacy_loss": True,
@@ -95,6 +96,9 @@ VARIED: dict[str, Any] = {
     "pretraining_tp": 4,
     "first_k_dense_replace": 2,
     "num_nextn_predict_layers": 2,
+    "use_mem_eff_path": True,
+    "use_conv_bias": False,
+    **{key: {"rope_type": "default", "rope_theta": 7.0} for key in ("rope_parameters", "rope_scaling")},
     "topk_method": "greedy",
     "expert_dtype": "fp4",
     "resid_pdrop": 0.7,
@@ -180,7 +184,7 @@ VARIED: dict[str, Any] = {
     "is_decoder": False,
     "attention_type": "original_full",
     # of mixtures of experts
-    "intermediate_size": 60,
+    **dict.fromkeys(("intermediate_size", "expert_intermediate_size"), 60),
     "input_jitter_noise": 0.7,
     "attention_chunk_size": 8,
     "emb_pdrop": 0.7,
@@ -269,6 +273,7 @@ TEXT_KEYS_OF = {
         name: {"time_step_min": 0.01, "time_step_max": 0.2, "time_step_floor": 0.05, "rescale_prenorm_residual": True}
         for name in ("mamba", "falcon_mamba")
     },
+    "olmo_hybrid": {"linear_a_log_min": 0.5, "linear_a_log_max": 8.0, "linear_dt_min": 0.01, "linear_dt_max": 0.2},
     "youtu": {"embedding_initializer_range": 0.3},
     "nemotron_h": {"rescale_prenorm_residual": False, "time_step_max": 0.2, "time_step_floor": 0.05},
 }
@@ -305,6 +310,7 @@ def declared(model_type: str) -> dict[str, Any]:
     """The varied values of what is irrelevant in this family, those that it reads itself left out."""
     names = {*IRRELEVANT, *families.find(model_type).irrelevant} - {*NOT_IN_THE_REFERENCE}
     refused = {"diffllama": {"attention_dropout"}, "phimoe": {"router_jitter_noise"}}  # or read without training, too
+    refused["mellum"] = {"num_nextn_predict_layers"}
     places = {"image_token_id", "video_token_id", "audio_token_id"}  # of what is no text, which is embedded as pads
     refused |= dict.fromkeys(("gemma4", "gemma4_unified"), places)
     names -= refused.get(model_type, set())
@@ -347,6 +353,8 @@ def test_text_keys(model_type: str) -> None:
     changes |= TEXT_KEYS_OF.get(model_type, {})
     if model_type == "hrm_text":
         del changes["initializer_range"]  # scales the embeddings, too
+    if model_type == "roformer":
+        del changes["max_position_embeddings"]  # its state dict holds a table of so many rows
     if families.find(model_type).sections:
         del changes["max_position_embeddings"]  # the section's own
     assert_unmoved(model_type, changes)
@@ -359,7 +367,15 @@ def test_every_declared_key_has_a_varied_value() -> None:
     every = {*IRRELEVANT, *(key for t in MODEL_TYPES for key in families.find(t).irrelevant)}
     assert every == {*VARIED, *NOT_IN_THE_REFERENCE}
     known = {"context", "bos", "eos", "pad", "use_cache", "dtype", "initializer_range", "scaled_residual"}
-    known |= {"step_range", "uniform_output", "shrunk_output", "reread_beyond", "embedding_range", "zero_routers"}
+    known |= {
+        "step_range",
+        "uniform_output",
+        "shrunk_output",
+        "reread_beyond",
+        "embedding_range",
+        "zero_routers",
+        "decay_range",
+    }
     assert set(Text.__dataclass_fields__) == known, "a field of Text was added: vary its key here"
 
 

@@ -73,7 +73,7 @@ def relocated(weights: WeightMap, *layouts: Mapping[str, str], passed_over: Mapp
     for key, found in weights.tensors.items():
         rules = found if isinstance(found, tuple) else (found,)
         tensors[key] = tuple(moved(rule, layout) for layout in layouts for rule in rules)
-    return WeightMap(tensors=tensors, passed_over={**weights.passed_over, **passed_over})
+    return WeightMap(tensors=tensors, passed_over={**passed_over, **weights.passed_over})
 
 
 def ends(model: str = "model") -> Names:
