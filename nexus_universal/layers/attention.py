@@ -122,7 +122,7 @@ class UniversalAttention(KeepsFloat32):
 
     def forward(
         self,
-        x: Float[Tensor, "batch seq d_hidden"],
+        x: Float[Tensor, "batch seq d_in"],
         call: Call | None = None,
         state: State | None = None,
     ) -> Float[Tensor, "batch seq d_hidden"]:

@@ -106,7 +106,7 @@ class UniversalEmbedding(nn.Module):
         positions: Int[Tensor, "rows seq"],
         input_ids: Int[Tensor, "batch seq"] | None,
         mask: Tensor | None,
-    ) -> Int[Tensor, "rows seq"]:
+    ) -> Int[Tensor, "_ seq"]:
         """Positions that go on from the first of `positions`, but over counted tokens only."""
         if getattr(self.part.positions, "masked", False) and mask is not None and mask.dim() == 2:
             real = mask.long()

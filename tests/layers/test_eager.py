@@ -94,9 +94,10 @@ def test_the_softmax_is_float32_but_with_sinks_or_as_asked() -> None:
     rounded = eager_attention(query, key, value, mask=mask, scale=0.9, softmax=None)
     assert same(rounded, torch.matmul(scores.softmax(-1), value).transpose(1, 2).contiguous())
     joint = torch.cat([scores, torch.zeros(2, 4, 6, 1).bfloat16()], -1)
-    narrow = (joint - joint.amax(-1, keepdim=True)).softmax(-1)[..., :-1]
-    found = eager_attention(query, key, value, mask=mask, scale=0.9, sinks=torch.zeros(4).bfloat16())
-    assert same(found, torch.matmul(narrow, value).transpose(1, 2).contiguous())
+    for shifted, narrow in ((False, joint), (True, joint - joint.amax(-1, keepdim=True))):
+        sinks = torch.zeros(4).bfloat16()
+        found = eager_attention(query, key, value, mask=mask, scale=0.9, sinks=sinks, shifted=shifted)
+        assert same(found, torch.matmul(narrow.softmax(-1)[..., :-1], value).transpose(1, 2).contiguous())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers.models.deepseek_v32.modeling_deepseek_v32 import DeepseekV32Indexer
 from transformers.models.glm_moe_dsa.modeling_glm_moe_dsa import GlmMoeDsaIndexer
 
-from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.mixers import ReusedIndices, SparseIndexer
 from nexus_universal.architecture.position import Norm, Rope
 from nexus_universal.cache import IndexedState
@@ -114,8 +113,3 @@ def test_an_additive_mask_is_narrowed_alike_and_indices_are_reused() -> None:
     assert torch.equal(added == 0, narrowed)
     reused = ReusedSelection(ReusedIndices(reuse="chosen"))
     assert torch.equal(reused(x, latent, mask, call, None), narrowed)
-
-
-def test_another_place_of_the_scale_is_refused() -> None:
-    with pytest.raises(UnsupportedPart, match="scale_on = 'weights'"):
-        built(replace(PART, scale_on="weights"))
