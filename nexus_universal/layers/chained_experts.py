@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture.chained_experts import ChainedExperts
@@ -59,7 +59,7 @@ class ChainedRouter(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "batch seq d_hidden"], call: Call
-    ) -> tuple[Float[Tensor, "batch seq one"], Float[Tensor, "batch seq one"]]:
+    ) -> tuple[Float[Tensor, "batch seq one"], Int[Tensor, "batch seq one"]]:
         """The weight and the number of each token's choice."""
         known = self.down(x)
         if self.memory_scale is not None:

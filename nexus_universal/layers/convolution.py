@@ -74,8 +74,8 @@ class CausalConvolution(KeepsFloat32):
 
 
 def last_inputs(
-    x: Float[Tensor, "batch channels seq"], count: int, trailing: Bool[Tensor, "batch seq"] | None
-) -> Float[Tensor, "batch channels count"]:
+    x: Float[Tensor, "batch channels seq"], count: int, trailing: Bool[Tensor, "batch new"] | None
+) -> Float[Tensor, "batch channels kept"]:
     """The last `count` inputs of every row, zeros before its first; pads behind the last token do not count."""
     x = F.pad(x, (max(count - x.shape[-1], 0), 0))
     if trailing is None:

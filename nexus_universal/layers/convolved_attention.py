@@ -15,6 +15,7 @@ from nexus_universal.layers.kernels import fused_attention, repeat_heads
 from nexus_universal.layers.linear import Linear
 
 Heads = Float[Tensor, "batch seq heads head_dim"]
+KeyHeads = Float[Tensor, "batch seq kv_heads head_dim"]
 
 
 class UniversalConvolvedAttention(nn.Module):
@@ -68,7 +69,7 @@ class UniversalConvolvedAttention(nn.Module):
         mixed = fused_attention(query, key, value, mask=mask, scale=self.part.head_dim**-0.5)
         return self.output(mixed.reshape(*x.shape[:2], -1))
 
-    def _convolved(self, x: Tensor, call: Call, state: ConvolvedState | None) -> tuple[Heads, Heads]:
+    def _convolved(self, x: Tensor, call: Call, state: ConvolvedState | None) -> tuple[Heads, KeyHeads]:
         """Queries and keys: convolved, plus the means of what goes into the convolutions."""
         part, lead = self.part, x.shape[:2]
         query, key = self.query(x), self.key(x)

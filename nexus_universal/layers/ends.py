@@ -87,7 +87,7 @@ class UniversalEmbedding(nn.Module):
         self,
         x: Float[Tensor, "batch seq d_hidden"],
         input_ids: Int[Tensor, "batch seq"] | None,
-        given: Float[Tensor, "batch seq d_hidden"] | None,
+        given: Float[Tensor, "batch seq inner"] | None,
     ) -> Float[Tensor, "batch seq layers width"] | None:
         """What the layers read of the per-layer table; `x` is the embedding's output, `given` stands in for ids.
 
@@ -177,8 +177,8 @@ class UniversalHead(nn.Module):
         return UniversalHead(part, d_model=d_model, vocab=vocab)
 
     def forward(
-        self, x: Float[Tensor, "batch seq d_hidden"], table: Float[Tensor, "d_vocab d_hidden"] | None
-    ) -> Float[Tensor, "batch seq d_vocab"]:
+        self, x: Float[Tensor, "batch seq d_hidden"], table: Float[Tensor, "rows d_table"] | None
+    ) -> Float[Tensor, "batch seq logits"]:
         weight = table if self.weight is None else self.weight
         assert weight is not None
         if self.transform is not None:

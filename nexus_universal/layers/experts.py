@@ -228,14 +228,14 @@ class Experts(nn.Module):
         gates, ups = (role.tensor_split(ends[:-1].tolist()) for role in (gate, up))
         return torch.cat([gated_product(self.part, *pair) for pair in zip(gates, ups, strict=True)])
 
-    def _activated(self, joint: Float[Tensor, "pairs rows"]) -> Float[Tensor, "pairs width"]:
+    def _activated(self, joint: Float[Tensor, "*pairs rows"]) -> Float[Tensor, "*pairs width"]:
         if not self.part.gated:
             return ACTIVATIONS[self.part.activation](joint)
         return gated_product(self.part, *self._gate_and_up(joint))
 
     def _gate_and_up(
-        self, joint: Float[Tensor, "pairs both"]
-    ) -> tuple[Float[Tensor, "pairs width"], Float[Tensor, "pairs width"]]:
+        self, joint: Float[Tensor, "*pairs both"]
+    ) -> tuple[Float[Tensor, "*pairs width"], Float[Tensor, "*pairs width"]]:
         """Views of the two roles, whose rows lie in the packing's groups."""
         halves = joint.unflatten(-1, (self.packed.groups, -1)).chunk(2, dim=-1)
         roles = dict(zip(self.packed.roles, (half.flatten(-2) for half in halves), strict=True))

@@ -70,7 +70,7 @@ def attention_mask(
 
 def _chunk(
     at: Int[Tensor, "rows one queries keys"], size: int, padding: Bool[Tensor, "batch total"] | None
-) -> Int[Tensor, "rows one queries keys"]:
+) -> Int[Tensor, "_ one queries keys"]:
     """The number of the chunk that a place lies in; those of a padded row begin behind its pads."""
     if padding is None:
         return at // size
