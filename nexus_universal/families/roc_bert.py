@@ -27,6 +27,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         )
         reader.require((pad or 0) < table.count, "pad_token_id", pad, f"must be less than {name}_vocab_size")
         beside += [table] * (used and joined)
+    reader.require(beside or not joined, "concat_input", joined, "needs enable_shape or enable_pronunciation")
     return bert.decoder(reader, table={"beside": tuple(beside)}, transform={})
 
 
@@ -47,7 +48,6 @@ FAMILY = replace(
     draws=bert_tables.DRAWS
     | {
         "enable_shape": (True, False),
-        "enable_pronunciation": (True, True, False),
         "concat_input": (True, True, True, False),
         "shape_embed_dim": (16, 20),
         "pronunciation_vocab_size": (7, 9),
