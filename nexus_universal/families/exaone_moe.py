@@ -52,7 +52,7 @@ FAMILY = Family(
         passed_over={r"^mtp\.": "multi-token prediction"},
     ),
     tiny={**exaone4.FAMILY.tiny, **draws.TINY_EXPERTS, "pad_token_id": 0},
-    draws=exaone4.FAMILY.draws
+    draws=dict(exaone4.FAMILY.draws)
     | draws.without(draws.ROUTED, "n_shared_experts")
     | {
         "layer_types": (None, [*exaone4.KINDS, *exaone4.KINDS], ["sliding_attention"] * 4),

@@ -62,7 +62,7 @@ def _attention(reader: ConfigReader, norm: Norm, *, context: int | None) -> dict
         rope=replace(indexer.rope, fraction=plain.rope_dim / indexer.head_dim).at_the_end(),
         rope_dim=None,
     )
-    whole = isinstance(indexer.rope.scaling, ProportionalScaling) and plain.rope_dim < indexer.head_dim
+    whole = isinstance(plain.rope and plain.rope.scaling, ProportionalScaling) and plain.rope_dim < indexer.head_dim
     reader.require(not whole, "rope_parameters.rope_type", "proportional", "the indexer turns a part of its heads only")
     return {"full": replace(plain, indexer=indexer), "shared": replace(plain, indexer=ReusedIndices(reuse="chosen"))}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from nexus_universal.architecture.feed_forward import MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Attention, QueryKeyNorm
@@ -15,7 +16,7 @@ from nexus_universal.families.shared.reader import ConfigReader
 
 CHUNKED, FULL = KINDS = "chunked_attention", "full_attention"
 FEED_FORWARD = f"{names.LAYER}.feed_forward"
-FORM = {"pairing": "interleaved", "table": "float32", "product": "complex64", "over": "positions"}
+FORM: dict[str, Any] = {"pairing": "interleaved", "table": "float32", "product": "complex64", "over": "positions"}
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:

@@ -44,7 +44,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         value_dim=reader.count("linear_value_head_dim", None, optional=True) or 2 * key_dim,
         convolution=reader.count("linear_conv_kernel_dim", 4),
         norm=Norm(kind="rms", eps=1e-5),
-        activation=dense.activation,
+        activation=dense.activation,  # type: ignore[arg-type]
         cut=True,
         beta_range=2.0 if reader.take("linear_allow_neg_eigval", True) else 1.0,
     )

@@ -29,7 +29,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     full = common.attention(reader, text, embedding.width, heads=16, kv_heads=16, biases=biases)
     dense = common.feed_forward(reader, 5632)
     normalise = reader.take("norm_topk_prob", False)
-    experts = delta.experts(reader, dense.activation, count=60, chosen=4, normalise=normalise, width=1408, shared=5632)
+    act = common.activation(reader)
+    experts = delta.experts(reader, act, count=60, chosen=4, normalise=normalise, width=1408, shared=5632)
     sparse = common.sparse_layers(reader, reader.count("num_hidden_layers", 24))
     feed_forwards = [experts if is_sparse else dense for is_sparse in sparse]
     layers = common.sequential(attentions(reader, full, len(sparse)), feed_forwards, norm=norm)

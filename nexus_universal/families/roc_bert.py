@@ -27,7 +27,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         )
         reader.require((pad or 0) < table.count, "pad_token_id", pad, f"must be less than {name}_vocab_size")
         beside += [table] * (used and joined)
-    reader.require(beside or not joined, "concat_input", joined, "needs enable_shape or enable_pronunciation")
+    reader.require(bool(beside) or not joined, "concat_input", joined, "needs enable_shape or enable_pronunciation")
     return bert.decoder(reader, table={"beside": tuple(beside)}, transform={})
 
 

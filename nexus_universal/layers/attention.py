@@ -102,7 +102,7 @@ class UniversalAttention(KeepsFloat32):
         width = self.part.head_dim * (heads if self.part.qk_norm.over == "width" else 1)
         if not self.part.qk_norm.own:
             return UniversalNorm.of(self.part.qk_norm.norm, width)
-        return HeadNorms.of(self.part.qk_norm.norm, (heads, width))
+        return HeadNorms.of_heads(self.part.qk_norm.norm, (heads, width))
 
     def _mask_kind(self) -> MaskKind:
         part = self.part

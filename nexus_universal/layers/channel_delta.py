@@ -33,8 +33,9 @@ class UniversalChannelDelta(KeepsFloat32):
         self.plan = plan or CallPlan()
         self.plan.recurrent = True
         self.width, self.values = part.key_heads * part.key_dim, part.value_heads * part.value_dim
-        for role, rows in (("query", self.width), ("key", self.width), ("value", self.values)):
-            self.add_module(role, Linear(d_model, rows, bias=False))
+        self.query = Linear(d_model, self.width, bias=False)
+        self.key = Linear(d_model, self.width, bias=False)
+        self.value = Linear(d_model, self.values, bias=False)
         self.convolution = CausalConvolution(
             2 * self.width + self.values,
             part.convolution,

@@ -87,7 +87,7 @@ class UniversalRouter(KeepsFloat32):
             chosen = self._listed(token)
             weights = scores.gather(1, chosen)
         else:
-            choice = scores + self.selection_bias if part.selection_bias else scores
+            choice = scores + self.selection_bias if part.selection_bias else scores  # type: ignore[operator]
             if part.groups:
                 choice = self._best_groups(choice)
             best, chosen = torch.topk(choice, self.per_token, dim=-1, sorted=part.order == "sorted")
@@ -293,7 +293,7 @@ class UniversalExperts(nn.Module):
         if self.part.scale is not None:
             out = out * self.part.scale
         if self.part.shared_gate:
-            out = out + torch.sigmoid(self.shared_gate(flat)) * shared
+            out = out + torch.sigmoid(self.shared_gate(flat)) * shared  # type: ignore[operator]
         elif shared is not None:
             out = out + shared
         elif self.part.shared:

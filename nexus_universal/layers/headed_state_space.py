@@ -78,7 +78,7 @@ class UniversalHeadedStateSpace(nn.Module):
         return self.output(torch.cat(out, dim=1).transpose(1, 2).to(x.dtype))
 
     def _heads(self, x: Tensor, batch: int, seq: int) -> Heads:
-        return x.reshape(batch, self.part.heads, -1, seq).transpose(0, 1)
+        return x.reshape(batch, self.part.heads or 1, -1, seq).transpose(0, 1)
 
     def _choose(self, x: Heads) -> tuple[Heads, Tensor, Tensor]:
         """Δ before its bias, B and C."""

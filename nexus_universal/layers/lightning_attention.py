@@ -38,7 +38,7 @@ class UniversalLightningAttention(nn.Module):
         self.plan = plan or CallPlan()
         self.plan.recurrent = True
         heads, block, width = part.heads, part.block, part.heads * part.head_dim
-        rows = dict.fromkeys(("query", "key", "value"), width)
+        rows: dict[str, int] = dict.fromkeys(("query", "key", "value"), width)
         self.project = InputProjections(self, rows, d_in=d_model, packing=part.packing)
         self.activation = ACTIVATIONS[part.activation]
         self.norm = UniversalNorm.of(part.norm, width)

@@ -48,6 +48,11 @@ class UniversalGatedLinearRecurrence(nn.Module):
     The state is forgotten where a text begins, at position 0.
     """
 
+    input_gate_weight: Float[Tensor, "heads channels channels"]
+    input_gate_bias: Float[Tensor, "heads channels"]
+    recurrence_gate_weight: Float[Tensor, "heads channels channels"]
+    recurrence_gate_bias: Float[Tensor, "heads channels"]
+
     def __init__(self, part: GatedLinearRecurrence, *, d_model: int, plan: CallPlan | None = None) -> None:
         super().__init__()
         self.part = part

@@ -128,7 +128,7 @@ class HeadNorms(LayerNorm):
     """A LayerNorm whose weights [heads, width] each head has of its own, written out in float32 (Cohere)."""
 
     @staticmethod
-    def of(part: Norm, shape: tuple[int, int]) -> HeadNorms:
+    def of_heads(part: Norm, shape: tuple[int, int]) -> HeadNorms:
         """The norms of so many heads of such a width, position by position; torch's kernel takes head by head."""
         refuse_unless(part, kind="layer", scale="weight", bias=False)
         return (NativeHeadNorms if part.rounding == "native" else HeadNorms)(part, shape)

@@ -65,5 +65,5 @@ def adapted(shared: nn.Module, adapters: Iterable[Adapter], *, d_in: int, use: i
         shared.get_submodule(name).add_module(str(use), additions[adapter.target])
     module = copy.copy(shared)
     module._modules = {name: child for name, child in shared._modules.items() if not name.endswith("_adapters")}
-    module.project = project.with_additions(additions)
+    module.project = project.with_additions(additions)  # type: ignore[assignment]
     return module

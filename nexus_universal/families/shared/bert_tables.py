@@ -17,7 +17,9 @@ PASSED_OVER = {
 }
 
 COMPLETES = {"is_decoder": True}
-IRRELEVANT = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"), TRAINING)
+IRRELEVANT: dict[str, str] = dict.fromkeys(
+    ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"), TRAINING
+)
 TINY: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 48,

@@ -39,7 +39,7 @@ def rule(*, heads: int, head_dim: int, kernel: int, norm: Norm, dense: FeedForwa
         value_dim=head_dim,
         convolution=kernel,
         norm=norm,
-        activation=dense.activation,
+        activation=dense.activation,  # type: ignore[arg-type]
         gate_activation="sigmoid",
         decay="channel",
         **fields,
@@ -56,7 +56,9 @@ def layers(
     dense_layers: int,
 ) -> list[Program]:
     """One layer of each kind that is listed; the first few have a dense network, the others experts."""
-    parts = dict(zip(KINDS, zip(("linear_attention", "attention"), mixers, strict=True), strict=True))
+    parts: dict[str, tuple[str, Part]] = dict(
+        zip(KINDS, zip(("linear_attention", "attention"), mixers, strict=True), strict=True)
+    )
     first = reader.take("first_k_dense_replace", dense_layers)
     derived = tuple("dense" if index < first else "sparse" for index in range(len(kinds)))
     fed = reader.names("mlp_layer_types", length=len(kinds), known=tuple(feeding)) or derived

@@ -60,8 +60,9 @@ def decoder(
     """
     text = common.text(reader, context=size.context, bos=size.bos, eos=size.eos, pad=size.pad, std=std)
     embedding = common.embedding(reader, vocab=size.vocab, width=size.width, pad=text.pad, **(table or {}))
+    turned = rope if isinstance(rope, Rope) else None
     if not isinstance(rope, Rope) and attention.get("rotated", True):
-        rope = rotary.rope(reader.section("rope_parameters"), context=text.context, **(rope or {}))
+        turned = rotary.rope(reader.section("rope_parameters"), context=text.context, **(rope or {}))
     plain = common.attention(
         reader,
         text,
@@ -69,7 +70,7 @@ def decoder(
         heads=size.heads,
         kv_heads=size.kv_heads,
         head_dim=size.head_dim,
-        rope=rope,
+        rope=turned,
         **attention,
     )
     depth = reader.count("num_hidden_layers", size.depth)

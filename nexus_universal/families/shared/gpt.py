@@ -90,7 +90,7 @@ def decoder(
     added. `start`, `table` and `head` are further fields of the text, the embedding and the head.
     """
     text = common.text(reader, context=size.context, bos=size.bos, eos=size.eos, pad=size.pad, **(start or {}))
-    made = {"positions": positions(text.context or 0)} if positions else {}
+    made: dict[str, Any] = {"positions": positions(text.context or 0)} if positions else {}
     embedding = common.embedding(
         reader, vocab=size.vocab, width=size.width, **({"pad": None} | made | dict(table or {}))
     )
@@ -102,10 +102,12 @@ def decoder(
     depth = reader.count("num_hidden_layers", size.depth)
     attentions = tuple(mixers(plain, depth) if mixers else [plain] * depth)
     if isinstance(inner, str):
-        inner = reader.count(inner, size.inner or None, optional=not size.inner)
+        wide = reader.count(inner, size.inner or None, optional=not size.inner)
+    else:
+        wide = inner
     feed_forward = FeedForward(
-        width=inner or 4 * width,
-        activation=common.activation(reader, act, default_act, known) if act else known[default_act],
+        width=wide or 4 * width,
+        activation=common.activation(reader, act, default_act, known) if act else known[default_act],  # type: ignore[arg-type]
         gated=False,
         biases=biases,  # type: ignore[arg-type]
     )
