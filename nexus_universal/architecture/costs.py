@@ -98,6 +98,11 @@ def convolution_cost(channels: int, kernel: int, place: Place, *, bias: bool = F
     )
 
 
+def residual_convolution_cost(channels: int, kernel: int, place: Place) -> Cost:
+    """The same beside a residual path, its state in float32."""
+    return convolution_cost(channels, kernel, replace(place, bytes=FLOAT32_BYTES))
+
+
 def attention_products(heads: int, keys: int, key_dim: int, value_dim: int) -> Cost:
     """Scores and mixture of one query per head."""
     return Cost(flops=2 * heads * keys * (key_dim + value_dim))
@@ -157,6 +162,12 @@ def _(part: Attention, place: Place) -> Cost:
             weights(4 * part.head_dim),
             norm_cost(part.differential.norm, 2 * part.head_dim),
         ]
+    if part.convolution:
+        channels = (kv_width, part.kv_heads * part.value_width)
+        costs += [residual_convolution_cost(each, part.convolution.kernel, place) for each in channels]
+    if part.relative:
+        profiles, rows = part.relative.width * part.relative.extent, part.heads * part.relative.width
+        costs += [linear(place.width, rows), Cost(parameters=profiles, flops=2 * part.heads * profiles)]
     if part.dynamic_mask:
         step = linear(part.kv_heads * part.value_width, part.kv_heads, part.dynamic_mask.bias)
         costs += [weights(part.kv_heads), replace(step, flops=step.flops * place.seen(part.window))]
@@ -343,8 +354,10 @@ def _(part: MixtureOfExperts, place: Place) -> Cost:
             part.per_token,
             all_run=part.weighs == "inputs",
         ),
-        linear(place.width, part.experts + part.identity_experts, router.bias),
+        linear(place.width, part.experts + part.identity_experts + part.always, router.bias),
         weights(place.width * router.input_scale + part.experts * router.expert_scale + place.model * part.bias),
+        weights(router.learned_scale),
+        *[cost(part.expert, place)] * part.always,
         norm_cost(router.input_norm, place.width),
         norm_cost(part.expert_norm, place.width),
     ]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LENGTH_BYTES = 8
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
-GAIN_WEIGHTS = {"none": 0, "scale": 1, "shift_scale": 2}
+GAIN_WEIGHTS = {"none": 0, "number": 0, "scale": 1, "shift_scale": 2}
 """Learned vectors of a term."""
 
 
@@ -93,7 +93,7 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         _layers_cost(n, place),
         Cost(fixed=LENGTH_BYTES * len(_kept_lengths(n))),
         norm_cost(n.final_norm, width),
-        _head_cost(n.head, vocab=n.embedding.vocab, width=width),
+        _head_cost(n.head, vocab=n.embedding.rows if n.head.spare else n.embedding.vocab, width=width),
     )
     growing = whole.growing
     return Count(
@@ -187,7 +187,7 @@ def _program_costs(program: Program, widths: dict[str, int], place: Place, seen:
         for write in step.writes:
             yield norm_cost(write.norm, widths[write.register])
             gains = [GAIN_WEIGHTS[term.gain] for term in write.terms]
-            yield weights(sum(gains) * widths[write.register])
+            yield weights(sum(gains) * widths[write.register] + sum(term.gain == "number" for term in write.terms))
 
 
 def _extend(widths: dict[str, int], step: Step, place: Place) -> None:

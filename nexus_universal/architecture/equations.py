@@ -9,6 +9,7 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
 from nexus_universal.architecture.notation import (
     bracketed,
+    by_distance,
     call,
     joined,
     listed,
@@ -40,8 +41,13 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     def clipped(out: str) -> str:
         return out if part.clip is None else rf"\mathrm{{clip}}_{{{number(part.clip)}}}({out})"
 
+    def convolved(out: str) -> str:
+        return out if part.convolution is None else rf"(1 + \mathrm{{conv}}_{{{part.convolution.kernel}}})({out})"
+
     def turned(role: str, factor: float | None = None) -> str:
         out = linear(role[0], "z", role in part.biases)
+        if part.convolution and role != "query":
+            out = convolved(out)
         if wide:
             return names.optional(part.rope, times(factor, clipped(names.optional(norm, out))))
         out = times(factor, clipped(out))
@@ -57,7 +63,10 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     if part.temperature is not None:
         grown, next_to = number(part.temperature.growth), "t" if part.temperature.form == "log" else "(t + 1)"
         share = rf"{next_to} / {part.temperature.span}"
-        factor = rf"1 + {grown} \, \mathrm{{ln}}(1 + \lfloor {share} \rfloor)"
+        steps = (
+            rf"\mathrm{{max}}(1, {share})" if part.temperature.form == "log_above" else rf"1 + \lfloor {share} \rfloor"
+        )
+        factor = rf"1 + {grown} \, \mathrm{{ln}}({steps})"
         query = rf"({factor if part.temperature.form != 'power' else f'1 + {share}'})" + (
             rf" \cdot {query}" if part.temperature.form != "power" else rf"^{{{grown}}} \cdot {query}"
         )
@@ -65,7 +74,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:
-        value = clipped(linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
+        value = clipped(convolved(linear("k" if part.value_is_key else "v", "z", "value" in part.biases)))
         value = times(part.value_scale, names.optional(part.value_norm, value))
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
         key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
@@ -79,7 +88,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     return [
         *lines,
-        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask)),
+        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask), by_distance(part.relative)),
         *_difference(part, names),
         output(
             name,
@@ -233,7 +242,7 @@ def _(part: FeedForward, name: str, names: Names, width: int, model: int) -> lis
     return [listed(f"{call(name, 'z')} = {_feed_forward(part, 'z')}", within("W_{u}", part.width, width))]
 
 
-def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
+def _router(part: Any, per_token: int, choices: int, names: Names, always: int = 0) -> list[str]:
     reads = names.optional(part.input_norm, "z")
     if part.input_scale:
         reads = product("d^{-1/2} a", reads)
@@ -260,18 +269,21 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
     groups = says(f"within the best {part.groups.keep} of {part.groups.count} groups") if part.groups else ""
     weight = "s_{i}"
     if part.normalise:
-        bottom = r"\sum_{j \in T} s_{j}" + (f" + {number(part.sum_epsilon)}" if part.sum_epsilon else "")
+        among = r"T \cup A" if always else "T"
+        bottom = rf"\sum_{{j \in {among}}} s_{{j}}" + (f" + {number(part.sum_epsilon)}" if part.sum_epsilon else "")
         least = rf"\mathrm{{max}}({bottom}, {number(part.sum_floor)})" if part.sum_floor else f"({bottom})"
         weight = f"s_{{i}} / {least}"
     weight = times(part.scale, weight) + (r" \cdot a_{i}" if part.expert_scale else "")
-    return [listed(within(f"s = {score}", choices), f"T = {best}", groups, f"w_{{i}} = {weight}")]
+    weight = rf"g \cdot {weight}" if part.learned_scale else weight
+    steady = says(f"A the last {always}, never in T") if always else ""
+    return [listed(within(f"s = {score}", choices + always), f"T = {best}", steady, groups, f"w_{{i}} = {weight}")]
 
 
 @equations.register
 def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -> list[str]:
     inner = part.latent or width
     expert = f"E_{{i}}(y) = {_feed_forward(part.expert, 'y')}"
-    lines = _router(part.router, part.per_token, part.experts + part.identity_experts, names)
+    lines = _router(part.router, part.per_token, part.experts + part.identity_experts, names, part.always)
     lines.append(listed(expert, within("W_{u}", part.experts, part.expert.width, inner)))
     if part.identity_experts:
         lines[-1] += r",\quad E_{i}(y) = y" + says(f" for the last {part.identity_experts}")
@@ -284,6 +296,8 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
         routed = "W_{l'} " + routed
         lines[-1] = listed(lines[-1], within("W_{l}", part.latent, width))
     total = times(part.scale, routed)
+    if part.always:
+        total += r" + \sum_{i \in A} " + _feed_forward(part.expert, "z").replace("(", r"(w_{i} \cdot ", 1)
     if part.shared:
         gate = call("sigmoid", "w z") + r" \cdot " if part.shared_gate else ""
         total += f" + {gate}{call('shared', 'z')}"

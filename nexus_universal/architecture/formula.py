@@ -232,6 +232,8 @@ def _term(term: Term, outputs: dict[str, str]) -> str:
     value = times(term.scale, outputs.get(term.source) or symbol(term.source))
     if term.gain == "shift_scale":
         value = f"({value} + b_{{{term.source}}})"
+    if term.gain == "number":
+        return rf"w_{{{term.source}}} \cdot {value}"
     return value if term.gain == "none" else product(f"w_{{{term.source}}}", value)
 
 
@@ -344,5 +346,6 @@ def _head(n: ArchitectureParameter, names: Names) -> list[str]:
     if n.head.softcap is not None:
         logits = rf"{number(n.head.softcap)} \cdot \mathrm{{tanh}}({logits} / {number(n.head.softcap)})"
     weight = "W_{h} = E" if n.head.tied else within("W_{h}", n.embedding.vocab, width)
+    spare = says(f"of W's {n.embedding.rows} rows") if n.head.spare else ""
     dtype = says("in float32") if n.head.dtype == "float32" else ""
-    return [*lines, listed(rf"\mathrm{{logits}} = {logits}", weight, dtype)]
+    return [*lines, listed(rf"\mathrm{{logits}} = {logits}", weight, spare, dtype)]

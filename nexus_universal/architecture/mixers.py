@@ -7,8 +7,18 @@ from typing import ClassVar, Literal
 
 from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.dynamic_mask import DynamicMask
+from nexus_universal.architecture.packing import Packed, packing_problems
 from nexus_universal.architecture.part import ByLayer, Part, part
-from nexus_universal.architecture.position import Alibi, Norm, QueryTemperature, Rope, YarnScaling, yarn_mscale
+from nexus_universal.architecture.position import (
+    Alibi,
+    Norm,
+    QueryTemperature,
+    RelativeBias,
+    Rope,
+    YarnScaling,
+    yarn_mscale,
+)
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
 
 Activation = Literal[
     "silu",
@@ -25,37 +35,6 @@ Activation = Literal[
 ]
 """gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, other names.
 gelu_fast rounds its constant, and gelu_derived is the same with a derivative written out."""
-
-
-@part
-class Packed(Part):
-    """Projections stored as one matrix and multiplied at once.
-
-    The rows lie in `groups` equal blocks, each holding its share of every role in order: 1 group is [q|k|v], as many
-    groups as heads is [q0|g0|q1|g1|…]. It is part of n because one matrix product has other bits than three.
-    """
-
-    roles: tuple[str, ...]
-    groups: int = 1
-
-    @property
-    def name(self) -> str:
-        return "_".join(self.roles)
-
-
-def packing_problems(
-    packing: tuple[Packed, ...], roles: tuple[str, ...], biases: tuple[str, ...] = ()
-) -> Iterator[tuple[str, str]]:
-    """A packing may name each of the mixer's input projections at most once, and has one bias for all or none."""
-    named = [role for packed in packing for role in packed.roles]
-    for role in named:
-        if role not in roles:
-            yield "packing", f"names {role!r} (known: {', '.join(roles)})"
-    if len(named) != len(set(named)):
-        yield "packing", "names a role twice"
-    for packed in packing:
-        if 0 < len(set(packed.roles) & set(biases)) < len(packed.roles):
-            yield "biases", f"must name all or none of {', '.join(packed.roles)}, which are packed into one matrix"
 
 
 @part
@@ -141,6 +120,7 @@ class ReusedIndices(Part):
 class Attention(Part):
     """Softmax attention with any number of key/value heads (arXiv 2305.13245).
 
+    Projected keys and values each pass a `convolution` of their own before anything else.
     `window` counts the query itself: key > query - window; `chunked`, it is the query's own of chunks of so many
     positions, of which it sees no other (Llama 4). `scale` None means head_dim^-0.5. `reuse` takes keys and values that
     an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it is not
@@ -212,8 +192,14 @@ class Attention(Part):
     contiguous: bool = False
     keeps: Literal["window", "all"] = "window"
     chunked: bool = False
+    convolution: ResidualConvolution | None = None
+    relative: RelativeBias | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.convolution and (self.reuse or self.value_is_key or self.packing):
+            yield "convolution", "needs keys and values of its own, each from a matrix of its own"
+        if self.relative and (self.kernel != "sdpa" or self.alibi or self.dynamic_mask or self.differential):
+            yield "relative", "needs kernel = 'sdpa', and neither alibi, dynamic_mask nor differential"
         if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
             yield "dynamic_mask", "needs kernel = 'sdpa', and neither alibi, reuse nor differential"
         if self.dynamic_mask and self.repeat_first:

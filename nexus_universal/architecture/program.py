@@ -29,6 +29,7 @@ from nexus_universal.architecture.recurrences import (
     ShortConvolution,
     StateSpace,
 )
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
 
 
 @part
@@ -55,12 +56,13 @@ class Read(Part):
 class Term(Part):
     """One summand of a write: a register, `u`, `v` or a branch, times a number.
 
-    `gain` "scale" multiplies it by a learned vector, "shift_scale" adds another one first (ZAYA).
+    `gain` "scale" multiplies it by a learned vector, "shift_scale" adds another one first (ZAYA); "number" multiplies
+    it by a single learned number (Inkling).
     """
 
     source: str
     scale: float | None = None
-    gain: Literal["none", "scale", "shift_scale"] = "none"
+    gain: Literal["none", "number", "scale", "shift_scale"] = "none"
 
 
 @part
@@ -194,6 +196,7 @@ class Branch(Part):
         | CompressedAttention
         | RoutedAttention
         | ConvolvedAttention
+        | ResidualConvolution
         | FeedForward
         | MixtureOfExperts
         | ChainedExperts

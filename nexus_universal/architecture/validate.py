@@ -39,6 +39,7 @@ SIGNED_OR_ZERO = {
     "write",
     "active",
     "identity_experts",
+    "always",
 }
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 
@@ -86,6 +87,8 @@ def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iter
         )
     if head.tied and embedding.spare:
         yield "head.tied", True, "must be False where the embedding has spare rows: the table is longer than the head"
+    if head.spare and not embedding.spare:
+        yield "head.spare", True, "needs embedding.spare"
     if head.tied and embedding.bands:
         yield "head.tied", True, "must be False where the embedding has bands: there is no single table to share"
 

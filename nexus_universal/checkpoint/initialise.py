@@ -66,8 +66,11 @@ def initialise(model: nn.Module, text: Text) -> None:
             isinstance(module, UniversalStreams) and module.part.merge == "weigh"
         ):
             nn.init.ones_(module.scale)
-        elif isinstance(module, UniversalRouter) and text.zero_routers:
-            nn.init.zeros_(module.weight)
+        elif isinstance(module, UniversalRouter):
+            if text.zero_routers:
+                nn.init.zeros_(module.weight)
+            if module.scale is not None:
+                nn.init.ones_(module.scale)
         elif isinstance(module, UniversalGatedDelta | UniversalChannelDelta):
             module.decay_log.uniform_(*text.decay_range).log_()
             nn.init.ones_(module.decay_bias)

@@ -9,7 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.mixers import Attention
-from nexus_universal.cache import KeyValueState, State, WindowState
+from nexus_universal.cache import (
+    ConvolvedPairState,
+    ConvolvedPairWindowState,
+    KeyValueState,
+    State,
+    WindowState,
+)
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.differential import UniversalDifferential
@@ -25,6 +31,8 @@ from nexus_universal.layers.kernels import (
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import HeadNorms, UniversalNorm
+from nexus_universal.layers.relative_bias import Biases, UniversalRelativeBias
+from nexus_universal.layers.residual_convolution import UniversalResidualConvolution
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
 
 
@@ -68,6 +76,11 @@ class UniversalAttention(KeepsFloat32):
             self, rows, d_in=d_in or d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
         )
         self.output = Linear(mixed_width, d_model, bias="output" in part.biases, late_bias=part.late_bias)
+        self.key_convolution = self._convolution(kv_width, "key_inputs")
+        self.value_convolution = self._convolution(part.kv_heads * part.value_width, "value_inputs")
+        self.relative = None
+        if part.relative:
+            self.relative = UniversalRelativeBias(part.relative, d_model=d_in or d_model, heads=part.heads)
         self.sinks = nn.Parameter(torch.empty(part.heads)) if part.sinks else None
         self.in_float32 = ("sinks",) if part.kernel == "eager_wide_sinks" else ()
         self.gate_head_bias = nn.Parameter(torch.empty(part.heads)) if part.gate and part.gate.head_bias else None
@@ -95,6 +108,12 @@ class UniversalAttention(KeepsFloat32):
         self.growths = [rule for rule in (part.log_scale, part.temperature) if rule is not None]
         self.plan.growths.update(self.growths)
         self.mask_index = self.plan.mask(self._mask_kind(), key)
+        if part.relative:
+            self.plan.measured.add(self.mask_index)
+
+    def _convolution(self, channels: int, field: str) -> UniversalResidualConvolution | None:
+        part = self.part.convolution
+        return UniversalResidualConvolution(part, d_model=channels, plan=self.plan, field=field) if part else None
 
     def _head_norm(self, heads: int) -> UniversalNorm | None:
         if self.part.qk_norm is None:
@@ -116,9 +135,10 @@ class UniversalAttention(KeepsFloat32):
         """An empty state for this mixer; None where it reuses what another keeps."""
         if self.part.reuse:
             return None
+        convolved = self.part.convolution is not None
         if self.part.window is None or self.part.keeps == "all":
-            return KeyValueState()
-        return WindowState(self.part.window)
+            return ConvolvedPairState() if convolved else KeyValueState()
+        return (ConvolvedPairWindowState if convolved else WindowState)(self.part.window)
 
     def forward(
         self,
@@ -139,12 +159,15 @@ class UniversalAttention(KeepsFloat32):
         key, value = call.emitted[part.reuse] if part.reuse else self._keys_and_values(roles, call, state)
         if part.emit:
             call.emitted[part.emit] = key, value
-        mask = call.masks[self.mask_index]
+        mask, bias = call.masks[self.mask_index], None
+        if self.relative is not None:
+            growth = call.query_growth[part.temperature] if part.temperature else None
+            bias = self.relative(x, call.distances[self.mask_index], growth)
         if self.dynamic_mask is not None:
             assert mask is not None
             mask = self.dynamic_mask(value, mask, heads=part.heads)
         if self.differential is None:
-            mixed = self._attend(query, key, value, mask)
+            mixed = self._attend(query, key, value, mask, bias)
         else:
             mixed = self.differential(*(self._attend(query, key, v, mask) for v in self.differential.halves(value)))
         if part.gate:
@@ -190,6 +213,9 @@ class UniversalAttention(KeepsFloat32):
         part = self.part
         # A cache holds each head once: repeating behind it gives the same bits.
         times = part.heads // part.kv_heads if part.repeat_first and state is None else 1
+        if self.key_convolution is not None and self.value_convolution is not None:
+            key, value = self.key_convolution, self.value_convolution
+            roles |= {"key": key(roles["key"], call, state), "value": value(roles["value"], call, state)}
         heads = self._by_head(roles["key"], self.key_norm)
         key = self._placed(
             heads if part.key_scale is None else heads * part.key_scale,
@@ -213,7 +239,9 @@ class UniversalAttention(KeepsFloat32):
         assert isinstance(state, KeyValueState)
         return state.extend(key, value)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, bias: Biases | None = None
+    ) -> Tensor:
         part = self.part
         if part.kernel in ("eager", "eager_rounded", "eager_shifted", "eager_wide_sinks"):
             assert mask is not None
@@ -243,7 +271,7 @@ class UniversalAttention(KeepsFloat32):
         if part.repeat_first:
             key, value = (repeat_heads(role, part.heads // role.shape[1]) for role in (key, value))
         broadcast = part.kernel == "sdpa_masked"
-        return fused_attention(query, key, value, mask=mask, scale=self.scale, broadcast=broadcast)
+        return fused_attention(query, key, value, mask=mask, scale=self.scale, broadcast=broadcast, bias=bias)
 
     def _gated(self, mixed: Float[Tensor, "batch seq heads d"], gate: Tensor) -> Tensor:
         assert self.part.gate is not None

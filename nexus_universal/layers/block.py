@@ -24,6 +24,7 @@ from nexus_universal.architecture.recurrences import (
     ShortConvolution,
     StateSpace,
 )
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
 from nexus_universal.cache import State
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
@@ -45,6 +46,7 @@ from nexus_universal.layers.linear_recurrence import UniversalGatedLinearRecurre
 from nexus_universal.layers.low_rank import UniversalLowRank
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerInput
+from nexus_universal.layers.residual_convolution import UniversalResidualConvolution
 from nexus_universal.layers.routed_attention import UniversalRoutedAttention
 from nexus_universal.layers.sharing import Shares, adapted
 from nexus_universal.layers.short_convolution import UniversalShortConvolution
@@ -112,6 +114,7 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     CompressedAttention: lambda part, at: UniversalCompressedAttention(
         part, d_model=at.d_model, plan=at.plan, key=at.path
     ),
+    ResidualConvolution: lambda part, at: UniversalResidualConvolution(part, d_model=at.d_model, plan=at.plan),
     LowRank: lambda part, at: UniversalLowRank(part, d_model=at.d_model),
     PerLayerInput: lambda part, at: UniversalPerLayerInput(part, d_model=at.d_model, layer_index=at.layer_index),
     Linear: lambda part, at: Projection(at.width, at.d_model, bias=part.bias),
@@ -222,7 +225,9 @@ class UniversalTransformerBlock(nn.Module):
         if term.gain == "none":
             return None
         return self._child(
-            f"{name}_{term.source}_gain", lambda: Gain(self.d_model, shifted=term.gain == "shift_scale"), at
+            f"{name}_{term.source}_gain",
+            lambda: Gain(1 if term.gain == "number" else self.d_model, shifted=term.gain == "shift_scale"),
+            at,
         )
 
     def _build_branch(self, branch: Branch, at: Place) -> WiredBranch:

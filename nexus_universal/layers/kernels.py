@@ -27,8 +27,9 @@ def fused_attention(
     scale: float,
     causal: bool = True,
     broadcast: bool = False,
+    bias: Float[Tensor, "batch heads seq keys"] | None = None,
 ) -> Float[Tensor, "batch seq heads dv"]:
-    """softmax(scale · q kᵀ + mask) v, heads behind the sequence in the result.
+    """softmax(scale · q kᵀ + bias + mask) v, heads behind the sequence in the result.
 
     Which of three equal forms serves grouped heads (the kernel's own, queries packed by group for a single token,
     repeated heads) follows the reference's sdpa_attention.py: they differ in bits, as does a fourth, a single key/value
@@ -44,8 +45,11 @@ def fused_attention(
             query = query.reshape(batch, heads // times, times, query.shape[-1])
             if mask is not None and mask.shape[1] != 1:
                 mask = mask.reshape(batch, heads // times, times, mask.shape[-1])
+            if bias is not None:
+                bias = bias.reshape(batch, heads // times, times, bias.shape[-1])
         else:
             key, value = repeat_heads(key, times), repeat_heads(value, times)
+    mask = mask if bias is None else biased(mask, bias, seq=seq)
     out = F.scaled_dot_product_attention(
         query,
         key,
@@ -56,6 +60,17 @@ def fused_attention(
         enable_gqa=grouped,
     )
     return out.reshape(out.shape[0], -1, seq, value.shape[-1]).transpose(1, 2).contiguous()
+
+
+def biased(
+    mask: Mask | None, bias: Float[Tensor, "batch heads queries keys"], *, seq: int
+) -> Float[Tensor, "batch heads queries keys"]:
+    """Both in one: the bias where a query may see a key, the lowest number elsewhere; without a mask it is causal."""
+    if mask is None:
+        mask = torch.ones(seq, bias.shape[-1], dtype=torch.bool, device=bias.device).tril() if seq > 1 else mask
+    elif mask.dtype != torch.bool:
+        return (bias + mask).contiguous()
+    return (bias if mask is None else torch.where(mask, bias, torch.finfo(bias.dtype).min)).contiguous()
 
 
 def eager_attention(

@@ -39,7 +39,7 @@ COUNTS_SLOTS = (
 )
 """Types that are never told positions and count pads as tokens (docs/REFERENCE_FAULTS.md); so ours is asked to."""
 
-GROWS_BY_SLOTS = ("llama4", "llama4_text")
+GROWS_BY_SLOTS = ("inkling_text", "llama4", "llama4_text")
 """Types whose queries grow with slots, pads among them, and not with positions (docs/REFERENCE_FAULTS.md)."""
 
 KEEPS_ALL = ("trocr", "whisper")
