@@ -40,7 +40,7 @@ def _(part: ConvolvedAttention, place: Place) -> Cost:
 
 @cost.register
 def _(part: ResidualConvolution, place: Place) -> Cost:
-    return residual_convolution_cost(place.width, part.kernel, place)
+    return residual_convolution_cost(part, place.width, place)
 
 
 @cost.register

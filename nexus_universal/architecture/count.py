@@ -10,6 +10,7 @@ from nexus_universal.architecture.composed_costs import cost
 from nexus_universal.architecture.costs import (
     Cost,
     Place,
+    attention_products,
     linear,
     norm_cost,
     projection_rows,
@@ -179,6 +180,10 @@ def _program_costs(program: Program, widths: dict[str, int], place: Place, seen:
     for step in program.steps:
         here = replace(place, width=step.read.width(widths))
         yield norm_cost(step.norm, here.width)
+        if step.read.join == "attend":
+            one = here.width // step.read.queries
+            yield weights(here.width)
+            yield attention_products(step.read.queries, len(step.read.registers), one, one)
         if step.connection:
             yield cost(step.connection, place)
         for branch in step.branches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any
 
@@ -12,6 +13,7 @@ from nexus_universal.architecture.notation import (
     by_distance,
     call,
     joined,
+    limited,
     listed,
     number,
     product,
@@ -23,6 +25,7 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.program import Linear
+from nexus_universal.architecture.residual_convolution import DynamicConvolution
 from nexus_universal.architecture.symbols import Names, gated, linear, output, seen, softmax
 
 
@@ -38,19 +41,26 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     wide = part.qk_norm is not None and part.qk_norm.over == "width"
     norm = part.qk_norm.norm if part.qk_norm else None
 
+    read = {role: names(part.apart, f"z_{{{role}}}") if part.apart else "z" for role in "qkv"}
+
     def clipped(out: str) -> str:
         return out if part.clip is None else rf"\mathrm{{clip}}_{{{number(part.clip)}}}({out})"
 
     def convolved(out: str) -> str:
-        return out if part.convolution is None else rf"(1 + \mathrm{{conv}}_{{{part.convolution.kernel}}})({out})"
+        if part.convolution is None:
+            return out
+        own = " + W_{c} z" if isinstance(part.convolution, DynamicConvolution) else ""
+        return rf"(1 + \mathrm{{conv}}_{{{part.convolution.kernel}}}{own})({out})"
 
     def turned(role: str, factor: float | None = None) -> str:
-        out = linear(role[0], "z", role in part.biases)
+        out = linear(role[0], read[role[0]], role in part.biases)
         if part.convolution and role != "query":
             out = convolved(out)
         if wide:
             return names.optional(part.rope, times(factor, clipped(names.optional(norm, out))))
         out = times(factor, clipped(out))
+        if part.length_limit is not None:
+            out = limited(product("w", out) if role == "query" else out, part.length_limit)
         if late:
             return names.optional(norm, names.optional(part.rope, out))
         return names.optional(part.rope, names.optional(norm, out))
@@ -74,7 +84,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:
-        value = clipped(convolved(linear("k" if part.value_is_key else "v", "z", "value" in part.biases)))
+        value = clipped(convolved(linear("k" if part.value_is_key else "v", read["v"], "value" in part.biases)))
         value = times(part.value_scale, names.optional(part.value_norm, value))
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
         key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
@@ -82,13 +92,14 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     scale: float | str = part.softmax_scale(0)
     if isinstance(part.scale, ByLayer):
         scale = number(part.scale.value) + (r" / (\ell + 1)" if part.scale.rule == "divide" else r" (\ell + 1)")
-    weights = softmax(scale, "q", softcap=part.softcap, sinks=part.sinks, alibi=part.alibi)
+    weights = softmax(scale, "q", softcap=part.softcap, sinks=part.sinks or part.projected_sinks, alibi=part.alibi)
+    own = linear("s", "z").replace("W", "b_{sink} = W", 1) if part.projected_sinks else ""
     mixed = "o = " + weights + r"\, v"
     if part.differential:
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     return [
         *lines,
-        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask), by_distance(part.relative)),
+        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask), by_distance(part.relative), own),
         *_difference(part, names),
         output(
             name,
@@ -218,6 +229,10 @@ def _(part: RoutedAttention, name: str, names: Names, width: int, model: int) ->
     ]
 
 
+def _capped(gate: str, up: str, part: FeedForward) -> Iterator[tuple[str, float]]:
+    return zip((gate, up), part.softcaps or (), strict=True)
+
+
 def _feed_forward(part: FeedForward, argument: str) -> str:
     up = linear("u", argument, "up" in part.biases)
     if not part.gated:
@@ -234,6 +249,11 @@ def _feed_forward(part: FeedForward, argument: str) -> str:
         if part.up_shift is not None:
             up += f" + {number(part.up_shift)}"
         inner = product(call(part.activation, gate), bracketed(up))
+        if part.softcaps:
+            linear_gate, up = (
+                times(cap, call("tanh", f"{role} / {number(cap)}")) for role, cap in _capped(gate, up, part)
+            )
+            inner = product(product(linear_gate, call("sigmoid", gate)), up)
     return times(part.output_scale, linear("d", f"({inner})", "down" in part.biases))
 
 

@@ -18,7 +18,8 @@ class FeedForward(Part):
     `output_scale` are muP multipliers. `gate_limit` bounds the gate from above and `up` on both sides; `up_shift` is
     added to `up` after that. `late_bias` adds biases to the finished, rounded product. `inner_norm` norms what `down`
     reads. `product` is the dtype of act(gate) · up. "xielu" is x > 0 ? a x² + b x : (e^min(x, ε) - 1 - x) c + b x, with
-    a and c learned (arXiv 2411.13010).
+    a and c learned (arXiv 2411.13010). `softcaps` (a, b) bound silu's linear factor, and `up`: a tanh(gate / a) σ(gate)
+    · b tanh(up / b), in float32 (Inkling 2).
     """
 
     role: ClassVar[str] = "feed_forward"
@@ -37,6 +38,7 @@ class FeedForward(Part):
     late_bias: bool = False
     inner_norm: Norm | None = None
     product: Literal["model", "float32"] = "model"
+    softcaps: tuple[float, float] | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.gated and self.activation == "xielu":
@@ -49,6 +51,8 @@ class FeedForward(Part):
                 yield "product", "must be 'model' where gated = False: nothing is multiplied"
             if "gate" in self.biases:
                 yield "biases", "names 'gate', but gated = False"
+        if self.softcaps and (not self.gated or self.activation != "silu" or self.product == "float32"):
+            yield "softcaps", "needs gated = True, activation = 'silu', and product = 'model'"
         if self.sparsity is not None and not 0 < self.sparsity < 1:
             yield "sparsity", "must lie between 0 and 1"
         if self.late_bias and not self.biases:

@@ -191,6 +191,11 @@ def _read(step: Step, names: Names) -> tuple[list[str], str]:
         stream = f"x_{{{connection.read}}}"
         return [], product("w", stream) if connection.read_scale else stream
     registers = [symbol(name) for name in step.read.registers]
+    if step.read.join == "attend":
+        one = r"\sum_{j} \mathrm{softmax}_{j}(q \cdot y_{j} / \sqrt{d}) \, y_{j}"
+        stacked = rf"y = {call('RMS', ', '.join(registers))}"
+        each = says(f"for {step.read.queries} learned q, side by side") if step.read.queries > 1 else ""
+        return [listed(stacked, each)], times(step.read.scale, one)
     read = joined(*registers) if step.read.join == "concat" else " + ".join(registers)
     return [], times(step.read.scale, bracketed(read) if step.read.scale is not None else read)
 
@@ -223,6 +228,8 @@ def _sum(write: Write, outputs: dict[str, str], names: Names) -> str:
     if write.divisor is not None:
         total = f"{bracketed(total)} / {number(write.divisor)}"
     total = names.optional(write.norm, total)
+    if write.dtype != "terms":
+        total = f"{bracketed(total)} " + says(f"in {'float32' if write.dtype == 'float32' else 'the dtype of weights'}")
     if write.scale is not None:
         total = times(write.scale, bracketed(total))
     return bracketed(total) + r" \cdot \lambda_{\ell }" if write.layer_scale else total

@@ -62,7 +62,13 @@ def by_distance(part: RelativeBias | None) -> str:
     """What queries add to their scores by distance."""
     if part is None:
         return ""
-    return rf"s_{{j}} = q \cdot k_{{j}} + (W_{{r}} z)^{{\top}} p_{{t-j}},\quad t - j < {part.extent}"
+    mixing = "W_{r} z" if part.length_limit is None else limited(r"w_{r} \odot W_{r} z", part.length_limit)
+    return rf"s_{{j}} = q \cdot k_{{j}} + ({mixing})^{{\top}} p_{{t-j}},\quad t - j < {part.extent}"
+
+
+def limited(expression: str, most: float | None) -> str:
+    """A vector no longer than `most`."""
+    return expression if most is None else rf"\mathrm{{shortened}}_{{{number(most)}}}({expression})"
 
 
 def to_unicode(latex: str) -> str:

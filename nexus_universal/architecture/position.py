@@ -262,11 +262,14 @@ class RelativeBias(Part):
     """A number that a query adds to its score of the key n positions before it: (R x)ᵀ p_n, and 0 from `extent` on.
 
     R x is a vector of `width` for each head, p_n are learned vectors that all heads share (Inkling). Where the
-    attention has a temperature, it multiplies the bias as well.
+    attention has a temperature, it multiplies the bias as well, or R x where `grown` "mixing" (the same numbers, other
+    bits). A `length_limit` is the longest that R x times learned numbers may be.
     """
 
     width: int
     extent: int
+    length_limit: float | None = None
+    grown: Literal["bias", "mixing"] = "bias"
 
 
 @part

@@ -184,7 +184,7 @@ def _step_wiring(step: Step, widths: dict[str, int], path: str, where: str, widt
             yield f"{where}.read.registers", name, f"must be written before it is read (so far: {_names(widths)})"
             return
     read = {name: widths[name] for name in step.read.registers}
-    if step.read.join == "sum" and len(set(read.values())) > 1:
+    if step.read.join != "concat" and len(set(read.values())) > 1:
         yield f"{where}.read.registers", step.read.registers, f"must be equally wide to be summed ({_widths(read)})"
     wide = step.read.width(widths)
     for branch in step.branches:

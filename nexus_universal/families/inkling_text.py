@@ -10,12 +10,10 @@ from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm, QueryTemperature, RelativeBias
 from nexus_universal.architecture.program import Program
 from nexus_universal.architecture.residual_convolution import ResidualConvolution
-from nexus_universal.checkpoint.rules import Direct
 from nexus_universal.families.shared import common, draws, inkling, names
+from nexus_universal.families.shared import inkling_tables as tables
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
-
-UNREAD = "no class of transformers reads it"
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
@@ -27,14 +25,14 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     mixers = _mixers(reader, norm, convolution)
     dense, experts = _feed_forwards(reader)
     made: dict[tuple[str, str], Program] = {
-        (kind, mlp): inkling.layer(mixer, part, norm=norm, convolution=convolution, scaled=mlp == "dense")
+        (kind, mlp): inkling.layer(mixer, part, norm=norm, convolution=convolution)
         for kind, mixer in mixers.items()
         for mlp, part in (("dense", dense), ("sparse", experts))
     }
     listed = reader.take("local_layer_ids", None, kinds=(list, type(None)))
     local = [index for index in range(depth) if (index + 1) % 6] if listed is None else listed
-    derived = tuple(inkling.SLIDING if index in local else inkling.FULL for index in range(depth))
-    kinds = reader.names("layer_types", length=depth, known=inkling.KINDS) or derived
+    derived = tuple(tables.SLIDING if index in local else tables.FULL for index in range(depth))
+    kinds = reader.names("layer_types", length=depth, known=tables.KINDS) or derived
     first = reader.take("dense_mlp_idx", 0)
     mlps = reader.names("mlp_layer_types", length=depth, known=("dense", "sparse"))
     mlps = mlps or tuple("dense" if index < first else "sparse" for index in range(depth))
@@ -49,10 +47,8 @@ def _mixers(reader: ConfigReader, norm: Norm, convolution: ResidualConvolution) 
     floor, growth = reader.count("log_scaling_n_floor", None, optional=True), reader.number("log_scaling_alpha", 0.1)
     full, sliding = (
         Attention(
-            heads=(heads := inkling.geometry(reader, kind, kv_heads))[0],
-            kv_heads=heads[1],
-            head_dim=heads[2],
-            scale=1.0 / heads[2],
+            **(geometry := inkling.geometry(reader, kind, heads=64, kv_heads=kv_heads)),
+            scale=1.0 / geometry["head_dim"],
             qk_norm=QueryKeyNorm(norm=norm),
             convolution=convolution,
             relative=RelativeBias(width=width, extent=window),
@@ -62,7 +58,7 @@ def _mixers(reader: ConfigReader, norm: Norm, convolution: ResidualConvolution) 
     relative = RelativeBias(width=width, extent=reader.count("rel_extent", 1024))
     temperature = QueryTemperature(growth=growth, span=floor, form="log_above") if floor else None
     full = replace(full, relative=relative, temperature=temperature)
-    return {inkling.FULL: full, inkling.SLIDING: replace(sliding, window=window)}
+    return {tables.FULL: full, tables.SLIDING: replace(sliding, window=window)}
 
 
 def _feed_forwards(reader: ConfigReader) -> tuple[FeedForward, MixtureOfExperts]:
@@ -90,45 +86,16 @@ def _feed_forwards(reader: ConfigReader) -> tuple[FeedForward, MixtureOfExperts]
     )
 
 
-MLP = f"{names.LAYER}.mlp"
-
 FAMILY = Family(
     model_type="inkling_text",
     title="Inkling",
     read=read,
-    weights=names.weights(
-        inkling.tensors({"attention_convolution": "attn_sconv", "feed_forward_convolution": "mlp_sconv"}),
-        {
-            "layers.{i}.feed_forward_y_feed_forward_gain.weight": Direct(f"{MLP}.global_scale"),
-            "layers.{i}.feed_forward.router.scale": Direct(f"{MLP}.gate.global_scale"),
-            **{
-                f"layers.{{i}}.feed_forward.always.{role}": Direct(f"{MLP}.shared_experts.{role}_proj")
-                for role in ("gate", "up", "down")
-            },
-        },
-        passed_over={r"^model\.mtp\.": "multi-token prediction"},
-    ),
-    aliases=inkling.ALIASES | {"embedding_multiplier": "logits_mup_width_multiplier"},
-    irrelevant={
-        **dict.fromkeys(("shared_expert_sink", "rms_norm_eps_moe_gate", "number_of_conv_states"), UNREAD),
-        **dict.fromkeys(("num_mtp_layers", "chain_hidden_post_norm", "mtp_hidden_states_first"), inkling.PREDICTION),
-        "mtp_local_layer_ids": inkling.PREDICTION,
-        "tie_word_embeddings": "the class never ties",
-    },
+    weights=names.weights(tables.FIRST, passed_over={r"^model\.mtp\.": "multi-token prediction"}),
+    aliases=tables.ALIASES | {"embedding_multiplier": "logits_mup_width_multiplier"},
+    irrelevant=tables.FIRST_IRRELEVANT,
     rope="none",
     tiny=draws.TINY
-    | inkling.TINY
+    | tables.TINY
     | {"mlp_layer_types": ["dense", "sparse", "sparse"], "n_shared_experts": 2, "log_scaling_n_floor": 20},
-    draws=inkling.DRAWS
-    | {
-        "n_shared_experts": (2, 1, 3),
-        "mlp_layer_types": (["dense", "sparse", "sparse"], None, ["sparse", "dense", "sparse"]),
-        "dense_mlp_idx": (0, 1),
-        "dense_intermediate_size": (None, 40),
-        "local_layer_ids": (None, [1]),
-        "log_scaling_n_floor": (20, None, 3),
-        "log_scaling_alpha": (0.1, 0.7),
-        "logits_mup_width_multiplier": (24.0, 3.0),
-        "unpadded_vocab_size": (None, 90, 97, 200),
-    },
+    draws=tables.FIRST_DRAWS,
 )

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.mixers import Attention
+from nexus_universal.architecture.residual_convolution import DynamicConvolution
 from nexus_universal.cache import (
     ConvolvedPairState,
     ConvolvedPairWindowState,
@@ -28,11 +29,12 @@ from nexus_universal.layers.kernels import (
     gated_eager_attention,
     repeat_heads,
 )
+from nexus_universal.layers.length_limit import LengthLimit
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import HeadNorms, UniversalNorm
 from nexus_universal.layers.relative_bias import Biases, UniversalRelativeBias
-from nexus_universal.layers.residual_convolution import UniversalResidualConvolution
+from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution, UniversalResidualConvolution
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
 
 
@@ -67,20 +69,28 @@ class UniversalAttention(KeepsFloat32):
         self.scale = part.softmax_scale(layer_index)
         width, kv_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
         mixed_width = part.heads * part.value_width
+        self.joined = part.apart is not None and d_in == 3 * d_model
+        d_in = d_model if self.joined else d_in or d_model
         rows = {"query": width}
         if not part.reuse:
             rows |= {"key": kv_width} | ({} if part.value_is_key else {"value": part.kv_heads * part.value_width})
+        if part.relative:
+            rows["relative"] = part.heads * part.relative.width
         if part.gate:
             rows["gate"] = mixed_width if part.gate.per == "channel" else part.heads
+        if part.projected_sinks:
+            rows["sink"] = part.heads
         self.project = InputProjections(
-            self, rows, d_in=d_in or d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
+            self, rows, d_in=d_in, packing=part.packing, biases=part.biases, late_bias=part.late_bias
         )
         self.output = Linear(mixed_width, d_model, bias="output" in part.biases, late_bias=part.late_bias)
-        self.key_convolution = self._convolution(kv_width, "key_inputs")
-        self.value_convolution = self._convolution(part.kv_heads * part.value_width, "value_inputs")
-        self.relative = None
-        if part.relative:
-            self.relative = UniversalRelativeBias(part.relative, d_model=d_in or d_model, heads=part.heads)
+        self.input_norms = None
+        if part.apart:
+            norms = {role: UniversalNorm.of(part.apart, d_in) for role in ("query", "key", "value")}
+            self.input_norms = nn.ModuleDict(norms)
+        self.key_convolution = self._convolution(part.head_dim, "key_inputs", d_in)
+        self.value_convolution = self._convolution(part.value_width, "value_inputs", d_in)
+        self.relative_bias = UniversalRelativeBias(part.relative, heads=part.heads) if part.relative else None
         self.sinks = nn.Parameter(torch.empty(part.heads)) if part.sinks else None
         self.in_float32 = ("sinks",) if part.kernel == "eager_wide_sinks" else ()
         self.gate_head_bias = nn.Parameter(torch.empty(part.heads)) if part.gate and part.gate.head_bias else None
@@ -92,6 +102,10 @@ class UniversalAttention(KeepsFloat32):
             self.norms_at = "width" if part.qk_norm.over == "width" else split
         self.query_norm = self._head_norm(part.heads)
         self.key_norm = None if part.reuse else self._head_norm(part.kv_heads)
+        if part.length_limit is not None:
+            self.norms_at = "before_rope"
+            self.query_norm = LengthLimit(part.length_limit, (part.heads, part.head_dim))
+            self.key_norm = LengthLimit(part.length_limit)
         self.value_norm = UniversalNorm.of(part.value_norm, part.value_width) if part.value_norm else None
         self.rope_index = self.plan.rope(part.rope, part.head_dim) if part.rope else None
         self.differential = None
@@ -111,9 +125,13 @@ class UniversalAttention(KeepsFloat32):
         if part.relative:
             self.plan.measured.add(self.mask_index)
 
-    def _convolution(self, channels: int, field: str) -> UniversalResidualConvolution | None:
-        part = self.part.convolution
-        return UniversalResidualConvolution(part, d_model=channels, plan=self.plan, field=field) if part else None
+    def _convolution(
+        self, head: int, field: str, d_in: int
+    ) -> UniversalResidualConvolution | UniversalDynamicConvolution | None:
+        part, heads, where = self.part.convolution, self.part.kv_heads, {"plan": self.plan, "field": field}
+        if isinstance(part, DynamicConvolution):
+            return UniversalDynamicConvolution(part, channels=heads * head, d_model=d_in, heads=heads, **where)
+        return UniversalResidualConvolution(part, d_model=heads * head, **where) if part else None
 
     def _head_norm(self, heads: int) -> UniversalNorm | None:
         if self.part.qk_norm is None:
@@ -147,7 +165,8 @@ class UniversalAttention(KeepsFloat32):
         state: State | None = None,
     ) -> Float[Tensor, "batch seq d_hidden"]:
         call = call or self.plan.begin(x)
-        part, roles = self.part, self.project(x)
+        part, read = self.part, self._read(x, call)
+        roles = self.project(read)
         query = roles["query"] if part.query_scale is None else roles["query"] * part.query_scale
         query = self._placed(self._by_head(query, self.query_norm), self.query_norm, call, unkept=True)
         for rule in self.growths:
@@ -156,24 +175,46 @@ class UniversalAttention(KeepsFloat32):
             query = (query * (growth if wide else growth.type_as(query))).type_as(query)
         if part.contiguous:
             query = query.contiguous()
+        if part.convolution:
+            roles |= self._convolved(roles, read, call, state)
         key, value = call.emitted[part.reuse] if part.reuse else self._keys_and_values(roles, call, state)
         if part.emit:
             call.emitted[part.emit] = key, value
         mask, bias = call.masks[self.mask_index], None
-        if self.relative is not None:
+        if self.relative_bias is not None:
             growth = call.query_growth[part.temperature] if part.temperature else None
-            bias = self.relative(x, call.distances[self.mask_index], growth)
+            bias = self.relative_bias(roles["relative"], call.distances[self.mask_index], growth)
         if self.dynamic_mask is not None:
             assert mask is not None
             mask = self.dynamic_mask(value, mask, heads=part.heads)
         if self.differential is None:
-            mixed = self._attend(query, key, value, mask, bias)
+            sinks = roles["sink"].transpose(1, 2).unsqueeze(-1) if part.projected_sinks else self.sinks
+            mixed = self._attend(query, key, value, mask, bias, sinks)
         else:
             mixed = self.differential(*(self._attend(query, key, v, mask) for v in self.differential.halves(value)))
         if part.gate:
             mixed = self._gated(mixed, roles["gate"])
         mixed = mixed.reshape(*x.shape[:-1], -1)
         return self.output(mixed if self.inner_norm is None else self.inner_norm(mixed))
+
+    def _read(self, x: Float[Tensor, "batch seq d_in"], call: Call) -> Tensor | dict[str, Tensor]:
+        """What the roles are projected of: x, or each one's own."""
+        if self.input_norms is None:
+            return x
+        given = x.chunk(3, dim=-1) if self.joined else (x, x, x)
+        normed = zip(self.input_norms.items(), given, strict=True)
+        read = {role: norm(each).to(call.dtype) for (role, norm), each in normed}
+        return read | dict.fromkeys(("relative", "gate", "sink"), read["query"])
+
+    def _convolved(
+        self, roles: dict[str, Tensor], read: Tensor | dict[str, Tensor], call: Call, state: State | None
+    ) -> dict[str, Tensor]:
+        """Keys and values behind their convolutions."""
+        pair = {"key": self.key_convolution, "value": self.value_convolution}
+        if not isinstance(self.part.convolution, DynamicConvolution):
+            return {role: module(roles[role], call, state) for role, module in pair.items() if module}
+        sources = {role: read if isinstance(read, Tensor) else read[role] for role in pair}
+        return {role: module(roles[role], sources[role], call, state) for role, module in pair.items() if module}
 
     def _clipped(self, role: Float[Tensor, "batch seq *rows"]) -> Float[Tensor, "batch seq *rows"]:
         """Queries, keys or values within the clip's bounds."""
@@ -213,9 +254,6 @@ class UniversalAttention(KeepsFloat32):
         part = self.part
         # A cache holds each head once: repeating behind it gives the same bits.
         times = part.heads // part.kv_heads if part.repeat_first and state is None else 1
-        if self.key_convolution is not None and self.value_convolution is not None:
-            key, value = self.key_convolution, self.value_convolution
-            roles |= {"key": key(roles["key"], call, state), "value": value(roles["value"], call, state)}
         heads = self._by_head(roles["key"], self.key_norm)
         key = self._placed(
             heads if part.key_scale is None else heads * part.key_scale,
@@ -240,7 +278,13 @@ class UniversalAttention(KeepsFloat32):
         return state.extend(key, value)
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, bias: Biases | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        bias: Biases | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         part = self.part
         if part.kernel in ("eager", "eager_rounded", "eager_shifted", "eager_wide_sinks"):
@@ -252,7 +296,8 @@ class UniversalAttention(KeepsFloat32):
                 mask=mask,
                 scale=self.scale,
                 softcap=part.softcap,
-                sinks=self.sinks,
+                sinks=sinks,
+                bias=bias,
                 softmax=torch.float32 if part.kernel == "eager" else None,
                 shifted=part.kernel == "eager_shifted" or (part.kernel == "eager" and part.sinks),
                 wide=part.kernel == "eager_wide_sinks",

@@ -26,6 +26,7 @@ from nexus_universal.architecture.recurrences import (
 )
 from nexus_universal.architecture.residual_convolution import ResidualConvolution
 from nexus_universal.cache import State
+from nexus_universal.layers.attended_read import AttendedRead
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.chained_experts import UniversalChainedExperts
@@ -203,11 +204,14 @@ class UniversalTransformerBlock(nn.Module):
             widths[write.register] = {**widths, "u": width, "v": width}.get(write.terms[0].source, self.d_model)
         writes = [self._build_write(write, anchor, at) for write in step.writes]
         wired = (step.read, norm, branches, writes, self.plan.wide)
+        if step.read.join == "attend":
+            attended = self._child(f"{anchor}_read", lambda: AttendedRead(queries=step.read.queries, width=width), at)
+            return WiredStep(*wired, attended=attended)
         part = step.connection
         if part is None:
             return WiredStep(*wired)
         return ConnectedStep(
-            *wired, self._child(f"{anchor}_connection", lambda: connection_of(part, d_model=width), at)
+            *wired, connection=self._child(f"{anchor}_connection", lambda: connection_of(part, d_model=width), at)
         )
 
     def _build_write(self, write: Write, anchor: str, at: Place) -> WiredWrite:
@@ -219,6 +223,7 @@ class UniversalTransformerBlock(nn.Module):
             scale=write.scale,
             norm=self._norm(f"{name}_write_norm", write.norm, self.d_model, at),
             layer_scale=self._child(f"{name}_scale", LayerScale, at) if write.layer_scale else None,
+            dtype=write.dtype,
         )
 
     def _gain(self, name: str, term: Term, at: Place) -> nn.Module | None:

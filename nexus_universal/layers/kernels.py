@@ -81,26 +81,31 @@ def eager_attention(
     mask: Float[Tensor, "batch _ seq keys"],
     scale: float,
     softcap: float | None = None,
-    sinks: Float[Tensor, " heads"] | None = None,
+    sinks: Float[Tensor, " heads"] | Float[Tensor, "batch heads seq one"] | None = None,
     softmax: torch.dtype | None = torch.float32,
     shifted: bool = False,
     wide: bool = False,
+    bias: Float[Tensor, "batch heads seq keys"] | None = None,
 ) -> Float[Tensor, "batch seq heads dv"]:
-    """softmax(softcap(scale · q kᵀ) + mask) v, step by step; `sinks` are one more score per head, without a value.
+    """softmax(softcap(scale · q kᵀ) + bias + mask) v, step by step.
 
-    The softmax is in the dtype `softmax`; None, and with sinks, is that of the scores, which are float32 where `wide`.
-    It is `shifted` where their maximum is taken off before.
+    `sinks` are one more score per head, or per head and query, without a value. The softmax is in the dtype `softmax`;
+    None, and with one sink per head, is that of the scores, which are float32 where `wide`. It is `shifted` where their
+    maximum is taken off before.
     """
-    times = query.shape[1] // key.shape[1]
+    times, own = query.shape[1] // key.shape[1], sinks is not None and sinks.dim() > 1
     if wide:
         query, key = query.float(), key.float()
-    elif sinks is not None:  # the reference's rotation joins halves, which leaves no strides: gradients' bits show it
+    elif sinks is not None and not own:
+        # The reference's rotation joins halves, which leaves no strides: gradients' bits show it.
         query, key = query.contiguous(), key.contiguous()
     scores = torch.matmul(query, repeat_heads(key, times).transpose(2, 3)) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + mask
-    if sinks is not None:
+    scores = (scores if bias is None else scores + bias) + mask
+    if sinks is not None and own:
+        scores = torch.cat([scores, sinks], dim=-1)
+    elif sinks is not None:
         sink = sinks.reshape(1, -1, 1, 1).expand(query.shape[0], -1, query.shape[2], -1)
         scores, softmax = torch.cat([scores, sink], dim=-1), None
     if shifted:

@@ -18,8 +18,8 @@ INCONCLUSIVE = 1e-3
 """A floor above this share of the largest logit proves nothing."""
 
 
-NOT_IN_DOUBLE = ("xglm",)
-"""Types whose reference makes a float32 number of its dtype's lowest one: that of float64 is none."""
+NOT_IN_DOUBLE = ("inkling2_text", "xglm")
+"""Types whose reference multiplies float32 logits by weights of any dtype, or makes a float32 number of its lowest."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What both generations of Inkling share: their ends, the geometry of each kind of layer, their wiring and tensors."""
+"""What both generations of Inkling share: their ends, the geometry of each kind of layer, and their wiring."""
 
 from __future__ import annotations
 
@@ -7,25 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from nexus_universal.architecture.ends import Embedding, Head, Text
+from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Branch, Program, Read, Step, Term, Write
 from nexus_universal.architecture.residual_convolution import ResidualConvolution
-from nexus_universal.checkpoint.rules import Direct, Squeezed
-from nexus_universal.families.shared import common, draws, names
+from nexus_universal.families.shared import common
 from nexus_universal.families.shared.reader import ConfigReader
 
-FULL, SLIDING = KINDS = "hybrid", "hybrid_sliding"
-PREDICTION = "multi-token prediction, of which nothing is built"
-
-ALIASES = {
-    "sliding_window": "sliding_window_size",
-    "num_local_experts": "n_routed_experts",
-    "sconv_kernel_size": "conv_kernel_size",
-    "model_max_length": "max_position_embeddings",
-}
+READ = Read()
 
 
 def ends(
@@ -39,30 +31,57 @@ def ends(
     return text, replace(table, vocab=scored, spare=table.vocab - scored), True
 
 
-def geometry(reader: ConfigReader, kind: str, kv_heads: int, heads: int = 64) -> tuple[int, int, int]:
+def geometry(reader: ConfigReader, kind: str, *, heads: int, kv_heads: int) -> dict[str, Any]:
     """Heads, key/value heads and a head's width in layers of a kind; the numbers are the class's defaults."""
-    return (
-        reader.count(f"{kind}num_attention_heads", heads),
-        reader.count(f"{kind}num_key_value_heads", kv_heads),
-        reader.count(f"{kind}head_dim", 128),
-    )
+    return {
+        "heads": reader.count(f"{kind}num_attention_heads", heads),
+        "kv_heads": reader.count(f"{kind}num_key_value_heads", kv_heads),
+        "head_dim": reader.count(f"{kind}head_dim", 128),
+    }
+
+
+def _to_y(name: str, part: Part, *, norm: Norm | None, read: Read = READ, scaled: bool = False) -> Step:
+    """What a part makes of the residual, in a register of its own; a `scaled` one times a number."""
+    term = Term(source=name, gain="number" if scaled else "none")
+    branch = Branch(name=name, part=part)  # type: ignore[arg-type]
+    return Step(read=read, norm=norm, branches=(branch,), writes=(Write(register="y", terms=(term,)),))
+
+
+def _from_y(
+    name: str, convolution: ResidualConvolution, *before: Write, dtype: Any = "terms", adds: bool = True
+) -> Step:
+    """The convolution of that, added to the residual, or put in its place; behind other writes."""
+    branch = Branch(name=f"{name}_convolution", part=convolution)
+    terms = (*((Term(source="x"),) if adds else ()), Term(source=branch.name))
+    writes = (*before, Write(terms=terms, dtype=dtype))
+    return Step(read=Read(registers=("y",)), branches=(branch,), writes=writes)
 
 
 def layer(
-    mixer: Attention, feed_forward: Part, *, norm: Norm, convolution: ResidualConvolution, scaled: bool
+    mixer: Attention,
+    feed_forward: Part,
+    *,
+    norm: Norm,
+    convolution: ResidualConvolution,
+    reads: tuple[Read, Read] = (READ, READ),
+    begun: str | None = None,
+    rounded: bool = False,
 ) -> Program:
-    """Attention, then feed-forward, each behind a norm and before a convolution; a `scaled` one times a number."""
-    steps: list[Step] = []
-    for name, part in (("attention", mixer), ("feed_forward", feed_forward)):
-        gain = "number" if scaled and name == "feed_forward" else "none"
-        mixed = Branch(name=name, part=part)  # type: ignore[arg-type]
-        convolved = Branch(name=f"{name}_convolution", part=convolution)
-        written = (Term(source="x"), Term(source=convolved.name))
-        steps += [
-            Step(norm=norm, branches=(mixed,), writes=(Write(register="y", terms=(Term(source=name, gain=gain),)),)),
-            Step(read=Read(registers=("y",)), branches=(convolved,), writes=(Write(terms=written),)),
-        ]
-    return Program(steps=tuple(steps))
+    """Attention, then feed-forward, each behind a norm and before a convolution; a dense one times a number.
+
+    `begun` is where what was before this layer is put away. Sums are float32 within a `rounded` layer.
+    """
+    away = (Write(register=begun, terms=(Term(source="x"),)),) if begun else ()
+    inside, behind = ("float32", "model") if rounded else ("terms", "terms")
+    scaled = isinstance(feed_forward, FeedForward)
+    return Program(
+        steps=(
+            _to_y("attention", mixer, norm=None if mixer.apart else norm, read=reads[0]),
+            _from_y("attention", convolution, *away, dtype=inside, adds=not begun),
+            _to_y("feed_forward", feed_forward, norm=norm, read=reads[1], scaled=scaled),
+            _from_y("feed_forward", convolution, dtype=behind),
+        )
+    )
 
 
 def decoder(
@@ -76,56 +95,3 @@ def decoder(
         head=Head(tied=False, spare=spare, **head),
         text=text,
     )
-
-
-def tensors(branches: dict[str, str]) -> names.Names:
-    """The names of what both have; `branches` are the convolutions of the residual branches."""
-    attention, mlp = f"{names.LAYER}.self_attn", f"{names.LAYER}.mlp"
-    ours = "layers.{i}.attention"
-    table: names.Names = {
-        "embedding.norm": "model.embed_tokens.embed_norm",
-        f"{ours}.relative.query": f"{attention}.r_proj",
-        f"{ours}.relative.profiles": Direct(f"{attention}.rel_logits_proj.proj"),
-        "layers.{i}.feed_forward.router.weight": Direct(f"{mlp}.gate.weight"),
-        "layers.{i}.feed_forward.router.selection_bias": Direct(f"{mlp}.gate.e_score_correction_bias"),
-        "layers.{i}.feed_forward.experts.gate_up": Direct(f"{mlp}.experts.gate_up_proj"),
-        "layers.{i}.feed_forward.experts.down": Direct(f"{mlp}.experts.down_proj"),
-    }
-    places = {f"{ours}.{role}_convolution": f"{attention}.{role[0]}_sconv" for role in ("key", "value")}
-    places |= {f"layers.{{i}}.{branch}": f"{names.LAYER}.{theirs}" for branch, theirs in branches.items()}
-    return table | {
-        f"{place}.convolution.weight": Squeezed(f"{theirs}.conv1d.weight", axis=1) for place, theirs in places.items()
-    }
-
-
-TINY: dict[str, Any] = {
-    "num_hidden_layers": 3,
-    "head_dim": 16,
-    "swa_num_attention_heads": 6,
-    "swa_num_key_value_heads": 3,
-    "swa_head_dim": 8,
-    "sliding_window_size": 16,
-    "d_rel": 6,
-    "rel_extent": 24,
-    "layer_types": [SLIDING, FULL, SLIDING],
-    "moe_intermediate_size": 24,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "bos_token_id": None,
-    "eos_token_id": 3,
-}
-
-DRAWS: dict[str, tuple[Any, ...]] = {
-    **{key: draws.DENSE[key] for key in ("num_key_value_heads", "rms_norm_eps", "hidden_act", "pad_token_id")},
-    "head_dim": (16, 8),
-    "swa_num_attention_heads": (6, 3),
-    "swa_head_dim": (8, 20),
-    "sliding_window_size": (16, 7, 128),
-    "d_rel": (6, 9),
-    "rel_extent": (24, 5, 100),
-    "conv_kernel_size": (4, 2, 3),
-    "layer_types": ([SLIDING, FULL, SLIDING], None, [FULL, SLIDING, FULL]),
-    "n_routed_experts": (8, 5),
-    "num_experts_per_tok": (3, 1, 4),
-    "route_scale": (8.0, 1.3),
-}
