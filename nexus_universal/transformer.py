@@ -89,7 +89,7 @@ class UniversalTransformer(nn.Module):
             refuse_unless(n.embedding, dtype="model")  # projections and torch's kernel take no wider input than weights
         self.first_skipped = _first_skipped(n)
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
-        self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab)
+        self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab, spare=n.embedding.spare or 0)
         if self.device.type != "meta":
             initialise(self, n.text)
 

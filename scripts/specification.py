@@ -22,6 +22,8 @@ FLOORS = {
     "ends": "Ends",
     "program": "Wiring",
     "mixers": "Mixers",
+    "packing": "Packed projections",
+    "residual_convolution": "Residual convolutions",
     "differential": "Differential attention",
     "recurrences": "Recurrent mixers",
     "feed_forward": "Feed-forward",

@@ -13,9 +13,11 @@ from nexus_universal.architecture.costs import (
     attention_products,
     linear,
     norm_cost,
+    residual_convolution_cost,
     total,
     weights,
 )
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
 
 
 @cost.register
@@ -34,6 +36,11 @@ def _(part: ConvolvedAttention, place: Place) -> Cost:
         place.remembered(2 * keys, part.window),
         linear(queries, place.model, part.bias),
     )
+
+
+@cost.register
+def _(part: ResidualConvolution, place: Place) -> Cost:
+    return residual_convolution_cost(part, place.width, place)
 
 
 @cost.register

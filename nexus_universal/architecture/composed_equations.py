@@ -6,6 +6,7 @@ from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.notation import call, joined, listed, product, says, times, within
 from nexus_universal.architecture.recurrence_equations import equations
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
 from nexus_universal.architecture.symbols import Names, linear, output, seen, softmax
 
 
@@ -28,6 +29,11 @@ def _(part: ConvolvedAttention, name: str, names: Names, width: int, model: int)
         listed("o = " + softmax(part.head_dim**-0.5, "q") + r"\, v", seen(part.window)),
         output(name, "o", biased),
     ]
+
+
+@equations.register
+def _(part: ResidualConvolution, name: str, names: Names, width: int, model: int) -> list[str]:
+    return [rf"{call(name, 'z')} = z + \mathrm{{conv}}_{{{part.kernel}}}(z)" + says(" in float32")]
 
 
 @equations.register

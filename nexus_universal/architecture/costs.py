@@ -7,6 +7,7 @@ A part adds a function here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import singledispatch
@@ -16,7 +17,8 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Linear
-from nexus_universal.architecture.recurrences import GatedDeltaRule, LightningAttention, StateSpace
+from nexus_universal.architecture.recurrences import GatedDeltaRule, LightningAttention
+from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
 
 XIELU_WEIGHTS = 2
 FLOAT32_BYTES = 4
@@ -98,6 +100,28 @@ def convolution_cost(channels: int, kernel: int, place: Place, *, bias: bool = F
     )
 
 
+def residual_convolution_cost(part: ResidualConvolution | DynamicConvolution, channels: int, place: Place) -> Cost:
+    """A convolution beside a residual path, its state in float32; one with dynamic taps is multiplied elementwise."""
+    whole = convolution_cost(channels, part.kernel, replace(place, bytes=FLOAT32_BYTES))
+    return whole if isinstance(part, ResidualConvolution) else replace(whole, flops=0)
+
+
+def additions(part: Attention, place: Place) -> Iterator[Cost]:
+    """What stands before and beside the scores: norms, convolutions, limits and biases by distance."""
+    if part.apart:
+        yield from [norm_cost(part.apart, place.width)] * 3
+    for head in (part.head_dim, part.value_width) if part.convolution else ():
+        yield residual_convolution_cost(part.convolution, part.kv_heads * head, place)  # type: ignore[arg-type]
+        if isinstance(part.convolution, DynamicConvolution):
+            yield linear(place.width, part.kv_heads * part.convolution.kernel)
+    if part.length_limit is not None:
+        yield weights(part.heads * part.head_dim)
+    if part.relative:
+        profiles = part.relative.width * part.relative.extent
+        yield Cost(parameters=profiles, flops=2 * part.heads * profiles)
+        yield weights(part.heads * part.relative.width * (part.relative.length_limit is not None))
+
+
 def attention_products(heads: int, keys: int, key_dim: int, value_dim: int) -> Cost:
     """Scores and mixture of one query per head."""
     return Cost(flops=2 * heads * keys * (key_dim + value_dim))
@@ -111,8 +135,12 @@ def projection_rows(part: Any) -> dict[str, int]:
             rows["key"] = part.kv_heads * part.head_dim
         if not part.reuse and not part.value_is_key:
             rows["value"] = part.kv_heads * part.value_width
+        if part.relative:
+            rows["relative"] = part.heads * part.relative.width
         if part.gate:
             rows["gate"] = part.heads * (part.value_width if part.gate.per == "channel" else 1)
+        if part.projected_sinks:
+            rows["sink"] = part.heads
     elif isinstance(part, FeedForward):
         rows = dict.fromkeys(part.projections if part.gated else ("up",), part.width)
     elif isinstance(part, LightningAttention):
@@ -146,6 +174,7 @@ def _(part: Attention, place: Place) -> Cost:
     width, kv_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
     window = None if part.keeps == "all" else part.window  # what is kept is multiplied, masked or not
     seen = place.seen(window)
+    place = replace(place, width=place.model) if part.apart else place
     costs = [
         _projections(part, place),
         attention_products(part.heads, seen, part.head_dim, part.value_width),
@@ -159,6 +188,7 @@ def _(part: Attention, place: Place) -> Cost:
             weights(4 * part.head_dim),
             norm_cost(part.differential.norm, 2 * part.head_dim),
         ]
+    costs += additions(part, place)
     if part.dynamic_mask:
         step = linear(part.kv_heads * part.value_width, part.kv_heads, part.dynamic_mask.bias)
         costs += [weights(part.kv_heads), replace(step, flops=step.flops * seen)]
@@ -230,20 +260,6 @@ def _(part: GatedDeltaRule, place: Place) -> Cost:
         norm_cost(part.norm, part.value_dim),
         linear(rows["value"], place.model),
         Cost(fixed=part.value_heads * part.key_dim * part.value_dim * FLOAT32_BYTES),
-    )
-
-
-@cost.register
-def _(part: StateSpace, place: Place) -> Cost:
-    inner, state = part.heads * part.head_dim, part.heads * part.head_dim * part.state_dim
-    convolved = inner + 2 * part.groups * part.state_dim
-    return total(
-        linear(place.width, inner + convolved + part.heads, "input" in part.biases),
-        convolution_cost(convolved, part.convolution, place, bias=part.convolution_bias),
-        weights(3 * part.heads),
-        norm_cost(part.norm, inner),
-        Cost(flops=2 * state, fixed=state * FLOAT32_BYTES),
-        linear(inner, place.model, "output" in part.biases),
     )
 
 
@@ -345,8 +361,10 @@ def _(part: MixtureOfExperts, place: Place) -> Cost:
             part.per_token,
             all_run=part.weighs == "inputs",
         ),
-        linear(place.width, part.experts + part.identity_experts, router.bias),
+        linear(place.width, part.experts + part.identity_experts + part.always, router.bias),
         weights(place.width * router.input_scale + part.experts * router.expert_scale + place.model * part.bias),
+        weights(router.learned_scale),
+        *[cost(part.expert, place)] * part.always,
         norm_cost(router.input_norm, place.width),
         norm_cost(part.expert_norm, place.width),
     ]

@@ -10,6 +10,7 @@ from nexus_universal.architecture.composed_costs import cost
 from nexus_universal.architecture.costs import (
     Cost,
     Place,
+    attention_products,
     linear,
     norm_cost,
     projection_rows,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 LENGTH_BYTES = 8
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
-GAIN_WEIGHTS = {"none": 0, "scale": 1, "shift_scale": 2}
+GAIN_WEIGHTS = {"none": 0, "number": 0, "scale": 1, "shift_scale": 2}
 """Learned vectors of a term."""
 
 
@@ -93,7 +94,7 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         _layers_cost(n, place),
         Cost(fixed=LENGTH_BYTES * len(_kept_lengths(n))),
         norm_cost(n.final_norm, width),
-        _head_cost(n.head, vocab=n.embedding.vocab, width=width),
+        _head_cost(n.head, vocab=n.embedding.rows if n.head.spare else n.embedding.vocab, width=width),
     )
     growing = whole.growing
     return Count(
@@ -179,6 +180,10 @@ def _program_costs(program: Program, widths: dict[str, int], place: Place, seen:
     for step in program.steps:
         here = replace(place, width=step.read.width(widths))
         yield norm_cost(step.norm, here.width)
+        if step.read.join == "attend":
+            one = here.width // step.read.queries
+            yield weights(here.width)
+            yield attention_products(step.read.queries, len(step.read.registers), one, one)
         if step.connection:
             yield cost(step.connection, place)
         for branch in step.branches:
@@ -187,7 +192,7 @@ def _program_costs(program: Program, widths: dict[str, int], place: Place, seen:
         for write in step.writes:
             yield norm_cost(write.norm, widths[write.register])
             gains = [GAIN_WEIGHTS[term.gain] for term in write.terms]
-            yield weights(sum(gains) * widths[write.register])
+            yield weights(sum(gains) * widths[write.register] + sum(term.gain == "number" for term in write.terms))
 
 
 def _extend(widths: dict[str, int], step: Step, place: Place) -> None:

@@ -85,7 +85,8 @@ class Embedding(Part):
     `types` are the rows of a table of which every token gets the first, added before the positions; of a table of
     `tasks` it is added after them (BERT, ERNIE). `narrow` tables are not as wide as the model. Rows `beside` a token's
     are joined to it and projected with it to the model's width, before anything is added. The norm stands behind all
-    that, or right behind the scale where it is `norm_first` (BlenderbotSmall). `spare` rows stand behind those of the
+    that, or right behind the scale where it is `norm_first` (BlenderbotSmall), of looked-up rows only where
+    `norm_rows`: embeddings that are given have been normed (Inkling). `spare` rows stand behind those of the
     vocabulary, for ids that no head scores: where an image or a sound goes.
 
     `scale_rounding` "model" rounds the scale to the table's dtype first (Gemma). `scale_inputs` scales embeddings that
@@ -113,6 +114,7 @@ class Embedding(Part):
     tasks: int | None = None
     narrow: Narrow | None = None
     norm_first: bool = False
+    norm_rows: bool = False
     spare: int | None = None
     beside: tuple[Beside, ...] = ()
 
@@ -133,8 +135,10 @@ class Embedding(Part):
             yield "padding_row", f"must lie in [0, {self.rows})"
         if self.spare and self.bands:
             yield "spare", "must be None where bands are set"
-        if self.norm_first and self.norm is None:
-            yield "norm_first", "needs a norm"
+        if (self.norm_first or self.norm_rows) and self.norm is None:
+            yield "norm_first" if self.norm_first else "norm_rows", "needs a norm"
+        if self.norm_rows and (self.norm_first or self.scale_inputs or self.bands):
+            yield "norm_rows", "must be False where norm_first, scale_inputs or bands are set"
         if self.scale is None and (self.scale_inputs or self.scale_rounding != "none"):
             yield "scale", "is None, but scale_inputs or scale_rounding is set"
         if self.bands:
@@ -194,7 +198,7 @@ class HeadTransform(Part):
 class Head(Part):
     """logits = softcap(scale · W (h / input_divisor) / divisor): `tied` shares W with the token table.
 
-    A `transform` stands before everything else.
+    A `transform` stands before everything else. W may have `spare` rows, as the table has, whose logits are left out.
 
     `dtype` "float32" casts the logits, "float32_capped" before the softcap. A `divisor` is no scale: x / 3 and x ·
     (1/3) differ in bits. Positions whose logits are not asked for are left out of the head, or already (`skips`
@@ -216,6 +220,7 @@ class Head(Part):
     skips: Literal["head", "reusing"] = "head"
     input_divisor: float | None = None
     transform: HeadTransform | None = None
+    spare: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in ("divisor", "input_divisor"):
@@ -225,7 +230,7 @@ class Head(Part):
             yield "dtype", "must be 'model' or 'float32' where softcap = None"
         if self.bands:
             plain = Head(tied=False)
-            for name in ("tied", "bias", "scale", "divisor", "input_divisor", "softcap", "dtype", "transform"):
+            for name in ("tied", "bias", "scale", "divisor", "input_divisor", "softcap", "dtype", "transform", "spare"):
                 if getattr(self, name) != getattr(plain, name):
                     yield name, f"must be {getattr(plain, name)!r} where the head has bands"
             if self.bands.width is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any
 
@@ -9,8 +10,10 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
 from nexus_universal.architecture.notation import (
     bracketed,
+    by_distance,
     call,
     joined,
+    limited,
     listed,
     number,
     product,
@@ -22,6 +25,7 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.program import Linear
+from nexus_universal.architecture.residual_convolution import DynamicConvolution
 from nexus_universal.architecture.symbols import Names, gated, linear, output, seen, softmax
 
 
@@ -37,14 +41,26 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     wide = part.qk_norm is not None and part.qk_norm.over == "width"
     norm = part.qk_norm.norm if part.qk_norm else None
 
+    read = {role: names(part.apart, f"z_{{{role}}}") if part.apart else "z" for role in "qkv"}
+
     def clipped(out: str) -> str:
         return out if part.clip is None else rf"\mathrm{{clip}}_{{{number(part.clip)}}}({out})"
 
+    def convolved(out: str) -> str:
+        if part.convolution is None:
+            return out
+        own = " + W_{c} z" if isinstance(part.convolution, DynamicConvolution) else ""
+        return rf"(1 + \mathrm{{conv}}_{{{part.convolution.kernel}}}{own})({out})"
+
     def turned(role: str, factor: float | None = None) -> str:
-        out = linear(role[0], "z", role in part.biases)
+        out = linear(role[0], read[role[0]], role in part.biases)
+        if part.convolution and role != "query":
+            out = convolved(out)
         if wide:
             return names.optional(part.rope, times(factor, clipped(names.optional(norm, out))))
         out = times(factor, clipped(out))
+        if part.length_limit is not None:
+            out = limited(product("w", out) if role == "query" else out, part.length_limit)
         if late:
             return names.optional(norm, names.optional(part.rope, out))
         return names.optional(part.rope, names.optional(norm, out))
@@ -57,7 +73,10 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     if part.temperature is not None:
         grown, next_to = number(part.temperature.growth), "t" if part.temperature.form == "log" else "(t + 1)"
         share = rf"{next_to} / {part.temperature.span}"
-        factor = rf"1 + {grown} \, \mathrm{{ln}}(1 + \lfloor {share} \rfloor)"
+        steps = (
+            rf"\mathrm{{max}}(1, {share})" if part.temperature.form == "log_above" else rf"1 + \lfloor {share} \rfloor"
+        )
+        factor = rf"1 + {grown} \, \mathrm{{ln}}({steps})"
         query = rf"({factor if part.temperature.form != 'power' else f'1 + {share}'})" + (
             rf" \cdot {query}" if part.temperature.form != "power" else rf"^{{{grown}}} \cdot {query}"
         )
@@ -65,7 +84,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:
-        value = clipped(linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
+        value = clipped(convolved(linear("k" if part.value_is_key else "v", read["v"], "value" in part.biases)))
         value = times(part.value_scale, names.optional(part.value_norm, value))
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
         key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
@@ -73,13 +92,14 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     scale: float | str = part.softmax_scale(0)
     if isinstance(part.scale, ByLayer):
         scale = number(part.scale.value) + (r" / (\ell + 1)" if part.scale.rule == "divide" else r" (\ell + 1)")
-    weights = softmax(scale, "q", softcap=part.softcap, sinks=part.sinks, alibi=part.alibi)
+    weights = softmax(scale, "q", softcap=part.softcap, sinks=part.sinks or part.projected_sinks, alibi=part.alibi)
+    own = linear("s", "z").replace("W", "b_{sink} = W", 1) if part.projected_sinks else ""
     mixed = "o = " + weights + r"\, v"
     if part.differential:
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     return [
         *lines,
-        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask)),
+        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask), by_distance(part.relative), own),
         *_difference(part, names),
         output(
             name,
@@ -209,6 +229,10 @@ def _(part: RoutedAttention, name: str, names: Names, width: int, model: int) ->
     ]
 
 
+def _capped(gate: str, up: str, part: FeedForward) -> Iterator[tuple[str, float]]:
+    return zip((gate, up), part.softcaps or (), strict=True)
+
+
 def _feed_forward(part: FeedForward, argument: str) -> str:
     up = linear("u", argument, "up" in part.biases)
     if not part.gated:
@@ -225,6 +249,11 @@ def _feed_forward(part: FeedForward, argument: str) -> str:
         if part.up_shift is not None:
             up += f" + {number(part.up_shift)}"
         inner = product(call(part.activation, gate), bracketed(up))
+        if part.softcaps:
+            linear_gate, up = (
+                times(cap, call("tanh", f"{role} / {number(cap)}")) for role, cap in _capped(gate, up, part)
+            )
+            inner = product(product(linear_gate, call("sigmoid", gate)), up)
     return times(part.output_scale, linear("d", f"({inner})", "down" in part.biases))
 
 
@@ -233,7 +262,7 @@ def _(part: FeedForward, name: str, names: Names, width: int, model: int) -> lis
     return [listed(f"{call(name, 'z')} = {_feed_forward(part, 'z')}", within("W_{u}", part.width, width))]
 
 
-def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
+def _router(part: Any, per_token: int, choices: int, names: Names, always: int = 0) -> list[str]:
     reads = names.optional(part.input_norm, "z")
     if part.input_scale:
         reads = product("d^{-1/2} a", reads)
@@ -260,18 +289,21 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
     groups = says(f"within the best {part.groups.keep} of {part.groups.count} groups") if part.groups else ""
     weight = "s_{i}"
     if part.normalise:
-        bottom = r"\sum_{j \in T} s_{j}" + (f" + {number(part.sum_epsilon)}" if part.sum_epsilon else "")
+        among = r"T \cup A" if always else "T"
+        bottom = rf"\sum_{{j \in {among}}} s_{{j}}" + (f" + {number(part.sum_epsilon)}" if part.sum_epsilon else "")
         least = rf"\mathrm{{max}}({bottom}, {number(part.sum_floor)})" if part.sum_floor else f"({bottom})"
         weight = f"s_{{i}} / {least}"
     weight = times(part.scale, weight) + (r" \cdot a_{i}" if part.expert_scale else "")
-    return [listed(within(f"s = {score}", choices), f"T = {best}", groups, f"w_{{i}} = {weight}")]
+    weight = rf"g \cdot {weight}" if part.learned_scale else weight
+    steady = says(f"A the last {always}, never in T") if always else ""
+    return [listed(within(f"s = {score}", choices + always), f"T = {best}", steady, groups, f"w_{{i}} = {weight}")]
 
 
 @equations.register
 def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -> list[str]:
     inner = part.latent or width
     expert = f"E_{{i}}(y) = {_feed_forward(part.expert, 'y')}"
-    lines = _router(part.router, part.per_token, part.experts + part.identity_experts, names)
+    lines = _router(part.router, part.per_token, part.experts + part.identity_experts, names, part.always)
     lines.append(listed(expert, within("W_{u}", part.experts, part.expert.width, inner)))
     if part.identity_experts:
         lines[-1] += r",\quad E_{i}(y) = y" + says(f" for the last {part.identity_experts}")
@@ -284,6 +316,8 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
         routed = "W_{l'} " + routed
         lines[-1] = listed(lines[-1], within("W_{l}", part.latent, width))
     total = times(part.scale, routed)
+    if part.always:
+        total += r" + \sum_{i \in A} " + _feed_forward(part.expert, "z").replace("(", r"(w_{i} \cdot ", 1)
     if part.shared:
         gate = call("sigmoid", "w z") + r" \cdot " if part.shared_gate else ""
         total += f" + {gate}{call('shared', 'z')}"

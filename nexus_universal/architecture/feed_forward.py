@@ -18,7 +18,8 @@ class FeedForward(Part):
     `output_scale` are muP multipliers. `gate_limit` bounds the gate from above and `up` on both sides; `up_shift` is
     added to `up` after that. `late_bias` adds biases to the finished, rounded product. `inner_norm` norms what `down`
     reads. `product` is the dtype of act(gate) · up. "xielu" is x > 0 ? a x² + b x : (e^min(x, ε) - 1 - x) c + b x, with
-    a and c learned (arXiv 2411.13010).
+    a and c learned (arXiv 2411.13010). `softcaps` (a, b) bound silu's linear factor, and `up`: a tanh(gate / a) σ(gate)
+    · b tanh(up / b), in float32 (Inkling 2).
     """
 
     role: ClassVar[str] = "feed_forward"
@@ -37,6 +38,7 @@ class FeedForward(Part):
     late_bias: bool = False
     inner_norm: Norm | None = None
     product: Literal["model", "float32"] = "model"
+    softcaps: tuple[float, float] | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.gated and self.activation == "xielu":
@@ -49,6 +51,8 @@ class FeedForward(Part):
                 yield "product", "must be 'model' where gated = False: nothing is multiplied"
             if "gate" in self.biases:
                 yield "biases", "names 'gate', but gated = False"
+        if self.softcaps and (not self.gated or self.activation != "silu" or self.product == "float32"):
+            yield "softcaps", "needs gated = True, activation = 'silu', and product = 'model'"
         if self.sparsity is not None and not 0 < self.sparsity < 1:
             yield "sparsity", "must lie between 0 and 1"
         if self.late_bias and not self.biases:
@@ -82,7 +86,8 @@ class Router(Part):
 
     score = `score`(W x + b), b where `bias`; the top k of score (+ a bias that affects selection only) are chosen;
     their weights are the scores without that bias, divided by their sum + `sum_epsilon` (or by `sum_floor`, where that
-    is more) where `normalise` (a `total` that the kernel of a 1-norm takes has other last bits), times `scale`. `score`
+    is more) where `normalise` (a `total` that the kernel of a 1-norm takes, or the logarithms of sigmoids, has other
+    last bits), times `scale` and, where `learned_scale`, a learned number, float32 in any model. `score`
     "softmax_chosen" takes the top k of the raw logits and a softmax over those, in the dtype of `weights`: "rounded" is
     float32, rounded to the model's at the end; "sigmoid_chosen" takes their sigmoids, "sigmoid_masked_chosen" among
     those of all, where the others' are 0. `scores` is the dtype of a softmax over all. "sparse_mixer" (arXiv
@@ -114,7 +119,7 @@ class Router(Part):
     softcap: float | None = None
     scores: Literal["float32", "model"] = "float32"
     tolerance: float | None = None
-    total: Literal["sum", "norm"] = "sum"
+    total: Literal["sum", "norm", "logs"] = "sum"
     weights: Literal["model", "float32", "rounded"] = "float32"
     stored: Literal["model", "float32"] = "model"
     order: Literal["sorted", "unsorted"] = "sorted"
@@ -122,6 +127,7 @@ class Router(Part):
     input_norm: Norm | None = None
     input_scale: bool = False
     expert_scale: bool = False
+    learned_scale: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in ("sum_epsilon", "sum_floor"):
@@ -137,8 +143,10 @@ class Router(Part):
             yield "stored", "is 'float32' for logits = 'float32' only"
         if self.scores == "model" and self.score != "softmax":
             yield "scores", "must be 'float32' but for score = 'softmax': others have their logits' dtype"
-        if self.total == "norm" and (not self.normalise or self.sum_epsilon):
+        if self.total != "sum" and (not self.normalise or self.sum_epsilon):
             yield "total", "must be 'sum' but where normalise = True and sum_epsilon = 0"
+        if self.total == "logs" and (self.score != "sigmoid" or self.groups or self.by_token or self.sum_floor):
+            yield "total", "is 'logs' for score = 'sigmoid' without groups, by_token and sum_floor only"
         if (self.tolerance is None) == (self.score == "sparse_mixer"):
             yield "tolerance", "must be given for score = 'sparse_mixer', and for no other"
         if self.score == "sparse_mixer" and (self.normalise or self.selection_bias or self.groups or self.by_token):
@@ -163,6 +171,8 @@ def _grouped(router: Router, choices: int) -> Iterator[tuple[str, str]]:
 class MixtureOfExperts(Part):
     """Σ over the chosen experts of weight · expert(x), plus an expert that every token visits.
 
+    Tokens visit `always` experts more, all like the others: the router scores them, too, their scores are in the sum by
+    which all are divided, and their weights multiply what `down` reads. Their outputs are added in float32 (Inkling).
     `identity_experts` add choices that return x itself (LongCat). `latent` runs the experts in a smaller space between
     two projections (Nemotron-H); router and shared expert stay outside it. `shared_gate` weighs the shared expert by a
     sigmoid, `bias` adds a learned vector at the end (JetMoE). `expert_norm` is a norm that experts read x through and
@@ -197,10 +207,17 @@ class MixtureOfExperts(Part):
     shared_call: Literal["last", "second", "first"] = "last"
     weighs: Literal["outputs", "inputs"] = "outputs"
     stacks: Literal["joined", "apart"] = "joined"
+    always: int = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.latent_bias and self.latent is None:
             yield "latent_bias", "needs latent"
+        if self.always and self.router.total != "logs":
+            yield "always", "needs router.total = 'logs'"
+        if self.always and (self.shared or self.latent or self.expert.biases or self.expert.packing):
+            yield "always", "must be 0 beside shared, latent, and experts with biases or packing"
+        if self.always and (not self.expert.gated or self.router.expert_scale or self.weighs == "inputs"):
+            yield "always", "needs gated experts, outputs that are weighed, and no router.expert_scale"
         if self.per_token > self.experts + self.identity_experts:
             yield "per_token", f"must not exceed the number of experts = {self.experts + self.identity_experts}"
         yield from _grouped(self.router, self.experts + self.identity_experts)

@@ -191,6 +191,11 @@ def _read(step: Step, names: Names) -> tuple[list[str], str]:
         stream = f"x_{{{connection.read}}}"
         return [], product("w", stream) if connection.read_scale else stream
     registers = [symbol(name) for name in step.read.registers]
+    if step.read.join == "attend":
+        one = r"\sum_{j} \mathrm{softmax}_{j}(q \cdot y_{j} / \sqrt{d}) \, y_{j}"
+        stacked = rf"y = {call('RMS', ', '.join(registers))}"
+        each = says(f"for {step.read.queries} learned q, side by side") if step.read.queries > 1 else ""
+        return [listed(stacked, each)], times(step.read.scale, one)
     read = joined(*registers) if step.read.join == "concat" else " + ".join(registers)
     return [], times(step.read.scale, bracketed(read) if step.read.scale is not None else read)
 
@@ -223,6 +228,8 @@ def _sum(write: Write, outputs: dict[str, str], names: Names) -> str:
     if write.divisor is not None:
         total = f"{bracketed(total)} / {number(write.divisor)}"
     total = names.optional(write.norm, total)
+    if write.dtype != "terms":
+        total = f"{bracketed(total)} " + says(f"in {'float32' if write.dtype == 'float32' else 'the dtype of weights'}")
     if write.scale is not None:
         total = times(write.scale, bracketed(total))
     return bracketed(total) + r" \cdot \lambda_{\ell }" if write.layer_scale else total
@@ -232,6 +239,8 @@ def _term(term: Term, outputs: dict[str, str]) -> str:
     value = times(term.scale, outputs.get(term.source) or symbol(term.source))
     if term.gain == "shift_scale":
         value = f"({value} + b_{{{term.source}}})"
+    if term.gain == "number":
+        return rf"w_{{{term.source}}} \cdot {value}"
     return value if term.gain == "none" else product(f"w_{{{term.source}}}", value)
 
 
@@ -344,5 +353,6 @@ def _head(n: ArchitectureParameter, names: Names) -> list[str]:
     if n.head.softcap is not None:
         logits = rf"{number(n.head.softcap)} \cdot \mathrm{{tanh}}({logits} / {number(n.head.softcap)})"
     weight = "W_{h} = E" if n.head.tied else within("W_{h}", n.embedding.vocab, width)
+    spare = says(f"of W's {n.embedding.rows} rows") if n.head.spare else ""
     dtype = says("in float32") if n.head.dtype == "float32" else ""
-    return [*lines, listed(rf"\mathrm{{logits}} = {logits}", weight, dtype)]
+    return [*lines, listed(rf"\mathrm{{logits}} = {logits}", weight, spare, dtype)]

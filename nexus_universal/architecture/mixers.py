@@ -7,8 +7,18 @@ from typing import ClassVar, Literal
 
 from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.dynamic_mask import DynamicMask
+from nexus_universal.architecture.packing import Packed, packing_problems
 from nexus_universal.architecture.part import ByLayer, Part, part
-from nexus_universal.architecture.position import Alibi, Norm, QueryTemperature, Rope, YarnScaling, yarn_mscale
+from nexus_universal.architecture.position import (
+    Alibi,
+    Norm,
+    QueryTemperature,
+    RelativeBias,
+    Rope,
+    YarnScaling,
+    yarn_mscale,
+)
+from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
 
 Activation = Literal[
     "silu",
@@ -25,37 +35,6 @@ Activation = Literal[
 ]
 """gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, other names.
 gelu_fast rounds its constant, and gelu_derived is the same with a derivative written out."""
-
-
-@part
-class Packed(Part):
-    """Projections stored as one matrix and multiplied at once.
-
-    The rows lie in `groups` equal blocks, each holding its share of every role in order: 1 group is [q|k|v], as many
-    groups as heads is [q0|g0|q1|g1|…]. It is part of n because one matrix product has other bits than three.
-    """
-
-    roles: tuple[str, ...]
-    groups: int = 1
-
-    @property
-    def name(self) -> str:
-        return "_".join(self.roles)
-
-
-def packing_problems(
-    packing: tuple[Packed, ...], roles: tuple[str, ...], biases: tuple[str, ...] = ()
-) -> Iterator[tuple[str, str]]:
-    """A packing may name each of the mixer's input projections at most once, and has one bias for all or none."""
-    named = [role for packed in packing for role in packed.roles]
-    for role in named:
-        if role not in roles:
-            yield "packing", f"names {role!r} (known: {', '.join(roles)})"
-    if len(named) != len(set(named)):
-        yield "packing", "names a role twice"
-    for packed in packing:
-        if 0 < len(set(packed.roles) & set(biases)) < len(packed.roles):
-            yield "biases", f"must name all or none of {', '.join(packed.roles)}, which are packed into one matrix"
 
 
 @part
@@ -141,6 +120,10 @@ class ReusedIndices(Part):
 class Attention(Part):
     """Softmax attention with any number of key/value heads (arXiv 2305.13245).
 
+    Projected keys and values each pass a `convolution` of their own before anything else. `apart` norms, each with its
+    own weights, what keys, what values and what all else is projected of: x, or three vectors that x joins (queries',
+    keys', values'). Queries times learned numbers, and keys, are no longer than `length_limit`. `projected_sinks` give
+    every head a score from x that takes part in a float32 softmax and has no value.
     `window` counts the query itself: key > query - window; `chunked`, it is the query's own of chunks of so many
     positions, of which it sees no other (Llama 4). `scale` None means head_dim^-0.5. `reuse` takes keys and values that
     an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it is not
@@ -164,7 +147,7 @@ class Attention(Part):
     """
 
     role: ClassVar[str] = "mixer"
-    projections: ClassVar[tuple[str, ...]] = ("query", "key", "value", "gate")
+    projections: ClassVar[tuple[str, ...]] = ("query", "key", "value", "relative", "gate", "sink")
 
     heads: int
     kv_heads: int
@@ -212,8 +195,25 @@ class Attention(Part):
     contiguous: bool = False
     keeps: Literal["window", "all"] = "window"
     chunked: bool = False
+    convolution: ResidualConvolution | DynamicConvolution | None = None
+    relative: RelativeBias | None = None
+    apart: Norm | None = None
+    length_limit: float | None = None
+    projected_sinks: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.convolution and (self.reuse or self.value_is_key or self.packing):
+            yield "convolution", "needs keys and values of its own, each from a matrix of its own"
+        if self.relative and (self.kernel not in ("sdpa", "eager") or self.alibi or self.dynamic_mask):
+            yield "relative", "needs kernel = 'sdpa' or 'eager', and neither alibi nor dynamic_mask"
+        if self.relative and self.differential:
+            yield "relative", "must be None beside differential"
+        if self.apart and (self.packing or self.reuse or self.value_is_key):
+            yield "apart", "needs keys and values of its own, each from a matrix of its own"
+        if self.length_limit is not None and (self.qk_norm or self.reuse):
+            yield "length_limit", "must be None beside qk_norm and reuse"
+        if self.projected_sinks and (self.kernel != "eager" or self.sinks):
+            yield "projected_sinks", "needs kernel = 'eager' and sinks = False"
         if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
             yield "dynamic_mask", "needs kernel = 'sdpa', and neither alibi, reuse nor differential"
         if self.dynamic_mask and self.repeat_first:
@@ -231,8 +231,8 @@ class Attention(Part):
             yield from self.rope.problems_in_head(
                 self.head_dim, width="rope.fraction", kept=self.kernel == "eager_wide"
             )
-        if self.gate is None and any("gate" in packed.roles for packed in self.packing):
-            yield "packing", "names 'gate', but gate = None"
+        if any(self._lacks(role) for packed in self.packing for role in packed.roles):
+            yield "packing", "names 'gate', 'relative' or 'sink', of which there is none"
         if self.gate is None and "gate" in self.biases:
             yield "biases", "names 'gate', but gate = None"
         if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):
@@ -273,6 +273,9 @@ class Attention(Part):
         if self.reuse:
             return ("key", "value")
         return ("value",) if self.value_is_key else ()
+
+    def _lacks(self, role: str) -> bool:
+        return not {"gate": self.gate, "relative": self.relative, "sink": self.projected_sinks}.get(role, True)
 
     @property
     def value_width(self) -> int:

@@ -6,6 +6,7 @@ import math
 import re
 
 from nexus_universal.architecture.dynamic_mask import DynamicMask
+from nexus_universal.architecture.position import RelativeBias
 
 _WORDS = {
     r"\leftarrow": "←",
@@ -13,6 +14,7 @@ _WORDS = {
     r"\odot": "⊙",
     r"\times": "×",
     r"\in": "∈",
+    r"\cup": "∪",
     r"\le": "≤",
     r"\sum": "Σ",
     r"\top": "ᵀ",
@@ -54,6 +56,19 @@ def raised(part: DynamicMask | None) -> str:
     return r"s_{j} = q \cdot k_{j} + e^{a \, \mathrm{softplus}(W_{a} v_{j})}" + says(
         f" for the {part.keep} keys with the highest"
     )
+
+
+def by_distance(part: RelativeBias | None) -> str:
+    """What queries add to their scores by distance."""
+    if part is None:
+        return ""
+    mixing = "W_{r} z" if part.length_limit is None else limited(r"w_{r} \odot W_{r} z", part.length_limit)
+    return rf"s_{{j}} = q \cdot k_{{j}} + ({mixing})^{{\top}} p_{{t-j}},\quad t - j < {part.extent}"
+
+
+def limited(expression: str, most: float | None) -> str:
+    """A vector no longer than `most`."""
+    return expression if most is None else rf"\mathrm{{shortened}}_{{{number(most)}}}({expression})"
 
 
 def to_unicode(latex: str) -> str:

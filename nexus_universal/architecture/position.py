@@ -244,17 +244,32 @@ class Alibi(Part):
 class QueryTemperature(Part):
     """Queries at position t are multiplied by 1 + growth · ln(1 + ⌊t / span⌋), after the rotation (arXiv 2501.19399).
 
-    With `form` "log_next" t counts from 1 (Llama 4); "power" takes (1 + t / span)^growth of such a t instead (Beam).
-    Both multiply in float32.
+    With `form` "log_next" t counts from 1 (Llama 4); "power" takes (1 + t / span)^growth of such a t instead (Beam),
+    "log_above" 1 + growth · ln(max(t / span, 1)) (Inkling). All three multiply in float32.
     """
 
     growth: float
     span: int
-    form: Literal["log", "log_next", "power"] = "log"
+    form: Literal["log", "log_next", "power", "log_above"] = "log"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.span < 1:
             yield "span", "must be at least 1"
+
+
+@part
+class RelativeBias(Part):
+    """A number that a query adds to its score of the key n positions before it: (R x)ᵀ p_n, and 0 from `extent` on.
+
+    R x is a vector of `width` for each head, p_n are learned vectors that all heads share (Inkling). Where the
+    attention has a temperature, it multiplies the bias as well, or R x where `grown` "mixing" (the same numbers, other
+    bits). A `length_limit` is the longest that R x times learned numbers may be.
+    """
+
+    width: int
+    extent: int
+    length_limit: float | None = None
+    grown: Literal["bias", "mixing"] = "bias"
 
 
 @part

@@ -29,38 +29,47 @@ from nexus_universal.architecture.recurrences import (
     ShortConvolution,
     StateSpace,
 )
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
 
 
 @part
 class Read(Part):
-    """What a step works on: a register, the ordered sum of several, or their concatenation."""
+    """What a step works on: a register, the ordered sum of several, their concatenation, or attention over them.
+
+    "attend" is Σ_j softmax_j(q · y_j / √d) y_j with y_j = r_j / rms(r_j), all in float32, for each of so many learned
+    `queries`, side by side; a norm behind it rounds to the model's dtype (Inkling 2).
+    """
 
     registers: tuple[str, ...] = ("x",)
-    join: Literal["sum", "concat"] = "sum"
+    join: Literal["sum", "concat", "attend"] = "sum"
     scale: float | None = None
+    queries: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.registers:
             yield "registers", "must name at least one register"
-        if self.join == "concat" and len(self.registers) < 2:
-            yield "join", "'concat' needs two registers or more"
+        if self.join != "sum" and len(self.registers) < 2:
+            yield "join", f"{self.join!r} needs two registers or more"
+        if self.join != "attend" and self.queries > 1:
+            yield "queries", "must be 1 but where join = 'attend'"
 
     def width(self, widths: Mapping[str, int]) -> int:
         """How wide u is, given the registers' widths."""
         read = [widths[name] for name in self.registers]
-        return sum(read) if self.join == "concat" else read[0]
+        return sum(read) if self.join == "concat" else self.queries * read[0]
 
 
 @part
 class Term(Part):
     """One summand of a write: a register, `u`, `v` or a branch, times a number.
 
-    `gain` "scale" multiplies it by a learned vector, "shift_scale" adds another one first (ZAYA).
+    `gain` "scale" multiplies it by a learned vector, "shift_scale" adds another one first (ZAYA); "number" multiplies
+    it by a single learned number (Inkling).
     """
 
     source: str
     scale: float | None = None
-    gain: Literal["none", "scale", "shift_scale"] = "none"
+    gain: Literal["none", "number", "scale", "shift_scale"] = "none"
 
 
 @part
@@ -68,7 +77,7 @@ class Write(Part):
     """register = scale · norm(Σ terms / divisor): the terms are summed from the left, so their order is part of n.
 
     A `divisor` is no scale: x / √2 and x · (1/√2) differ in bits. `layer_scale` multiplies at the end by a number
-    that the checkpoint holds for this layer (Gemma 4).
+    that the checkpoint holds for this layer (Gemma 4). `dtype` "float32" widens the terms, "model" rounds the sum.
     """
 
     terms: tuple[Term, ...]
@@ -77,6 +86,7 @@ class Write(Part):
     norm: Norm | None = None
     layer_scale: bool = False
     divisor: float | None = None
+    dtype: Literal["terms", "float32", "model"] = "terms"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.terms:
@@ -194,6 +204,7 @@ class Branch(Part):
         | CompressedAttention
         | RoutedAttention
         | ConvolvedAttention
+        | ResidualConvolution
         | FeedForward
         | MixtureOfExperts
         | ChainedExperts

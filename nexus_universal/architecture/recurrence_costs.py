@@ -15,7 +15,26 @@ from nexus_universal.architecture.costs import (
     total,
     weights,
 )
-from nexus_universal.architecture.recurrences import ChannelStateSpace, GatedLinearRecurrence, ShortConvolution
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
+    GatedLinearRecurrence,
+    ShortConvolution,
+    StateSpace,
+)
+
+
+@cost.register
+def _(part: StateSpace, place: Place) -> Cost:
+    inner, state = part.heads * part.head_dim, part.heads * part.head_dim * part.state_dim
+    convolved = inner + 2 * part.groups * part.state_dim
+    return total(
+        linear(place.width, inner + convolved + part.heads, "input" in part.biases),
+        convolution_cost(convolved, part.convolution, place, bias=part.convolution_bias),
+        weights(3 * part.heads),
+        norm_cost(part.norm, inner),
+        Cost(flops=2 * state, fixed=state * FLOAT32_BYTES),
+        linear(inner, place.model, "output" in part.biases),
+    )
 
 
 @cost.register

@@ -18,6 +18,7 @@ from nexus_universal.architecture.recurrences import (
     ShortConvolution,
     StateSpace,
 )
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
 from nexus_universal.architecture.serial import runs
 
 
@@ -48,7 +49,7 @@ def part_line(part: Any) -> str:
 @part_line.register
 def _(part: Attention) -> str:
     marks = [f" w{part.window}"] if part.window else []
-    marks += [" alibi"] if part.alibi else [" nope"] if part.rope is None else []
+    marks += [" alibi"] if part.alibi else [] if part.rope else [" relative" if part.relative else " nope"]
     marks += [f" kv of {part.reuse!r}"] if part.reuse else []
     return f"attention {part.heads}/{part.kv_heads}×{part.head_dim}{''.join(marks)}"
 
@@ -72,6 +73,11 @@ def _(part: StateSpace) -> str:
 @part_line.register
 def _(part: ShortConvolution) -> str:
     return f"short convolution {part.kernel}"
+
+
+@part_line.register
+def _(part: ResidualConvolution) -> str:
+    return f"residual convolution {part.kernel}"
 
 
 @part_line.register
@@ -119,7 +125,8 @@ def _(part: FeedForward) -> str:
 @part_line.register
 def _(part: MixtureOfExperts) -> str:
     identity = f"+{part.identity_experts} identity" if part.identity_experts else ""
-    return f"experts {part.per_token}/{part.experts}×{part.expert.width}{identity}{'+shared' if part.shared else ''}"
+    shared = "+shared" if part.shared else f"+{part.always} always" if part.always else ""
+    return f"experts {part.per_token}/{part.experts}×{part.expert.width}{identity}{shared}"
 
 
 @part_line.register

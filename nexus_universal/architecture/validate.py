@@ -39,6 +39,7 @@ SIGNED_OR_ZERO = {
     "write",
     "active",
     "identity_experts",
+    "always",
 }
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 
@@ -86,6 +87,8 @@ def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iter
         )
     if head.tied and embedding.spare:
         yield "head.tied", True, "must be False where the embedding has spare rows: the table is longer than the head"
+    if head.spare and not embedding.spare:
+        yield "head.spare", True, "needs embedding.spare"
     if head.tied and embedding.bands:
         yield "head.tied", True, "must be False where the embedding has bands: there is no single table to share"
 
@@ -181,7 +184,7 @@ def _step_wiring(step: Step, widths: dict[str, int], path: str, where: str, widt
             yield f"{where}.read.registers", name, f"must be written before it is read (so far: {_names(widths)})"
             return
     read = {name: widths[name] for name in step.read.registers}
-    if step.read.join == "sum" and len(set(read.values())) > 1:
+    if step.read.join != "concat" and len(set(read.values())) > 1:
         yield f"{where}.read.registers", step.read.registers, f"must be equally wide to be summed ({_widths(read)})"
     wide = step.read.width(widths)
     for branch in step.branches:

@@ -3,6 +3,8 @@
 from nexus_universal.cache.cache import Cache
 from nexus_universal.cache.states import (
     CompressedState,
+    ConvolvedPairState,
+    ConvolvedPairWindowState,
     ConvolvedState,
     ConvolvedWindowState,
     FirstLength,
@@ -16,6 +18,8 @@ from nexus_universal.cache.states import (
 __all__ = [
     "Cache",
     "CompressedState",
+    "ConvolvedPairState",
+    "ConvolvedPairWindowState",
     "ConvolvedState",
     "ConvolvedWindowState",
     "FirstLength",

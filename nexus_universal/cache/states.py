@@ -142,6 +142,21 @@ class ConvolvedWindowState(ConvolvedState, WindowState):
     """The same for a sliding window."""
 
 
+class ConvolvedPairState(ConvolvedState):
+    """Keys and values, and the last inputs of a convolution for each of the two."""
+
+    fields = ("keys", "values", "key_inputs", "value_inputs")
+
+    def __init__(self, *window: int) -> None:
+        super().__init__(*window)
+        self.key_inputs: Tensor | None = None
+        self.value_inputs: Tensor | None = None
+
+
+class ConvolvedPairWindowState(ConvolvedPairState, WindowState):
+    """The same for a sliding window."""
+
+
 class CompressedState(WindowState):
     """A window of vectors that are keys and values at once, and what compressors make of the positions before.
 

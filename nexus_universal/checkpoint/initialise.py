@@ -10,6 +10,7 @@ from torch import nn
 from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.activations import Xielu
 from nexus_universal.layers.adaptive import Band
+from nexus_universal.layers.attended_read import AttendedRead
 from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.connections import UniversalHyperConnection
@@ -17,8 +18,10 @@ from nexus_universal.layers.experts import UniversalRouter
 from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
+from nexus_universal.layers.length_limit import LengthLimit
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution
 from nexus_universal.layers.state_space import UniversalStateSpace
 from nexus_universal.layers.steps import LayerScale
 from nexus_universal.layers.streams import UniversalStreams
@@ -50,6 +53,12 @@ def initialise(model: nn.Module, text: Text) -> None:
             nn.init.constant_(module.weight, 0.0 if module.part.scale == "one_plus_weight" else 1.0)
         elif isinstance(module, Gain):
             nn.init.ones_(module.weight)
+        elif isinstance(module, LengthLimit) and module.scale is not None:
+            nn.init.ones_(module.scale)
+        elif isinstance(module, AttendedRead):
+            nn.init.zeros_(module.query)
+        elif isinstance(module, UniversalDynamicConvolution):
+            nn.init.zeros_(module.taps)
         elif isinstance(module, Table) and module.padding_row is not None:
             nn.init.zeros_(module.weight[module.padding_row])
         elif isinstance(module, Band):  # as fairseq's adaptive_input.py: each band's output alike, however narrow
@@ -66,8 +75,11 @@ def initialise(model: nn.Module, text: Text) -> None:
             isinstance(module, UniversalStreams) and module.part.merge == "weigh"
         ):
             nn.init.ones_(module.scale)
-        elif isinstance(module, UniversalRouter) and text.zero_routers:
-            nn.init.zeros_(module.weight)
+        elif isinstance(module, UniversalRouter):
+            if text.zero_routers:
+                nn.init.zeros_(module.weight)
+            if module.scale is not None:
+                nn.init.ones_(module.scale)
         elif isinstance(module, UniversalGatedDelta | UniversalChannelDelta):
             module.decay_log.uniform_(*text.decay_range).log_()
             nn.init.ones_(module.decay_bias)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nexus_universal.architecture.position import Alibi
-from nexus_universal.layers.masks import Extent, Mask, refused
+from nexus_universal.layers.masks import Extent, Mask, refused, trailing
 
 
 class UniversalAlibi:
@@ -27,7 +27,7 @@ class UniversalAlibi:
         if padding is None:
             positions = torch.arange(extent.keys + extent.key_offset, device=mask.device)[None]
         else:
-            counts = padding | _trailing(padding) if self.part.origin == "last" else padding
+            counts = padding | trailing(padding) if self.part.origin == "last" else padding
             positions = (counts.long().cumsum(-1) - 1) * counts
         if self.part.origin == "last":
             positions = positions - positions[:, -1:]
@@ -41,11 +41,6 @@ class UniversalAlibi:
             by_head = by_head.bfloat16()
         bias = (by_head * positions[:, None]).to(dtype)[:, :, None]
         return bias / (1 / self.scale) if self.part.scaled else bias  # divided by √d: a product has other bits
-
-
-def _trailing(padding: Bool[Tensor, "batch total"]) -> Bool[Tensor, "batch total"]:
-    """Pads behind the last real token."""
-    return padding.flip(-1).cumsum(-1).flip(-1) == 0
 
 
 def slopes(heads: int, *, reciprocal: bool = False) -> Float[Tensor, " heads"]:

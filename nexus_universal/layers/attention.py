@@ -9,7 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.mixers import Attention
-from nexus_universal.cache import KeyValueState, State, WindowState
+from nexus_universal.architecture.residual_convolution import DynamicConvolution
+from nexus_universal.cache import (
+    ConvolvedPairState,
+    ConvolvedPairWindowState,
+    KeyValueState,
+    State,
+    WindowState,
+)
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.differential import UniversalDifferential
@@ -22,9 +29,12 @@ from nexus_universal.layers.kernels import (
     gated_eager_attention,
     repeat_heads,
 )
+from nexus_universal.layers.length_limit import LengthLimit
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import HeadNorms, UniversalNorm
+from nexus_universal.layers.relative_bias import Biases, UniversalRelativeBias
+from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution, UniversalResidualConvolution
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
 
 
@@ -59,15 +69,28 @@ class UniversalAttention(KeepsFloat32):
         self.scale = part.softmax_scale(layer_index)
         width, kv_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
         mixed_width = part.heads * part.value_width
+        self.joined = part.apart is not None and d_in == 3 * d_model
+        d_in = d_model if self.joined else d_in or d_model
         rows = {"query": width}
         if not part.reuse:
             rows |= {"key": kv_width} | ({} if part.value_is_key else {"value": part.kv_heads * part.value_width})
+        if part.relative:
+            rows["relative"] = part.heads * part.relative.width
         if part.gate:
             rows["gate"] = mixed_width if part.gate.per == "channel" else part.heads
+        if part.projected_sinks:
+            rows["sink"] = part.heads
         self.project = InputProjections(
-            self, rows, d_in=d_in or d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
+            self, rows, d_in=d_in, packing=part.packing, biases=part.biases, late_bias=part.late_bias
         )
         self.output = Linear(mixed_width, d_model, bias="output" in part.biases, late_bias=part.late_bias)
+        self.input_norms = None
+        if part.apart:
+            norms = {role: UniversalNorm.of(part.apart, d_in) for role in ("query", "key", "value")}
+            self.input_norms = nn.ModuleDict(norms)
+        self.key_convolution = self._convolution(part.head_dim, "key_inputs", d_in)
+        self.value_convolution = self._convolution(part.value_width, "value_inputs", d_in)
+        self.relative_bias = UniversalRelativeBias(part.relative, heads=part.heads) if part.relative else None
         self.sinks = nn.Parameter(torch.empty(part.heads)) if part.sinks else None
         self.in_float32 = ("sinks",) if part.kernel == "eager_wide_sinks" else ()
         self.gate_head_bias = nn.Parameter(torch.empty(part.heads)) if part.gate and part.gate.head_bias else None
@@ -79,6 +102,10 @@ class UniversalAttention(KeepsFloat32):
             self.norms_at = "width" if part.qk_norm.over == "width" else split
         self.query_norm = self._head_norm(part.heads)
         self.key_norm = None if part.reuse else self._head_norm(part.kv_heads)
+        if part.length_limit is not None:
+            self.norms_at = "before_rope"
+            self.query_norm = LengthLimit(part.length_limit, (part.heads, part.head_dim))
+            self.key_norm = LengthLimit(part.length_limit)
         self.value_norm = UniversalNorm.of(part.value_norm, part.value_width) if part.value_norm else None
         self.rope_index = self.plan.rope(part.rope, part.head_dim) if part.rope else None
         self.differential = None
@@ -95,6 +122,16 @@ class UniversalAttention(KeepsFloat32):
         self.growths = [rule for rule in (part.log_scale, part.temperature) if rule is not None]
         self.plan.growths.update(self.growths)
         self.mask_index = self.plan.mask(self._mask_kind(), key)
+        if part.relative:
+            self.plan.measured.add(self.mask_index)
+
+    def _convolution(
+        self, head: int, field: str, d_in: int
+    ) -> UniversalResidualConvolution | UniversalDynamicConvolution | None:
+        part, heads, where = self.part.convolution, self.part.kv_heads, {"plan": self.plan, "field": field}
+        if isinstance(part, DynamicConvolution):
+            return UniversalDynamicConvolution(part, channels=heads * head, d_model=d_in, heads=heads, **where)
+        return UniversalResidualConvolution(part, d_model=heads * head, **where) if part else None
 
     def _head_norm(self, heads: int) -> UniversalNorm | None:
         if self.part.qk_norm is None:
@@ -116,9 +153,10 @@ class UniversalAttention(KeepsFloat32):
         """An empty state for this mixer; None where it reuses what another keeps."""
         if self.part.reuse:
             return None
+        convolved = self.part.convolution is not None
         if self.part.window is None or self.part.keeps == "all":
-            return KeyValueState()
-        return WindowState(self.part.window)
+            return ConvolvedPairState() if convolved else KeyValueState()
+        return (ConvolvedPairWindowState if convolved else WindowState)(self.part.window)
 
     def forward(
         self,
@@ -127,7 +165,8 @@ class UniversalAttention(KeepsFloat32):
         state: State | None = None,
     ) -> Float[Tensor, "batch seq d_hidden"]:
         call = call or self.plan.begin(x)
-        part, roles = self.part, self.project(x)
+        part, read = self.part, self._read(x, call)
+        roles = self.project(read)
         query = roles["query"] if part.query_scale is None else roles["query"] * part.query_scale
         query = self._placed(self._by_head(query, self.query_norm), self.query_norm, call, unkept=True)
         for rule in self.growths:
@@ -136,21 +175,46 @@ class UniversalAttention(KeepsFloat32):
             query = (query * (growth if wide else growth.type_as(query))).type_as(query)
         if part.contiguous:
             query = query.contiguous()
+        if part.convolution:
+            roles |= self._convolved(roles, read, call, state)
         key, value = call.emitted[part.reuse] if part.reuse else self._keys_and_values(roles, call, state)
         if part.emit:
             call.emitted[part.emit] = key, value
-        mask = call.masks[self.mask_index]
+        mask, bias = call.masks[self.mask_index], None
+        if self.relative_bias is not None:
+            growth = call.query_growth[part.temperature] if part.temperature else None
+            bias = self.relative_bias(roles["relative"], call.distances[self.mask_index], growth)
         if self.dynamic_mask is not None:
             assert mask is not None
             mask = self.dynamic_mask(value, mask, heads=part.heads)
         if self.differential is None:
-            mixed = self._attend(query, key, value, mask)
+            sinks = roles["sink"].transpose(1, 2).unsqueeze(-1) if part.projected_sinks else self.sinks
+            mixed = self._attend(query, key, value, mask, bias, sinks)
         else:
             mixed = self.differential(*(self._attend(query, key, v, mask) for v in self.differential.halves(value)))
         if part.gate:
             mixed = self._gated(mixed, roles["gate"])
         mixed = mixed.reshape(*x.shape[:-1], -1)
         return self.output(mixed if self.inner_norm is None else self.inner_norm(mixed))
+
+    def _read(self, x: Float[Tensor, "batch seq d_in"], call: Call) -> Tensor | dict[str, Tensor]:
+        """What the roles are projected of: x, or each one's own."""
+        if self.input_norms is None:
+            return x
+        given = x.chunk(3, dim=-1) if self.joined else (x, x, x)
+        normed = zip(self.input_norms.items(), given, strict=True)
+        read = {role: norm(each).to(call.dtype) for (role, norm), each in normed}
+        return read | dict.fromkeys(("relative", "gate", "sink"), read["query"])
+
+    def _convolved(
+        self, roles: dict[str, Tensor], read: Tensor | dict[str, Tensor], call: Call, state: State | None
+    ) -> dict[str, Tensor]:
+        """Keys and values behind their convolutions."""
+        pair = {"key": self.key_convolution, "value": self.value_convolution}
+        if not isinstance(self.part.convolution, DynamicConvolution):
+            return {role: module(roles[role], call, state) for role, module in pair.items() if module}
+        sources = {role: read if isinstance(read, Tensor) else read[role] for role in pair}
+        return {role: module(roles[role], sources[role], call, state) for role, module in pair.items() if module}
 
     def _clipped(self, role: Float[Tensor, "batch seq *rows"]) -> Float[Tensor, "batch seq *rows"]:
         """Queries, keys or values within the clip's bounds."""
@@ -213,7 +277,15 @@ class UniversalAttention(KeepsFloat32):
         assert isinstance(state, KeyValueState)
         return state.extend(key, value)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        bias: Biases | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
         part = self.part
         if part.kernel in ("eager", "eager_rounded", "eager_shifted", "eager_wide_sinks"):
             assert mask is not None
@@ -224,7 +296,8 @@ class UniversalAttention(KeepsFloat32):
                 mask=mask,
                 scale=self.scale,
                 softcap=part.softcap,
-                sinks=self.sinks,
+                sinks=sinks,
+                bias=bias,
                 softmax=torch.float32 if part.kernel == "eager" else None,
                 shifted=part.kernel == "eager_shifted" or (part.kernel == "eager" and part.sinks),
                 wide=part.kernel == "eager_wide_sinks",
@@ -243,7 +316,7 @@ class UniversalAttention(KeepsFloat32):
         if part.repeat_first:
             key, value = (repeat_heads(role, part.heads // role.shape[1]) for role in (key, value))
         broadcast = part.kernel == "sdpa_masked"
-        return fused_attention(query, key, value, mask=mask, scale=self.scale, broadcast=broadcast)
+        return fused_attention(query, key, value, mask=mask, scale=self.scale, broadcast=broadcast, bias=bias)
 
     def _gated(self, mixed: Float[Tensor, "batch seq heads d"], gate: Tensor) -> Tensor:
         assert self.part.gate is not None

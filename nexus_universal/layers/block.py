@@ -24,7 +24,9 @@ from nexus_universal.architecture.recurrences import (
     ShortConvolution,
     StateSpace,
 )
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
 from nexus_universal.cache import State
+from nexus_universal.layers.attended_read import AttendedRead
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.chained_experts import UniversalChainedExperts
@@ -45,6 +47,7 @@ from nexus_universal.layers.linear_recurrence import UniversalGatedLinearRecurre
 from nexus_universal.layers.low_rank import UniversalLowRank
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerInput
+from nexus_universal.layers.residual_convolution import UniversalResidualConvolution
 from nexus_universal.layers.routed_attention import UniversalRoutedAttention
 from nexus_universal.layers.sharing import Shares, adapted
 from nexus_universal.layers.short_convolution import UniversalShortConvolution
@@ -112,6 +115,7 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     CompressedAttention: lambda part, at: UniversalCompressedAttention(
         part, d_model=at.d_model, plan=at.plan, key=at.path
     ),
+    ResidualConvolution: lambda part, at: UniversalResidualConvolution(part, d_model=at.d_model, plan=at.plan),
     LowRank: lambda part, at: UniversalLowRank(part, d_model=at.d_model),
     PerLayerInput: lambda part, at: UniversalPerLayerInput(part, d_model=at.d_model, layer_index=at.layer_index),
     Linear: lambda part, at: Projection(at.width, at.d_model, bias=part.bias),
@@ -200,11 +204,14 @@ class UniversalTransformerBlock(nn.Module):
             widths[write.register] = {**widths, "u": width, "v": width}.get(write.terms[0].source, self.d_model)
         writes = [self._build_write(write, anchor, at) for write in step.writes]
         wired = (step.read, norm, branches, writes, self.plan.wide)
+        if step.read.join == "attend":
+            attended = self._child(f"{anchor}_read", lambda: AttendedRead(queries=step.read.queries, width=width), at)
+            return WiredStep(*wired, attended=attended)
         part = step.connection
         if part is None:
             return WiredStep(*wired)
         return ConnectedStep(
-            *wired, self._child(f"{anchor}_connection", lambda: connection_of(part, d_model=width), at)
+            *wired, connection=self._child(f"{anchor}_connection", lambda: connection_of(part, d_model=width), at)
         )
 
     def _build_write(self, write: Write, anchor: str, at: Place) -> WiredWrite:
@@ -216,13 +223,16 @@ class UniversalTransformerBlock(nn.Module):
             scale=write.scale,
             norm=self._norm(f"{name}_write_norm", write.norm, self.d_model, at),
             layer_scale=self._child(f"{name}_scale", LayerScale, at) if write.layer_scale else None,
+            dtype=write.dtype,
         )
 
     def _gain(self, name: str, term: Term, at: Place) -> nn.Module | None:
         if term.gain == "none":
             return None
         return self._child(
-            f"{name}_{term.source}_gain", lambda: Gain(self.d_model, shifted=term.gain == "shift_scale"), at
+            f"{name}_{term.source}_gain",
+            lambda: Gain(1 if term.gain == "number" else self.d_model, shifted=term.gain == "shift_scale"),
+            at,
         )
 
     def _build_branch(self, branch: Branch, at: Place) -> WiredBranch:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nexus_universal.cache import RecurrentState
+from nexus_universal.cache import State
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call
 from nexus_universal.layers.support import KeepsFloat32
@@ -42,13 +42,14 @@ class CausalConvolution(KeepsFloat32):
     def forward(
         self,
         x: Float[Tensor, "batch channels seq"],
-        state: RecurrentState | None = None,
+        state: State | None = None,
         *,
         trailing: Bool[Tensor, "batch seq"] | None = None,
+        field: str = "convolution",
     ) -> Float[Tensor, "batch channels seq"]:
-        """Convolve; `state` gives what came before and takes what comes next will need."""
+        """Convolve; a `field` of the state gives what came before and takes what comes next will need."""
         seq = x.shape[-1]
-        before = state.convolution if state is not None else None
+        before = getattr(state, field) if state is not None else None
         # The activation sees what the reference's sees, no less: on CPU its bits depend on where the vector tail falls.
         if before is not None and seq == 1:
             x = torch.cat([before, x], dim=-1)
@@ -61,7 +62,7 @@ class CausalConvolution(KeepsFloat32):
             out = self.activation(self._convolve(x, padding=self.kernel - 1)[..., : x.shape[-1]]).to(x.dtype)
             out = out if state is None and not self.cut else out[..., -seq:]
         if state is not None:
-            state.convolution = last_inputs(x, self.kernel, trailing)
+            setattr(state, field, last_inputs(x, self.kernel, trailing))
         return out
 
     def single(self, x: Float[Tensor, "batch channels seen"]) -> Float[Tensor, "batch channels one"]:

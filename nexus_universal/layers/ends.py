@@ -81,7 +81,8 @@ class UniversalEmbedding(nn.Module):
 
     def look_up(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_hidden"]:
         """Token rows; `inputs_embeds` stand in for these."""
-        return self.tokens(input_ids)
+        rows = self.tokens(input_ids)
+        return rows if self.norm is None or not self.part.norm_rows else self.norm(rows)
 
     def by_layer(
         self,
@@ -136,7 +137,7 @@ class UniversalEmbedding(nn.Module):
             x = x + (rows.to(x.dtype) if isinstance(self.positions, SinusoidTable) else rows)
         if self.tasks is not None:
             x = x + self.tasks(first)
-        x = x if self.norm is None or self.part.norm_first else self.norm(x)
+        x = x if self.norm is None or self.part.norm_first or self.part.norm_rows else self.norm(x)
         x = x if self.projection is None else self.projection(x)
         x = x if self.gain is None else self.gain(x)
         return x if self.part.dtype == "model" else x.float()
@@ -161,20 +162,20 @@ class UniversalHead(nn.Module):
     A tied head has no weight of its own and is given the token table.
     """
 
-    def __init__(self, part: Head, *, d_model: int, vocab: int) -> None:
+    def __init__(self, part: Head, *, d_model: int, vocab: int, spare: int = 0) -> None:
         super().__init__()
-        self.part = part
+        self.part, self.vocab = part, vocab
         self.transform = UniversalHeadTransform(part.transform, d_model=d_model) if part.transform else None
         width = part.transform.width if part.transform else d_model
-        self.weight = None if part.tied else nn.Parameter(torch.empty(vocab, width))
+        self.weight = None if part.tied else nn.Parameter(torch.empty(vocab + spare, width))
         self.bias = nn.Parameter(torch.empty(vocab)) if part.bias else None
 
     @staticmethod
-    def of(part: Head, *, d_model: int, vocab: int) -> UniversalHead | AdaptiveSoftmax:
-        """The module that computes `part`."""
+    def of(part: Head, *, d_model: int, vocab: int, spare: int = 0) -> UniversalHead | AdaptiveSoftmax:
+        """The module that computes `part`; the token table has so many `spare` rows."""
         if part.bands:
             return AdaptiveSoftmax(part.bands, d_model=d_model, vocab=vocab)
-        return UniversalHead(part, d_model=d_model, vocab=vocab)
+        return UniversalHead(part, d_model=d_model, vocab=vocab, spare=spare if part.spare else 0)
 
     def forward(
         self, x: Float[Tensor, "batch seq d_hidden"], table: Float[Tensor, "rows d_table"] | None
@@ -194,4 +195,5 @@ class UniversalHead(nn.Module):
             logits = logits.float()
         if self.part.softcap is not None:
             logits = torch.tanh(logits / self.part.softcap) * self.part.softcap
+        logits = logits[..., : self.vocab] if self.part.spare else logits
         return logits.float() if self.part.dtype == "float32" else logits

@@ -42,10 +42,10 @@ class UniversalRouter(KeepsFloat32):
 
     table: Int[Tensor, "vocab k"]
 
-    def __init__(self, part: Router, *, d_model: int, experts: int, per_token: int) -> None:
+    def __init__(self, part: Router, *, d_model: int, experts: int, per_token: int, always: int = 0) -> None:
         super().__init__()
-        self.part, self.per_token = part, per_token
-        self.weight = nn.Parameter(torch.empty(experts, d_model))
+        self.part, self.per_token, self.experts = part, per_token, experts
+        self.weight = nn.Parameter(torch.empty(experts + always, d_model))
         if part.by_token:
             self.register_buffer("table", torch.empty(part.by_token, per_token, dtype=torch.long))
         if part.selection_bias:
@@ -54,13 +54,14 @@ class UniversalRouter(KeepsFloat32):
         self.norm = UniversalNorm.of(part.input_norm, d_model) if part.input_norm else None
         self.input_scale = nn.Parameter(torch.empty(d_model)) if part.input_scale else None
         self.expert_scale = nn.Parameter(torch.empty(experts)) if part.expert_scale else None
-        kept = {"selection_bias": part.selection_bias, "weight": part.stored == "float32"}
+        self.scale = nn.Parameter(torch.empty(1)) if part.learned_scale else None
+        kept = {"selection_bias": part.selection_bias, "weight": part.stored == "float32", "scale": part.learned_scale}
         self.in_float32 = tuple(name for name, stays in kept.items() if stays)
 
     def forward(
         self, x: Float[Tensor, "tokens d_hidden"], token: Int[Tensor, "batch seq"] | None = None
     ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
-        """Weights and experts; `token` holds the ids of x.
+        """Weights and experts, weights of those that are always visited last; `token` holds the ids of x.
 
         Raises:
             InputError: the choice is by token, but embeddings were given instead of ids.
@@ -87,6 +88,7 @@ class UniversalRouter(KeepsFloat32):
             chosen = self._listed(token)
             weights = scores.gather(1, chosen)
         else:
+            scores = scores[..., : self.experts] if scores.shape[-1] > self.experts else scores
             choice = scores + self.selection_bias if part.selection_bias else scores  # type: ignore[operator]
             if part.groups:
                 choice = self._best_groups(choice)
@@ -97,16 +99,28 @@ class UniversalRouter(KeepsFloat32):
             weights = torch.sigmoid(masked.float()).gather(1, chosen)
         elif part.score in LATE_SCORES:
             weights = LATE_SCORES[part.score](weights if part.weights == "model" else weights.float())
-        if part.normalise:
+        if part.total == "logs":
+            weights = self._by_logs(logits, chosen)
+        elif part.normalise:
             total = TOTALS[part.total](weights)
             total = total + part.sum_epsilon if part.sum_epsilon else total
             weights = weights / (total.clamp(min=part.sum_floor) if part.sum_floor else total)
         if part.scale is not None:
             weights = weights * part.scale
+        if self.scale is not None:
+            weights = weights * self.scale.float()
         if self.expert_scale is not None:
             weights = weights * self.expert_scale[chosen]
         kept = {"float32": weights.dtype, "model": logits.dtype, "rounded": x.dtype}[part.weights]
         return weights.to(kept), chosen
+
+    def _by_logs(
+        self, logits: Float[Tensor, "tokens all"], chosen: Int[Tensor, "tokens k"]
+    ) -> Float[Tensor, "tokens weighed"]:
+        """The shares that sigmoids of the chosen and of those always visited have of their sum."""
+        picked = torch.cat([logits[..., : self.experts].gather(-1, chosen), logits[..., self.experts :]], dim=-1)
+        logs = F.logsigmoid(picked)
+        return torch.exp(logs - torch.logsumexp(logs, dim=-1, keepdim=True))
 
     def _one_by_one(
         self, logits: Float[Tensor, "tokens experts"], tolerance: float
@@ -247,6 +261,25 @@ def _rows(bias: Float[Tensor, "experts d_out"] | None, expert: Int[Tensor, " pai
     return None if bias is None else bias[expert]
 
 
+class WeighedExperts(nn.Module):
+    """Experts that every token visits, each with a weight that multiplies what `down` reads."""
+
+    def __init__(self, part: FeedForward, *, d_model: int, count: int) -> None:
+        super().__init__()
+        self.part = part
+        self.gate = nn.Parameter(torch.empty(count, part.width, d_model))
+        self.up = nn.Parameter(torch.empty(count, part.width, d_model))
+        self.down = nn.Parameter(torch.empty(count, d_model, part.width))
+
+    def forward(
+        self, x: Float[Tensor, "tokens d_hidden"], weights: Float[Tensor, "tokens count"]
+    ) -> Float[Tensor, "tokens d_hidden"]:
+        rows = x.unsqueeze(0).expand(self.gate.shape[0], -1, -1)
+        gate, up = (torch.bmm(rows, stack.transpose(1, 2)) for stack in (self.gate, self.up))
+        inner = gated_product(self.part, gate, up) * weights.unsqueeze(-1).transpose(0, 1)
+        return torch.bmm(inner, self.down.transpose(1, 2)).float().sum(dim=0).to(x.dtype)
+
+
 class UniversalExperts(nn.Module):
     """Σ weight · expert(x) over the chosen experts, plus the expert that every token visits."""
 
@@ -254,7 +287,10 @@ class UniversalExperts(nn.Module):
         super().__init__()
         self.part = part
         choices = part.experts + part.identity_experts
-        self.router = UniversalRouter(part.router, d_model=d_model, experts=choices, per_token=part.per_token)
+        self.router = UniversalRouter(
+            part.router, d_model=d_model, experts=choices, per_token=part.per_token, always=part.always
+        )
+        self.always = WeighedExperts(part.expert, d_model=d_model, count=part.always) if part.always else None
         self.expert_norm = UniversalNorm.of(part.expert_norm, d_model) if part.expert_norm else None
         self.experts = Experts(
             part.expert,
@@ -282,6 +318,7 @@ class UniversalExperts(nn.Module):
         when = "first" if self.part.shared_gate else self.part.shared_call
         shared = self.shared(flat) if when == "first" else None
         weights, chosen = self.router(routed, token)
+        weights, steady = weights[..., : chosen.shape[-1]], weights[..., chosen.shape[-1] :]
         if when == "second":
             shared = self.shared(flat)
         read = flat if self.expert_norm is None else self.expert_norm(flat)
@@ -296,6 +333,8 @@ class UniversalExperts(nn.Module):
             out = out + torch.sigmoid(self.shared_gate(flat)) * shared  # type: ignore[operator]
         elif shared is not None:
             out = out + shared
+        elif self.always is not None:
+            out = out + self.always(flat, steady)
         elif self.part.shared:
             seen = flat if routed is flat else x
             out = out.view_as(seen) + self.shared(seen)

@@ -90,15 +90,16 @@ class InputProjections:
         self.layers.append((name, layer))
 
     def __call__(
-        self, x: Float[Tensor, "*lead d_in"], then: Callable[[Tensor], Tensor] | None = None
+        self, x: Float[Tensor, "*lead d_in"] | Mapping[str, Tensor], then: Callable[[Tensor], Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Each role's output: [*lead, rows], or [*lead, groups, rows / groups] where it was packed.
 
+        x is the same for all, or each role's own.
         `then` is done to every product before it is split.
         """
-        products = {name: layer(x) for name, layer in self.layers}
+        products = {name: layer(x if isinstance(x, Tensor) else x[name]) for name, layer in self.layers}
         for name, addition in self.additions.items():
-            products[name] = products[name] + addition(x)
+            products[name] = products[name] + addition(x if isinstance(x, Tensor) else x[name])
         out: dict[str, Tensor] = {}
         for name, layer in self.layers:
             product = products[name] if then is None else then(products[name])

@@ -78,6 +78,23 @@ def _chunk(
     return (at - pads[:, None, None, None]) // size
 
 
+def trailing(padding: Bool[Tensor, "batch total"]) -> Bool[Tensor, "batch total"]:
+    """Pads behind the last real token."""
+    return padding.flip(-1).cumsum(-1).flip(-1) == 0
+
+
+def distances(
+    extent: Extent, padding: Bool[Tensor, "batch total"] | None, device: torch.device
+) -> Int[Tensor, "rows one queries keys"]:
+    """How many positions before each query a key stands; pads do not count, but for those behind the last token."""
+    if padding is None:
+        positions = torch.arange(extent.keys + extent.key_offset, device=device)[None]
+    else:
+        positions = (padding | trailing(padding)).cumsum(-1) - 1
+    keys = positions[:, extent.key_offset :]
+    return (keys[:, -extent.queries :, None] - keys[:, None, :])[:, None]
+
+
 def additive(mask: Mask, dtype: torch.dtype) -> Float[Tensor, "batch heads queries keys"]:
     """0 where a query may see a key, the lowest number of the model's dtype elsewhere."""
     if mask.dtype != torch.bool:

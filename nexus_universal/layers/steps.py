@@ -72,11 +72,18 @@ class WiredWrite:
     scale: float | None
     norm: nn.Module | None
     layer_scale: nn.Module | None
+    dtype: str = "terms"
 
-    def __call__(self, values: Registers) -> Tensor:
-        total = _summand(values, *self.terms[0])
-        for term in self.terms[1:]:
-            total = total + _summand(values, *term)
+    def __call__(self, values: Registers, dtype: torch.dtype) -> Tensor:
+        """The sum, in the model's `dtype` where that is asked for."""
+        summands = (_summand(values, *term) for term in self.terms)
+        if self.dtype == "float32":
+            summands = (summand.float() for summand in summands)
+        total = next(summands)
+        for summand in summands:
+            total = total + summand
+        if self.dtype == "model":
+            total = total.to(dtype)
         if self.divisor is not None:
             total = total / self.divisor
         if self.norm is not None:
@@ -100,16 +107,19 @@ class WiredStep:
     branches: list[WiredBranch]
     writes: list[WiredWrite]
     narrows: bool
+    attended: nn.Module | None = None
 
     def __call__(self, registers: Registers, call: Call) -> None:
         values = self._values(self._read(registers), registers, call)
         for write in self.writes:
-            registers[write.register] = values[write.register] = write(values)
+            registers[write.register] = values[write.register] = write(values, call.dtype)
 
     def _values(self, u: Tensor, registers: Registers, call: Call) -> Registers:
         """The registers, u, v, and what every branch makes of v."""
         v = u.to(call.dtype) if self.narrows else u
         v = v if self.norm is None else self.norm(v)
+        if self.attended is not None and self.norm is not None:
+            v = v.to(call.dtype)
         values = {**registers, "u": u, "v": v}
         for branch in self.branches:
             values[branch.name] = branch(v, call, registers)
@@ -117,6 +127,9 @@ class WiredStep:
 
     def _read(self, registers: Registers) -> Tensor:
         read = self.read
+        if self.attended is not None:
+            u = self.attended([registers[name] for name in read.registers])
+            return u if read.scale is None else u * read.scale
         u = registers[read.registers[0]]
         if len(read.registers) > 1 and read.join == "concat":
             u = torch.cat([registers[name] for name in read.registers], dim=-1)
@@ -130,11 +143,11 @@ class WiredStep:
 class ConnectedStep(WiredStep):
     """A step over several streams: it reads one vector from them, and its one write goes back into all."""
 
-    connection: Any
+    connection: Any = None
 
     def __call__(self, registers: Registers, call: Call) -> None:
         u, kept = self.connection.read(registers["x"])
-        registers["x"] = self.connection.write(kept, self.writes[0](self._values(u, registers, call)))
+        registers["x"] = self.connection.write(kept, self.writes[0](self._values(u, registers, call), call.dtype))
 
 
 class LayerScale(nn.Module):

@@ -16,7 +16,8 @@ class Quirks:
     bits. `takes_new`: a mask speaks of the new positions alone; generation hands none to steps. `widens_mask`: the mask
     of a cached call is shifted by the places of an image, though there be none. `positions_are_rows`: given positions
     are rows of a table whose first ones are no token's. `reads_positions_off_ids`: there are none of embeddings.
-    `not_in_double`: a float32 number is made of its dtype's lowest one, and that of float64 is none.
+    `not_in_double`: a float64 copy does not run: a float32 number is made of its dtype's lowest one, or float32 logits
+    meet its weights.
     """
 
     starts_anew: bool = False
@@ -35,7 +36,7 @@ _COUNTING = ("bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "maria
 _ROBERTA = ("roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
 
 _QUIRKS: dict[str, Quirks] = {
-    **dict.fromkeys((*_COUNTING, "roformer", "llama4", "llama4_text"), Quirks(counts_slots=True)),
+    **dict.fromkeys((*_COUNTING, "roformer", "llama4", "llama4_text", "inkling_text"), Quirks(counts_slots=True)),
     **dict.fromkeys(_ROBERTA, Quirks(positions_are_rows=True)),
     **dict.fromkeys(("mamba", "falcon_mamba"), Quirks(takes_new=True)),
     "bamba": Quirks(starts_anew=True),
@@ -44,6 +45,7 @@ _QUIRKS: dict[str, Quirks] = {
     "openai-gpt": Quirks(reads_anew=True),
     "trocr": Quirks(counts_slots=True, keeps_all=True, reads_positions_off_ids=True),
     "whisper": Quirks(keeps_all=True),
+    "inkling2_text": Quirks(not_in_double=True),
     "xglm": Quirks(not_in_double=True),
 }
 
