@@ -80,6 +80,8 @@ class CallPlan:
         self.biases: dict[MaskKind, UniversalAlibi] = {}
         self.growths: set[int | QueryTemperature] = set()
         self.recurrent = False
+        self.reads_tokens = False
+        """Whether something needs the ids even of embeddings that a caller gives instead."""
 
     @property
     def windows(self) -> list[int | None]:
