@@ -130,6 +130,8 @@ class UniversalTransformer(nn.Module):
                 call.positions = self.embedding.counted(call.positions, input_ids, attention_mask)
             x = self.embedding(x, call.positions)
             call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
+            if inputs_embeds is not None and self.plan.reads_tokens:
+                call.tokens = self.embedding.found(inputs_embeds)
         except IndexError:
             raise self._out_of_range(input_ids) from None
         # e is a view of its own: what its readers' gradients are is summed up before it meets the residual's.

@@ -8,6 +8,7 @@ from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.connection_costs import cost
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.costs import (
+    INTEGER_BYTES,
     Cost,
     Place,
     attention_products,
@@ -17,6 +18,7 @@ from nexus_universal.architecture.costs import (
     total,
     weights,
 )
+from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.residual_convolution import ResidualConvolution
 
 
@@ -54,4 +56,17 @@ def _(part: ChainedExperts, place: Place) -> Cost:
         linear(width, width, True),
         linear(width, width, True),
         linear(width, part.experts + 1),
+    )
+
+
+@cost.register
+def _(part: HashedNgrams, place: Place) -> Cost:
+    wide = part.streams * place.model
+    return total(
+        weights(part.stored_rows * part.width // part.tables),
+        linear(part.width, wide),
+        linear(part.width, place.model),
+        norm_cost(part.norm, 3 * wide),
+        Cost(parameters=wide * part.kernel, flops=2 * wide * part.kernel),
+        Cost(fixed=wide * part.reach * place.bytes + (part.order - 1) * INTEGER_BYTES),
     )

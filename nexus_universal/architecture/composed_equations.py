@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
+from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.notation import call, joined, listed, product, says, times, within
 from nexus_universal.architecture.recurrence_equations import equations
 from nexus_universal.architecture.residual_convolution import ResidualConvolution
@@ -47,4 +48,19 @@ def _(part: ChainedExperts, name: str, names: Names, width: int, model: int) -> 
         ),
         listed(f"i = {chosen}", f"{call(name, 'z')} = {product('p_{i}', 'E_{i}(z)')}"),
         *equations(part.expert, "E_{i}", names, width, model),
+    ]
+
+
+@equations.register
+def _(part: HashedNgrams, name: str, names: Names, width: int, model: int) -> list[str]:
+    mixed = r"(\oplus_{p < n} \, m_{p} \, token_{t-p}) \bmod r_{h}"
+    among = rf"n = 2, \ldots , {part.order},\ {part.heads}" + says(" tables each")
+    tables = within("E", f"({' + '.join(map(str, part.rows[:2]))} + \\ldots )", part.width // part.tables)
+    match = rf"a_{{s}} = {names(part.norm, 'W_{k} r')}_{{s}} \cdot {names(part.norm, 'z_{s}')} / \sqrt{{d}}"
+    convolved = rf"\mathrm{{conv}}_{{{part.kernel}, {part.order}}}({names(part.norm, 'v')})"
+    return [
+        listed(within(rf"r = \Vert _{{h}} \, E_{{h, {mixed}}}", part.width), among, tables),
+        listed(says("separated by token ") + str(part.separator), f"m_{{0}} = {part.multipliers[0]}"),
+        listed(match, r"v_{s} = \sigma (\mathrm{sign}(a_{s}) \sqrt{|a_{s}|}) \, W_{v} r"),
+        f"{call(name, 'z')} = v + {call('silu', convolved)}",
     ]

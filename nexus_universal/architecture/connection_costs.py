@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from nexus_universal.architecture.costs import Cost, Place, linear, norm_cost, total, weights
-from nexus_universal.architecture.program import AltUp, GatedStreams, HyperConnection, StreamSlice
+from nexus_universal.architecture.program import AltUp, ChannelGatedStreams, GatedStreams, HyperConnection, StreamSlice
 from nexus_universal.architecture.recurrence_costs import cost
+from nexus_universal.architecture.stream_gate import StreamGate
 
 
 @cost.register
@@ -38,3 +39,14 @@ def _(part: StreamSlice, place: Place) -> Cost:
 @cost.register
 def _(part: GatedStreams, place: Place) -> Cost:
     return linear(part.streams * place.model, 2 * part.streams, bias=True) + weights(2)
+
+
+@cost.register
+def _(part: ChannelGatedStreams, place: Place) -> Cost:
+    return gate_cost(part.gate, part.streams, place.model) + linear(part.streams * place.model, part.streams)
+
+
+def gate_cost(part: StreamGate, streams: int, width: int) -> Cost:
+    """What it costs to make one vector of streams of a width."""
+    wide = streams * width
+    return total(norm_cost(part.norm, wide), linear(wide, part.rank), linear(part.rank, wide))

@@ -22,6 +22,7 @@ from nexus_universal.architecture.residual_convolution import DynamicConvolution
 
 XIELU_WEIGHTS = 2
 FLOAT32_BYTES = 4
+INTEGER_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,14 @@ def _(part: Attention, place: Place) -> Cost:
     if part.dynamic_mask:
         step = linear(part.kv_heads * part.value_width, part.kv_heads, part.dynamic_mask.bias)
         costs += [weights(part.kv_heads), replace(step, flops=step.flops * seen)]
+    if part.indexer:
+        indexer = part.indexer
+        costs += [
+            linear(place.width, (indexer.heads + 1) * indexer.head_dim),
+            norm_cost(indexer.norm, 2 * indexer.head_dim),
+            Cost(flops=2 * indexer.heads * indexer.head_dim * (place.context // indexer.rate)),
+            Cost(growing=Fraction(indexer.head_dim * place.bytes + INTEGER_BYTES)),
+        ]
     if part.qk_norm:
         wide = part.qk_norm.over == "width" or part.qk_norm.own
         widths = (width, kv_width) if wide else (part.head_dim, part.head_dim)

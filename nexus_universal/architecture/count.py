@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nexus_universal.architecture.composed_costs import cost
+from nexus_universal.architecture.connection_costs import gate_cost
 from nexus_universal.architecture.costs import (
     Cost,
     Place,
@@ -160,6 +161,8 @@ def _streams_cost(part: Streams | None, width: int) -> Cost:
     fill = projected if part.fill == "project" else Cost()
     if part.merge == "mean":
         return fill + projected
+    if part.gate:
+        return fill + gate_cost(part.gate, part.count, width)
     return total(fill, linear(part.count * width, part.count, bias=True), weights(1))
 
 

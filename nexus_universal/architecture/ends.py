@@ -9,6 +9,7 @@ from typing import Literal
 from nexus_universal.architecture.mixers import Activation
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import LearnedPositions, Norm, SinusoidPositions
+from nexus_universal.architecture.stream_gate import StreamGate
 
 
 @part
@@ -154,15 +155,16 @@ class Streams(Part):
     "copy" repeats it, "project" gives each further stream its own projection, scaled to the embedding's RMS (no
     smaller than √eps). "weigh" takes Σ_j (σ(s f_j + b_j) + eps) x_j, f = F · rms(all streams, concatenated) without
     weight and with `norm_eps`; "mean" the mean after a projection of each further stream, scaled to the first one's
-    RMS. `late_norm` divides F x by the RMS instead of x (other bits).
+    RMS; "gate" what a `gate` makes of them. `late_norm` divides F x by the RMS instead of x (other bits).
     """
 
     count: int
     fill: Literal["copy", "project"]
-    merge: Literal["weigh", "mean"]
-    eps: float
+    merge: Literal["weigh", "mean", "gate"]
+    eps: float = 0.0
     norm_eps: float | None = None
     late_norm: bool = False
+    gate: StreamGate | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.late_norm and self.merge != "weigh":
@@ -170,7 +172,11 @@ class Streams(Part):
         if self.count < 2:
             yield "count", "must be at least 2"
         if (self.norm_eps is not None) != (self.merge == "weigh"):
-            yield "norm_eps", "must be given for merge = 'weigh' and None for 'mean'"
+            yield "norm_eps", "must be given for merge = 'weigh' and None otherwise"
+        if (self.gate is not None) != (self.merge == "gate"):
+            yield "gate", "must be given for merge = 'gate' and None otherwise"
+        if self.eps and self.fill == "copy" and self.merge == "gate":
+            yield "eps", "must be 0 where nothing is rescaled or weighed"
 
 
 @part

@@ -97,15 +97,33 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     mixed = "o = " + weights + r"\, v"
     if part.differential:
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
+    where = _seen(part)
+    if part.indexer:
+        lines += _pooled_indexer(part, names)
+        where = r"j \in J_{t}"
     return [
         *lines,
-        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask), by_distance(part.relative), own),
+        listed(mixed, where, _slopes(part), raised(part.dynamic_mask), by_distance(part.relative), own),
         *_difference(part, names),
         output(
             name,
             names.optional(part.inner_norm, gated("o", part.gate, "gate" in part.biases)),
             "output" in part.biases,
         ),
+    ]
+
+
+def _pooled_indexer(part: Attention, names: Names) -> list[str]:
+    """Which blocks of keys are chosen."""
+    assert part.indexer
+    indexer, rate = part.indexer, part.indexer.rate
+    query = names.optional(part.rope, names(indexer.norm, linear("iq", "z")))
+    key = names.optional(part.rope, names(indexer.norm, rf"\mathrm{{mean}}_{{{rate}}}(W_{{ik}} z)"))
+    score = rf"I_{{tb}} = {number(indexer.head_dim**-0.5)} \cdot \sum_{{h}} \mathrm{{relu}}(q'_{{th}} \cdot k'_{{b}})"
+    best = says(f"the {indexer.keep} best blocks of {rate} seen keys by ") + "I_{tb}"
+    return [
+        listed(score, within(f"q' = {query}", indexer.heads, indexer.head_dim), f"k' = {key}"),
+        r"J_{t} = " + best + says(", and the keys behind the last whole one"),
     ]
 
 

@@ -26,6 +26,7 @@ from nexus_universal.architecture.position import SinusoidPositions
 from nexus_universal.architecture.program import (
     AltUp,
     Branch,
+    ChannelGatedStreams,
     GatedStreams,
     HyperConnection,
     Program,
@@ -34,6 +35,7 @@ from nexus_universal.architecture.program import (
     Term,
     Write,
 )
+from nexus_universal.architecture.stream_gate import StreamGate
 from nexus_universal.architecture.symbols import Names, linear
 
 if TYPE_CHECKING:
@@ -183,6 +185,9 @@ def _read(step: Step, names: Names) -> tuple[list[str], str]:
         gates = call("sigmoid", r"s_{0} \alpha + b"), call("sigmoid", r"s_{1} \gamma + b")
         weights = f"a = {gates[0]} + {eps}", f"c = {magnitude} {gates[1]} + {eps}"
         return [maps, listed(*weights)], r"\sum_{j} a_{j} x_{j}"
+    if isinstance(connection, ChannelGatedStreams):
+        normed, u = _gated_streams(connection.gate, connection.streams, names)
+        return [listed(normed, f"c = 2 {call('sigmoid', f'C n / {connection.streams}')}")], u
     if isinstance(connection, AltUp):
         active = connection.active
         predicted = r"p_{j} = x_{j} + \sum_{k} P_{jk} x_{k}"
@@ -200,9 +205,16 @@ def _read(step: Step, names: Names) -> tuple[list[str], str]:
     return [], times(step.read.scale, bracketed(read) if step.read.scale is not None else read)
 
 
+def _gated_streams(gate: StreamGate, streams: int, names: Names) -> tuple[str, str]:
+    """A line that says what n is, and the vector that a gate makes of streams."""
+    gates = call("sigmoid", f"B {call('silu', f'A n / {streams}')}") + "_{j}"
+    normed = f"n_{{j}} = {names(gate.norm, 'x_{j}')}"
+    return listed(normed, within("A", gate.rank, f"{streams} d")), rf"\mathrm{{mean}}_{{j}}({product(gates, 'n_{j}')})"
+
+
 def _back_to_streams(step: Step, names: Names) -> list[str]:
     connection = step.connection
-    if isinstance(connection, GatedStreams):
+    if isinstance(connection, GatedStreams | ChannelGatedStreams):
         return [set_to("x_{j}", r"x_{j} + c_{j} y")]
     if isinstance(connection, HyperConnection):
         return [set_to("x_{j}", r"c_{j} y + \sum_{i} C_{ij} x_{i}")]
@@ -335,6 +347,9 @@ def _head(n: ArchitectureParameter, names: Names) -> list[str]:
         normed = call("RMS", joined("x_{1}", ELLIPSIS, f"x_{{{n.streams.count}}}"))
         weights = call("sigmoid", f"s W_{{a}} {normed} + b") + f" + {number(n.streams.eps)}"
         lines.append(listed(r"x = \sum_{j} a_{j} x_{j}", f"a = {weights}"))
+    elif n.streams and n.streams.gate:
+        normed, x = _gated_streams(n.streams.gate, n.streams.count, names)
+        lines += [normed, f"x = {x}"]
     elif n.streams:
         lines.append(r"x = \mathrm{mean}(x_{0}, \mathrm{rescaled}_{x_{0}}(W'_{j} x_{j}))")
     if n.head.bands:

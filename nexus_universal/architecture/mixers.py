@@ -9,6 +9,7 @@ from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.dynamic_mask import DynamicMask
 from nexus_universal.architecture.packing import Packed, packing_problems
 from nexus_universal.architecture.part import ByLayer, Part, part
+from nexus_universal.architecture.pooled_indexer import PooledIndexer
 from nexus_universal.architecture.position import (
     Alibi,
     Norm,
@@ -132,7 +133,7 @@ class Attention(Part):
     the projections, and a norm of their whole width, give on both sides; `inner_norm` norms all heads together before
     the output projection. `query_scale` multiplies the projected query, `value_scale` values. `contiguous` copies
     queries, keys and values head by head before they meet: the same numbers, other bits in gradients. A layer with a
-    window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo).
+    window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo). An `indexer` chooses keys.
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
@@ -200,6 +201,7 @@ class Attention(Part):
     apart: Norm | None = None
     length_limit: float | None = None
     projected_sinks: bool = False
+    indexer: PooledIndexer | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.convolution and (self.reuse or self.value_is_key or self.packing):
@@ -214,6 +216,10 @@ class Attention(Part):
             yield "length_limit", "must be None beside qk_norm and reuse"
         if self.projected_sinks and (self.kernel != "eager" or self.sinks):
             yield "projected_sinks", "needs kernel = 'eager' and sinks = False"
+        if self.indexer and (self.kernel != "sdpa" or self.window or self.alibi or self.reuse or self.dynamic_mask):
+            yield "indexer", "needs kernel = 'sdpa', and neither window, alibi, reuse nor dynamic_mask"
+        if self.indexer and self.rope and self.rope.dims(self.head_dim) > self.indexer.head_dim:
+            yield "indexer.head_dim", f"must be at least {self.rope.dims(self.head_dim)}, of which the rope turns all"
         if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
             yield "dynamic_mask", "needs kernel = 'sdpa', and neither alibi, reuse nor differential"
         if self.dynamic_mask and self.repeat_first:

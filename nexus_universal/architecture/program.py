@@ -19,6 +19,7 @@ from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
 from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank
+from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.recurrences import (
@@ -30,6 +31,7 @@ from nexus_universal.architecture.recurrences import (
     StateSpace,
 )
 from nexus_universal.architecture.residual_convolution import ResidualConvolution
+from nexus_universal.architecture.stream_gate import StreamGate
 
 
 @part
@@ -137,6 +139,17 @@ class GatedStreams(Part):
 
 
 @part
+class ChannelGatedStreams(Part):
+    """Streams that a `gate` makes one u of, channel by channel, and that are never mixed: x_j = x_j + c_j y.
+
+    c = 2σ(C n / streams), where n are the gate's normed streams (Qwen4-Exp).
+    """
+
+    streams: int
+    gate: StreamGate
+
+
+@part
 class AltUp(Part):
     """Alternating updates (arXiv 2301.13310): predict all streams, run the step on one, correct all by its error.
 
@@ -168,7 +181,7 @@ class StreamSlice(Part):
             yield "write", "must name streams, each once"
 
 
-Connection = HyperConnection | GatedStreams | AltUp | StreamSlice
+Connection = HyperConnection | GatedStreams | ChannelGatedStreams | AltUp | StreamSlice
 
 
 @part
@@ -210,6 +223,7 @@ class Branch(Part):
         | ChainedExperts
         | LowRank
         | PerLayerInput
+        | HashedNgrams
         | Linear
         | Program
     )
@@ -241,7 +255,8 @@ class Linear(Part):
 class Step(Part):
     """Read, norm, branch, write. Writes happen in order: each sees what the one before it wrote.
 
-    Where x is several streams, a `connection` turns them into the one u, and what is written to x back into them.
+    Where x is several streams, a `connection` turns them into the one u, and what is written to x back into them; a
+    branch that reads them all needs none.
     """
 
     branches: tuple[Branch, ...]

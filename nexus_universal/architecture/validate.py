@@ -13,11 +13,13 @@ from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.ends import Embedding, Head
 from nexus_universal.architecture.feed_forward import PerLayerInput
 from nexus_universal.architecture.mixers import Attention
+from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.paths import anchor, fields_of
 from nexus_universal.architecture.program import (
     AltUp,
     Branch,
+    ChannelGatedStreams,
     GatedStreams,
     HyperConnection,
     Program,
@@ -40,6 +42,9 @@ SIGNED_OR_ZERO = {
     "active",
     "identity_experts",
     "always",
+    "separator",
+    "seed",
+    "index",
 }
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 
@@ -261,16 +266,33 @@ def _streams(program: Program, count: int | None, path: str) -> Iterator[Problem
         where, connection = f"{path}.{anchor(step, index)}.connection", step.connection
         if connection and count is None:
             yield where, connection, "must be None: x is a single stream"
-        elif isinstance(connection, HyperConnection | GatedStreams | AltUp) and connection.streams != count:
+        elif (
+            isinstance(connection, HyperConnection | GatedStreams | ChannelGatedStreams | AltUp)
+            and connection.streams != count
+        ):
             yield f"{where}.streams", connection.streams, f"must equal streams.count = {count}"
         elif isinstance(connection, StreamSlice) and count and max(connection.read, *connection.write) >= count:
             yield where, (connection.read, connection.write), f"must name streams below streams.count = {count}"
         touched = {*step.read.registers, *(term.source for write in step.writes for term in write.terms)}
-        if connection is None and count and "x" in touched | {write.register for write in step.writes}:
+        readers = [branch for branch in step.branches if isinstance(branch.part, HashedNgrams)]
+        if readers:
+            yield from _reads_streams(step, readers, count, path)
+        elif connection is None and count and "x" in touched | {write.register for write in step.writes}:
             yield where, None, f"must not be None: x is {count} streams"
         for branch in step.branches:
             if isinstance(branch.part, Program):
                 yield from _streams(branch.part, None, f"{path}.{branch.name}")
+
+
+def _reads_streams(step: Step, readers: list[Branch], count: int | None, path: str) -> Iterator[Problem]:
+    """What works on all streams at once stands in a step of its own kind: from x to x, without a connection."""
+    for branch in readers:
+        wanted, found = count or "the number of several", branch.part.streams  # type: ignore[union-attr]
+        if found != count:
+            yield f"{path}.{branch.name}.streams", found, f"must equal streams.count = {wanted}"
+    from_x, to_x = step.read.registers == ("x",), {write.register for write in step.writes} == {"x"}
+    if step.connection or not (from_x and to_x) or len(readers) < len(step.branches):
+        yield f"{path}.{readers[0].name}", "all streams", "must be read from x and written to it without a connection"
 
 
 def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:
@@ -317,5 +339,7 @@ def _looked_up(layers: tuple[Program, ...], vocab: int) -> Iterator[Problem]:
     """A table of choices has a row for every token."""
     for path, branch in _all_branches(layers):
         tokens = getattr(getattr(branch.part, "router", None), "by_token", None)
+        if isinstance(branch.part, HashedNgrams) and branch.part.vocab != vocab:
+            yield f"{path}.vocab", branch.part.vocab, f"must equal embedding.vocab = {vocab}"
         if tokens not in (None, vocab):
             yield f"{path}.router.by_token", tokens, f"must equal embedding.vocab = {vocab}"

@@ -122,6 +122,26 @@ class IndexedState(KeyValueState):
             self.index = self.index[:, :length]
 
 
+class PlacedState(IndexedState):
+    """The same, and at which positions the keys stand."""
+
+    fields = ("keys", "values", "index", "positions")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions: Tensor | None = None
+
+    def extend_positions(self, positions: Int[Tensor, "batch new"]) -> Int[Tensor, "batch total"]:
+        """Append along the sequence and return all of them."""
+        self.positions = positions if self.positions is None else torch.cat([self.positions, positions], dim=-1)
+        return self.positions
+
+    def crop(self, length: int, *, seen: int) -> None:
+        super().crop(length, seen=seen)
+        if self.positions is not None:
+            self.positions = self.positions[:, :length]
+
+
 class ConvolvedState(KeyValueState):
     """Keys and values, the last inputs of what convolves them, and what comes a position late."""
 
@@ -218,6 +238,16 @@ class RecurrentState(State):
     def crop(self, length: int, *, seen: int) -> None:
         if length < seen:
             super().crop(length, seen=seen)
+
+
+class NgramState(RecurrentState):
+    """The last tokens, and the last inputs of a causal convolution."""
+
+    fields = ("convolution", "tokens")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: Tensor | None = None
 
 
 def _append(kept: Tensor | None, new: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.length_limit import LengthLimit
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
+from nexus_universal.layers.ngrams import UniversalHashedNgrams
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution
 from nexus_universal.layers.state_space import UniversalStateSpace
@@ -86,6 +87,9 @@ def initialise(model: nn.Module, text: Text) -> None:
             _initialise_steps(module.decay_bias, text)
         elif isinstance(module, UniversalLightningAttention):
             module.start_decays()
+        elif isinstance(module, UniversalHashedNgrams):
+            module.start_hashes()
+            nn.init.zeros_(module.convolution)
         elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace | UniversalHeadedStateSpace):
             _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
 

@@ -15,6 +15,7 @@ from nexus_universal.checkpoint.rules import (
     Folded,
     Joined,
     Leading,
+    Numbered,
     Rule,
     Sliced,
     Squeezed,
@@ -68,7 +69,7 @@ def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[i
             missing.append(f"{name} (of which the family knows no tensor)")
             continue
         experts = slot.shape[0] if slot.dim() else 1
-        choices = [(rule, names_of(rule, indices=indices, experts=experts)) for rule in rules]
+        choices = [(rule, names_of(rule, indices=indices, experts=experts, given=available)) for rule in rules]
         complete = next((choice for choice in choices if all(part in available for part in choice[1])), None)
         if complete is None:
             missing += [part for part in choices[0][1] if part not in available]
@@ -125,7 +126,7 @@ def _check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tupl
     Raises:
         CheckpointError: naming the tensor, its shape and the shape that n asks for.
     """
-    if isinstance(rule, Joined):
+    if isinstance(rule, Joined | Numbered):
         found = (sum(found[0] for _, found in parts), *parts[0][1][1:])
         parts = [(" + ".join(part for part, _ in parts), found)]
     for part, found in parts:
@@ -165,6 +166,8 @@ def assemble(
             expert, part = divmod(index, len(rule.names))
             read_into(name, out[expert, part * rows : (part + 1) * rows])
         return out
+    if isinstance(rule, Numbered) and len(names) > 1:
+        return torch.cat([read(name) for name in names]).to(dtype)
     if isinstance(rule, Joined):
         joined = torch.cat([read(name) for name in names]).to(dtype)
         return joined if rule.axis is None else joined.squeeze(rule.axis)
@@ -197,7 +200,7 @@ def disassemble(tensor: Tensor, rule: Rule, names: list[str], *, rows: tuple[int
     if isinstance(rule, Joined) and rows:
         apart = tensor if rule.axis is None else tensor[added(rule.axis, tensor.dim())]
         return dict(zip(names, apart.split(rows), strict=True))
-    if isinstance(rule, Direct | Sliced):
+    if isinstance(rule, Direct | Sliced | Numbered):
         return {names[0]: tensor}
     if isinstance(rule, Transposed):
         return {names[0]: tensor.mT}

@@ -7,8 +7,9 @@ and experts as `{e}`. A rule says which tensors of a file make up one parameter.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count, takewhile
 
 INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -77,13 +78,26 @@ class Joined:
     axis: int | None = None
 
 
-Rule = Direct | Transposed | Squeezed | Leading | Folded | Stacked | Sliced | Joined
+@dataclass(frozen=True)
+class Numbered:
+    """Several file tensors, one below the other, as many as there are: `{e}` counts them from 0. Saved as one."""
+
+    name: str
 
 
-def names_of(rule: Rule, *, indices: tuple[str, ...], experts: int) -> list[str]:
-    """The file names a rule reads for a parameter with these indices; expert by expert for `Stacked`."""
+Rule = Direct | Transposed | Squeezed | Leading | Folded | Stacked | Sliced | Joined | Numbered
+
+
+def names_of(rule: Rule, *, indices: tuple[str, ...], experts: int, given: Container[str] = ()) -> list[str]:
+    """The file names a rule reads for a parameter with these indices; expert by expert for `Stacked`.
+
+    `given` are the names that a file has: for `Numbered` as many as are there, but at least one.
+    """
     templates = rule.names if isinstance(rule, Stacked | Joined) else (rule.name,)
     filled = [_fill(template, indices) for template in templates]
+    if isinstance(rule, Numbered):
+        numbered = (filled[0].replace("{e}", str(number)) for number in count())
+        return [next(numbered), *takewhile(lambda name: name in given, numbered)]
     if not isinstance(rule, Stacked):
         return filled
     return [name.replace("{e}", str(expert)) for expert in range(experts) for name in filled]

@@ -14,6 +14,7 @@ from nexus_universal.cache import (
     ConvolvedPairState,
     ConvolvedPairWindowState,
     KeyValueState,
+    PlacedState,
     State,
     WindowState,
 )
@@ -33,6 +34,7 @@ from nexus_universal.layers.length_limit import LengthLimit
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import HeadNorms, UniversalNorm
+from nexus_universal.layers.pooled_indexer import UniversalPooledIndexer
 from nexus_universal.layers.relative_bias import Biases, UniversalRelativeBias
 from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution, UniversalResidualConvolution
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
@@ -108,6 +110,11 @@ class UniversalAttention(KeepsFloat32):
             self.key_norm = LengthLimit(part.length_limit)
         self.value_norm = UniversalNorm.of(part.value_norm, part.value_width) if part.value_norm else None
         self.rope_index = self.plan.rope(part.rope, part.head_dim) if part.rope else None
+        self.indexer = None
+        if part.indexer:
+            self.indexer = UniversalPooledIndexer(
+                part.indexer, d_in=d_in or d_model, plan=self.plan, rope_index=self.rope_index
+            )
         self.differential = None
         if part.differential:
             self.differential = UniversalDifferential(
@@ -143,7 +150,7 @@ class UniversalAttention(KeepsFloat32):
 
     def _mask_kind(self) -> MaskKind:
         part = self.part
-        omissible = part.kernel == "sdpa" and part.dynamic_mask is None
+        omissible = part.kernel == "sdpa" and part.dynamic_mask is None and part.indexer is None
         form = "additive" if part.kernel.startswith("eager") else "omissible" if omissible else "always"
         if part.alibi is None:
             return MaskKind(window=part.window, chunked=part.chunked, form=form)
@@ -153,6 +160,8 @@ class UniversalAttention(KeepsFloat32):
         """An empty state for this mixer; None where it reuses what another keeps."""
         if self.part.reuse:
             return None
+        if self.part.indexer:
+            return PlacedState()
         convolved = self.part.convolution is not None
         if self.part.window is None or self.part.keeps == "all":
             return ConvolvedPairState() if convolved else KeyValueState()
@@ -184,6 +193,9 @@ class UniversalAttention(KeepsFloat32):
         if self.relative_bias is not None:
             growth = call.query_growth[part.temperature] if part.temperature else None
             bias = self.relative_bias(roles["relative"], call.distances[self.mask_index], growth)
+        if self.indexer is not None:
+            assert mask is not None
+            mask = self.indexer(x, mask, call, state)
         if self.dynamic_mask is not None:
             assert mask is not None
             mask = self.dynamic_mask(value, mask, heads=part.heads)

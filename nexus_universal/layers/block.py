@@ -15,6 +15,7 @@ from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
 from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank
+from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Step, Term, Write
 from nexus_universal.architecture.recurrences import (
     ChannelStateSpace,
@@ -45,6 +46,7 @@ from nexus_universal.layers.lightning_attention import UniversalLightningAttenti
 from nexus_universal.layers.linear import Linear as Projection
 from nexus_universal.layers.linear_recurrence import UniversalGatedLinearRecurrence
 from nexus_universal.layers.low_rank import UniversalLowRank
+from nexus_universal.layers.ngrams import UniversalHashedNgrams
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerInput
 from nexus_universal.layers.residual_convolution import UniversalResidualConvolution
@@ -118,6 +120,7 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     ResidualConvolution: lambda part, at: UniversalResidualConvolution(part, d_model=at.d_model, plan=at.plan),
     LowRank: lambda part, at: UniversalLowRank(part, d_model=at.d_model),
     PerLayerInput: lambda part, at: UniversalPerLayerInput(part, d_model=at.d_model, layer_index=at.layer_index),
+    HashedNgrams: lambda part, at: UniversalHashedNgrams(part, d_model=at.d_model, plan=at.plan),
     Linear: lambda part, at: Projection(at.width, at.d_model, bias=part.bias),
     Program: lambda part, at: UniversalTransformerBlock(
         part,
@@ -138,6 +141,7 @@ FEEDS: dict[type, Callable[..., Tensor]] = {
     MixtureOfExperts: with_tokens,
     PerLayerInput: with_call,
     ChainedExperts: with_call,
+    HashedNgrams: with_state,
     Program: as_program,
 }
 """What a part's module is called with; where nothing is said a mixer gets its state, and others their vector alone."""

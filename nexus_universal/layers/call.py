@@ -85,6 +85,8 @@ class CallPlan:
         self.measured: set[int] = set()
         """The kinds of mask whose layers ask how far keys are."""
         self.recurrent = False
+        self.reads_tokens = False
+        """Whether something needs the ids even of embeddings that a caller gives instead."""
 
     @property
     def windows(self) -> list[int | None]:

@@ -12,9 +12,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.program import AltUp, Connection, GatedStreams, HyperConnection, StreamSlice
+from nexus_universal.architecture.program import (
+    AltUp,
+    ChannelGatedStreams,
+    Connection,
+    GatedStreams,
+    HyperConnection,
+    StreamSlice,
+)
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm, bare_rms, reciprocal
+from nexus_universal.layers.stream_gate import UniversalStreamGate
 
 StreamsOf = Float[Tensor, "batch seq streams d_hidden"]
 One = Float[Tensor, "batch seq d_hidden"]
@@ -134,7 +142,28 @@ class UniversalGatedStreams(nn.Module):
         return (post.float().unsqueeze(-1) * y.float().unsqueeze(-2) + x.float()).to(x.dtype)
 
 
+class UniversalChannelGatedStreams(nn.Module):
+    """Streams are collapsed channel by channel, and each gets its share of what is made of them."""
+
+    def __init__(self, part: ChannelGatedStreams, *, d_model: int) -> None:
+        super().__init__()
+        self.part = part
+        self.gate = UniversalStreamGate(part.gate, streams=part.streams, d_model=d_model)
+        self.inject = Linear(part.streams * d_model, part.streams, bias=False)
+
+    def read(self, x: StreamsOf) -> tuple[One, tuple[Tensor, ...]]:
+        """The one vector; and each stream's share of what is made of it, and the streams."""
+        u, normed = self.gate(x)
+        return u, (2 * torch.sigmoid(self.inject(normed) / self.part.streams), x)
+
+    def write(self, kept: tuple[Tensor, ...], y: One) -> StreamsOf:
+        """The streams, each with its share of y."""
+        post, x = kept
+        return x + y.unsqueeze(-2) * post.unsqueeze(-1)
+
+
 CONNECTIONS: dict[type, Any] = {
+    ChannelGatedStreams: UniversalChannelGatedStreams,
     GatedStreams: UniversalGatedStreams,
     AltUp: UniversalAltUp,
     HyperConnection: UniversalHyperConnection,

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTransform
+from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import SinusoidPositions
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.adaptive import AdaptiveSoftmax, BandedTable
@@ -98,9 +99,18 @@ class UniversalEmbedding(nn.Module):
         if self.per_layer is None:
             return None
         if given is not None and self.per_layer.part.finds_tokens:
-            assert self.table is not None
-            input_ids = find_tokens(given, scaled(self.part, self.table))
+            input_ids = self.found(given)
         return self.per_layer(x, input_ids)
+
+    def found(self, given: Float[Tensor, "batch seq d_hidden"]) -> Int[Tensor, "batch seq"]:
+        """The ids whose rows are given.
+
+        Raises:
+            InputError: they cannot be found.
+        """
+        if self.table is None:
+            raise InputError("inputs_embeds say no ids where tokens lie in bands: give input_ids")
+        return find_tokens(given, scaled(self.part, self.table))
 
     def counted(
         self,

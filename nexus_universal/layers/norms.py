@@ -124,6 +124,20 @@ class NativeLayerNorm(UniversalNorm):
         return F.layer_norm(x, x.shape[-1:], weight, self.bias, self.eps)
 
 
+class SlicedNorm(UniversalNorm):
+    """Each of `slices` equal slices of the width by itself, times its part of the weight, rounded at the end."""
+
+    def __init__(self, part: Norm, width: int, *, slices: int) -> None:
+        refuse_unless(part, kind="rms", rounding="after_scale", bias=False)
+        super().__init__(part, width)
+        self.slices = slices
+
+    def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        wide = x.float().unflatten(-1, (self.slices, -1))
+        normed = (wide * reciprocal_rms(self.part, wide)).flatten(-2)
+        return (normed if self.weight is None else normed * self.gain()).type_as(x)
+
+
 class HeadNorms(LayerNorm):
     """A LayerNorm whose weights [heads, width] each head has of its own, written out in float32 (Cohere)."""
 

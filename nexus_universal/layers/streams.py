@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nexus_universal.architecture.ends import Streams
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import bare_rms, reciprocal
+from nexus_universal.layers.stream_gate import UniversalStreamGate
 
 StreamsOf = Float[Tensor, "batch seq streams d_hidden"]
 One = Float[Tensor, "batch seq d_hidden"]
@@ -26,6 +27,8 @@ class UniversalStreams(nn.Module):
             self.fills = nn.ModuleList(Linear(d_model, d_model, bias=False) for _ in further)
         if part.merge == "mean":
             self.merges = nn.ModuleList(Linear(d_model, d_model, bias=False) for _ in further)
+        elif part.gate:
+            self.gate = UniversalStreamGate(part.gate, streams=part.count, d_model=d_model)
         else:
             self.weight = nn.Parameter(torch.empty(part.count, part.count * d_model))
             self.bias = nn.Parameter(torch.empty(part.count))
@@ -39,6 +42,8 @@ class UniversalStreams(nn.Module):
 
     def merge(self, x: StreamsOf) -> One:
         """What the final norm reads."""
+        if self.part.gate:
+            return self.gate(x)[0]
         if self.part.norm_eps is not None:
             read, norm_eps = x.flatten(2).float(), self.part.norm_eps
             if self.part.late_norm:

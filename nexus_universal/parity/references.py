@@ -15,8 +15,9 @@ from nexus_universal.architecture.errors import CheckpointError, UnknownModelTyp
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families.shared.family import Family
 
-COMPUTED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
-"""Buffers of lightning attention that follow from the config: a reference's two forms agree for no other values."""
+COMPUTED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay", "_multipliers", "_vocab_sizes", "_offsets")
+"""Buffers that follow from the config: lightning attention's two forms agree for no other decays, and a table of
+hashed n-grams has rows for no other numbers."""
 
 
 @contextlib.contextmanager

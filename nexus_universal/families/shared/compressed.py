@@ -136,8 +136,8 @@ def experts(reader: ConfigReader) -> MixtureOfExperts:
     )
 
 
-def connected_layer(parts: dict[str, Part], connection: Connection, norm: Norm) -> Program:
-    """Every part reads the streams through a connection and a norm."""
+def connected_layer(parts: dict[str, Part], connection: Connection, norm: Norm | None) -> Program:
+    """Every part reads the streams through a connection and a norm, if there is one."""
     return Program(
         steps=tuple(
             Step(
