@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nexus_universal.architecture.mixers import LatentAttention, OutputGate
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.position import Norm, Rope
 from nexus_universal.families.shared import common, deepseek, dots3, draws, names
 from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
@@ -25,32 +23,10 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     feed_forwards = {"dense": dense, "sparse": replace(experts, shared=replace(dense, width=shared))}
     depth = reader.count("num_hidden_layers", 46)
     kinds = dots3.kinds(reader, depth)
-    sizes, ropes = dots3.sizes(reader, kinds), dots3.ropes(reader, kinds, text.context)
-    window = reader.count("sliding_window", None, optional=True) or 512
-    biases = ("query_down", "latent_down", "output") if reader.take("attention_bias", False) else ()
-    mixers = {kind: replace(_mixer(sizes[kind], ropes[kind], embedding.width, norm), biases=biases) for kind in KINDS}
-    indexer = deepseek.sparse_indexer(reader, mixers[INDEXED], heads=64, pairing="interleaved_to_half")
-    wide = replace(ropes[INDEXED], product="float32", rounded="kept")
-    mixers[INDEXED] = replace(mixers[INDEXED], indexer=replace(indexer, rope=wide))
-    mixers[SLIDING] = replace(mixers[SLIDING], window=window)
-    layers = common.sequential(
-        [mixers[kind] for kind in kinds], [feed_forwards[mlp] for mlp in dots3.mlps(reader, depth)], norm=norm
-    )
+    mixers = dots3.mixers(reader, kinds, context=text.context, width=embedding.width, norm=norm)
+    mlps = dots3.mlps(reader, depth)
+    layers = common.sequential([mixers[kind] for kind in kinds], [feed_forwards[mlp] for mlp in mlps], norm=norm)
     return common.decoder(reader, text, embedding, layers, norm)
-
-
-def _mixer(sizes: dict[str, int], rope: Rope, width: int, norm: Norm) -> LatentAttention:
-    return LatentAttention(
-        **{field: size for field, size in sizes.items() if field != "head"},
-        latent_norm=norm,
-        rope_norm=norm,
-        rope=rope,
-        query_scale=(width / sizes["query_rank"]) ** 0.5,
-        query_scale_on="latent",
-        latent_scale=(width / sizes["latent_rank"]) ** 0.5,
-        gate=OutputGate(per="head"),
-        late_gate=True,
-    )
 
 
 FAMILY = Family(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from nexus_universal.architecture.position import Rope
-from nexus_universal.families.shared import rotary
+from nexus_universal.architecture.mixers import LatentAttention, OutputGate
+from nexus_universal.architecture.position import Norm, Rope
+from nexus_universal.families.shared import deepseek, rotary
 from nexus_universal.families.shared.reader import ConfigReader
 
 FULL, INDEXED, SLIDING = KINDS = "full_attention", "indexed_attention", "sliding_attention"
@@ -20,6 +22,36 @@ SIZES = {
 }
 WHOLE = {"heads": 128, "query_rank": 1024, "latent_rank": 512, "nope_dim": 128, "value_dim": 128, "head": 256}
 WINDOWED = {"heads": 64, "query_rank": 1024, "latent_rank": 1024, "nope_dim": 192, "value_dim": 128, "head": 256}
+
+
+def mixers(
+    reader: ConfigReader, kinds: tuple[str, ...], *, context: int | None, width: int, norm: Norm
+) -> dict[str, LatentAttention]:
+    """The attention of each kind of layer."""
+    own, turns = _sizes(reader, kinds), _ropes(reader, kinds, context)
+    biased = reader.take("attention_bias", False)
+    found = {
+        kind: LatentAttention(
+            **{field: size for field, size in sizes.items() if field != "head"},
+            latent_norm=norm,
+            rope_norm=norm,
+            rope=turns[kind],
+            query_scale=(width / sizes["query_rank"]) ** 0.5,
+            query_scale_on="latent",
+            latent_scale=(width / sizes["latent_rank"]) ** 0.5,
+            gate=OutputGate(per="head"),
+            late_gate=True,
+            biases=("query_down", "latent_down", "output") if biased else (),
+        )
+        for kind, sizes in own.items()
+    }
+    indexer = deepseek.sparse_indexer(reader, found[INDEXED], heads=64, pairing="interleaved_to_half")
+    wide = replace(turns[INDEXED], product="float32", rounded="kept")
+    window = reader.count("sliding_window", None, optional=True) or 512
+    return found | {
+        INDEXED: replace(found[INDEXED], indexer=replace(indexer, rope=wide)),
+        SLIDING: replace(found[SLIDING], window=window),
+    }
 
 
 def kinds(reader: ConfigReader, depth: int) -> tuple[str, ...]:
@@ -41,7 +73,7 @@ def mlps(reader: ConfigReader, depth: int) -> tuple[str, ...]:
     return reader.names("mlp_layer_types", length=depth, known=("dense", "sparse")) or derived
 
 
-def sizes(reader: ConfigReader, kinds: tuple[str, ...]) -> dict[str, dict[str, int]]:
+def _sizes(reader: ConfigReader, kinds: tuple[str, ...]) -> dict[str, dict[str, int]]:
     """The sizes of each kind of layer: those of windowed ones under `swa_` keys, or, as saved, layer by layer."""
     whole = _own(reader, {**WHOLE, "rope_dim": 64})
     if "per_layer_config" not in reader.values:
@@ -73,7 +105,7 @@ def _own(reader: ConfigReader, default: dict[str, int], prefix: str = "", *, win
     return sizes
 
 
-def ropes(reader: ConfigReader, kinds: tuple[str, ...], context: int | None) -> dict[str, Rope]:
+def _ropes(reader: ConfigReader, kinds: tuple[str, ...], context: int | None) -> dict[str, Rope]:
     """The rotation of each kind of layer, of which one for all is a copy; indexed layers keep their tables wide."""
     far, near = reader.number("rope_theta", 80000000.0), reader.number("swa_rope_theta", 50000.0)
     said = reader.values.get("rope_parameters")
