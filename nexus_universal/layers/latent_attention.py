@@ -25,7 +25,8 @@ class UniversalLatentAttention(nn.Module):
     ) -> None:
         super().__init__()
         if part.gate:
-            refuse_unless(part.gate, activation="sigmoid", wide="none", head_bias=False)
+            widths = "none" if part.gate.wide == "activation" else part.gate.wide
+            refuse_unless(part.gate, activation="sigmoid", wide=widths, head_bias=False)
         self.part = part
         self.plan = plan or CallPlan()
         if part.gate and not part.joint_gate:
