@@ -51,7 +51,7 @@ def test_sizes_layer_by_layer(spelled: str) -> None:
     [
         (
             {"2": SIZES, "3": SIZES | {"v_head_dim": 10}},
-            r"per_layer_config\.3 = .*must be the sizes of every layer of sliding_attention",
+            r"per_layer_config\.3 = .*every layer of sliding_attention",
         ),
         ({"2": SIZES | {"num_key_value_heads": 1}, "3": SIZES}, r"per_layer_config\.2\.num_key_value_heads = 1"),
         ({"2": SIZES | {"v_head_dim": "wide"}, "3": SIZES}, r"per_layer_config\.2\.v_head_dim = 'wide'"),
