@@ -231,12 +231,13 @@ def _(part: LatentAttention, place: Place) -> Cost:
         query,
         linear(width, latent + part.rope_dim, "latent_down" in part.biases),
         norm_cost(part.latent_norm, latent),
-        replace(expanded, flops=expanded.flops * place.context),
-        attention_products(part.heads, place.context, part.head_dim, part.value_dim),
+        norm_cost(part.rope_norm, part.rope_dim),
+        replace(expanded, flops=expanded.flops * place.seen(part.window)),
+        attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_dim),
         linear(2 * part.query_rank if part.joint_gate and part.query_rank else width, gate_rows),
         linear(values, place.model, "output" in part.biases),
         weights(part.heads * part.sinks),
-        place.remembered(latent + part.rope_dim, None),
+        place.remembered(latent + part.rope_dim, part.window),
         _indexer(part.indexer, part.query_rank, place) if isinstance(part.indexer, SparseIndexer) else Cost(),
     )
 

@@ -158,25 +158,26 @@ def _slopes(part: Attention) -> str:
 @equations.register
 def _(part: LatentAttention, name: str, names: Names, width: int, model: int) -> list[str]:
     lines, query = [], linear("q", "z")
+    scales = {"query": None, "latent": None, part.query_scale_on: part.query_scale}
     if part.query_rank is not None:
         query = linear("uq", joined("c", "c'") if part.joint_gate else "c")
         down = names(part.latent_norm, linear("dq", "z", "query_down" in part.biases))
-        lines.append(within(f"c = {down}", part.query_rank))
+        lines.append(within(f"c = {times(scales['latent'], down)}", part.query_rank))
     latent = times(part.latent_scale, names(part.latent_norm, r"\ell "))
     dims = (part.heads, f"({part.nope_dim} + {part.rope_dim})")
     lines += [
-        within(f"{joined('q_{n}', 'q_{r}')} = {times(part.query_scale, query)}", *dims),
+        within(f"{joined('q_{n}', 'q_{r}')} = {times(scales['query'], query)}", *dims),
         listed(
             joined(r"\ell ", "r") + " = " + linear("d", "z", "latent_down" in part.biases),
             within(set_to(r"\ell", latent), part.latent_rank),
-            within("r", part.rope_dim),
+            within(set_to("r", names.optional(part.rope_norm, "r")) if part.rope_norm else "r", part.rope_dim),
         ),
         listed(
             "k = " + joined(r"W_{uk} \ell ", names.optional(part.rope, "r")),
             within(r"v = W_{uv} \ell", part.heads, part.value_dim),
         ),
     ]
-    where = seen(None)
+    where = seen(part.window)
     if isinstance(part.indexer, SparseIndexer):
         lines += _indexer(part.indexer, names, key=names(part.indexer.key_norm, "W_{ik} z"), among=where)
         where = r"j \in J_{t}"

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.dynamic_mask import DynamicMask
+from nexus_universal.architecture.indexers import ReusedIndices, SparseIndexer
 from nexus_universal.architecture.packing import Packed, packing_problems
 from nexus_universal.architecture.part import ByLayer, Part, part
 from nexus_universal.architecture.pooled_indexer import PooledIndexer
@@ -82,39 +83,6 @@ class OutputGate(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.head_bias and self.per == "head":
             yield "head_bias", "must be False where per = 'head': the projection's own bias says it"
-
-
-@part
-class SparseIndexer(Part):
-    """DeepSeek sparse attention: cheap scores choose, per query, the `keep` keys that attention may see.
-
-    score_ts = Σ_h w_th · heads^-0.5 · relu(q_th · k_s · head_dim^-0.5), causal, in float32: q from the query latent,
-    k and w from x. `scale_on` "weights" moves head_dim^-0.5 out of the relu to w (other bits). `emit` names the
-    chosen set so that later layers can reuse it. `rope_dim` are the leading dimensions that turn, None all.
-    """
-
-    heads: int
-    head_dim: int
-    keep: int
-    key_norm: Norm
-    rope: Rope | None = None
-    scale_on: Literal["scores", "weights"] = "scores"
-    emit: str | None = None
-    rope_dim: int | None = None
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.rope_dim is not None and not (self.rope and self.rope_dim <= self.head_dim):
-            yield "rope_dim", f"needs a rope, and must not exceed head_dim = {self.head_dim}"
-        elif self.rope:
-            name = "head_dim" if self.rope_dim is None else "rope_dim"
-            yield from self.rope.problems_in_head(self.rope_dim or self.head_dim, width=name)
-
-
-@part
-class ReusedIndices(Part):
-    """The keys that an earlier layer's indexer chose and emitted under the name `reuse` (GLM-5)."""
-
-    reuse: str
 
 
 @part
@@ -302,7 +270,10 @@ class LatentAttention(Part):
     Per head the query and key are [nope | rope]; the rotated key is shared by all heads. `query_rank` None projects the
     query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature. A `late_gate` is
     projected behind the attention and not before it: gradients then meet in another order, and differ in bits. A
-    `joint_gate` and the query are one product of the query latent joined to what its norm reads (A.X K2).
+    `joint_gate` and the query are one product of the query latent joined to what its norm reads (A.X K2). `query_scale`
+    multiplies the query, or with `query_scale_on` "latent" the normed latent that it and an indexer's query come from;
+    `latent_scale` the normed latent of keys and values. `rope_norm` norms the shared key before it turns. A `window`
+    is as in `Attention`.
     """
 
     role: ClassVar[str] = "mixer"
@@ -318,7 +289,10 @@ class LatentAttention(Part):
     scale_by_yarn: bool = False
     biases: tuple[Literal["query_down", "latent_down", "output"], ...] = ()
     query_scale: float | None = None
+    query_scale_on: Literal["query", "latent"] = "query"
     latent_scale: float | None = None
+    rope_norm: Norm | None = None
+    window: int | None = None
     gate: OutputGate | None = None
     late_gate: bool = False
     joint_gate: bool = False
@@ -334,6 +308,10 @@ class LatentAttention(Part):
             yield "late_gate" if self.late_gate else "joint_gate", "needs a gate"
         if self.joint_gate and (self.late_gate or self.query_rank is None or (self.gate and self.gate.per == "head")):
             yield "joint_gate", "needs query_rank, a gate per channel, and late_gate = False"
+        if self.query_scale_on == "latent" and (self.query_rank is None or self.query_scale is None):
+            yield "query_scale_on", "must be 'query' where there is no query latent, or no query_scale"
+        if self.window is not None and self.indexer:
+            yield "window", "must be None where an indexer chooses among all keys"
         if self.query_rank is None and isinstance(self.indexer, SparseIndexer):
             yield "query_rank", "must not be None: the indexer's queries come from the query latent"
         if self.scale_by_yarn and not (self.rope and isinstance(self.rope.scaling, YarnScaling)):
@@ -387,6 +365,8 @@ class CompressedAttention(Part):
             yield "rate", "is None, but overlap and indexer work on compressed entries"
         if self.indexer and self.indexer.rope_dim is not None:
             yield "indexer.rope_dim", "must be None: its rope says what of compressed entries turns"
+        if self.indexer and self.indexer.rope and self.indexer.rope.rounded == "kept":
+            yield "indexer.rope.rounded", "must be 'all': compressed entries are rounded"
         if self.heads % self.output_groups:
             yield "output_groups", f"must divide heads = {self.heads}"
 

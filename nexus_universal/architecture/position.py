@@ -170,7 +170,7 @@ class Rope(Part):
     negative angle. `over` is the order that its input lies in: heads of positions, or positions of heads (the same
     numbers, other bits in gradients). `frequencies` "model" computes them in the model's dtype (GPT-J),
     "float64" angles, too, as positions divided by theirs (RoFormer). `rounded` "kept" leaves queries and
-    keys in the dtype of the product, but for keys that a cache keeps (CodeGen).
+    keys in the dtype of the product, but for keys that a cache keeps (CodeGen), an indexer's excepted (dots3).
     """
 
     theta: float

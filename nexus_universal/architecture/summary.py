@@ -57,7 +57,8 @@ def _(part: Attention) -> str:
 @part_line.register
 def _(part: LatentAttention) -> str:
     sparse = f" top {part.indexer.keep}" if isinstance(part.indexer, SparseIndexer) else ""
-    return f"latent attention {part.heads}×{part.head_dim} rank {part.latent_rank}{sparse}"
+    window = f" w{part.window}" if part.window else ""
+    return f"latent attention {part.heads}×{part.head_dim} rank {part.latent_rank}{window}{sparse}"
 
 
 @part_line.register

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.mixers import LatentAttention, SparseIndexer
-from nexus_universal.cache import IndexedState, KeyValueState, State
+from nexus_universal.cache import IndexedState, KeyValueState, State, WindowState
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.kernels import eager_attention, fused_attention
 from nexus_universal.layers.linear import Linear
@@ -44,13 +44,15 @@ class UniversalLatentAttention(nn.Module):
                 self.query_up = Linear(part.query_rank, query_width, bias=False)
         self.latent_down = Linear(d_model, part.latent_rank + part.rope_dim, bias="latent_down" in part.biases)
         self.latent_norm = UniversalNorm.of(part.latent_norm, part.latent_rank)
+        self.key_rope_norm = UniversalNorm.of(part.rope_norm, part.rope_dim) if part.rope_norm else None
         self.latent_up = Linear(part.latent_rank, part.heads * (part.nope_dim + part.value_dim), bias=False)
         self.output = Linear(part.heads * part.value_dim, d_model, bias="output" in part.biases)
+        self.query_scales = {"query": None, "latent": None, part.query_scale_on: part.query_scale}
         self.rope_index = self.plan.rope(part.rope, part.rope_dim) if part.rope else None
         self.indexer = self._indexer(d_model)
         self.sinks = nn.Parameter(torch.empty(part.heads)) if part.sinks else None
         form = "additive" if part.sinks else "always" if self.indexer else "omissible"
-        self.mask_index = self.plan.mask(MaskKind(form=form), key)
+        self.mask_index = self.plan.mask(MaskKind(window=part.window, form=form), key)
 
     def _indexer(self, d_model: int) -> nn.Module | None:
         """What narrows the mask, called (input, query latent, mask, call, state)."""
@@ -62,7 +64,9 @@ class UniversalLatentAttention(nn.Module):
 
     def new_state(self) -> State:
         """An empty state for this mixer."""
-        return IndexedState() if isinstance(self.part.indexer, SparseIndexer) else KeyValueState()
+        if isinstance(self.part.indexer, SparseIndexer):
+            return IndexedState()
+        return KeyValueState() if self.part.window is None else WindowState(self.part.window)
 
     def forward(
         self,
@@ -74,7 +78,7 @@ class UniversalLatentAttention(nn.Module):
         part, (batch, seq) = self.part, x.shape[:2]
         gate = self.gate(x) if part.gate and not (part.late_gate or part.joint_gate) else None
         down = x if part.query_rank is None else self.query_down(x)
-        query_latent = x if part.query_rank is None else self.query_norm(down)
+        query_latent = x if part.query_rank is None else _times(self.query_norm(down), self.query_scales["latent"])
         if part.joint_gate:
             both = self.query_gate(torch.cat([query_latent, down], dim=-1)).view(batch, seq, part.heads, -1)
             query, gate = both.split([part.head_dim, part.value_dim], dim=-1)
@@ -83,12 +87,14 @@ class UniversalLatentAttention(nn.Module):
             query = (self.query if part.query_rank is None else self.query_up)(query_latent)
         query = query.view(batch, seq, part.heads, part.head_dim).transpose(1, 2)
         query_nope, query_rope = (
-            _times(half, part.query_scale) for half in query.split([part.nope_dim, part.rope_dim], dim=-1)
+            _times(half, self.query_scales["query"]) for half in query.split([part.nope_dim, part.rope_dim], dim=-1)
         )
 
         latent, key_rope = self.latent_down(x).split([part.latent_rank, part.rope_dim], dim=-1)
         latent = _times(self.latent_norm(latent), part.latent_scale).view(batch, 1, seq, part.latent_rank)
         key_rope = key_rope.view(batch, 1, seq, part.rope_dim)
+        if self.key_rope_norm is not None:
+            key_rope = self.key_rope_norm(key_rope)
         if self.rope_index is not None:
             rope = self.plan.ropes[self.rope_index]
             query_rope, key_rope = rope.rotate(query_rope, key_rope, call.tables[self.rope_index])

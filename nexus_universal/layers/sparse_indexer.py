@@ -42,7 +42,9 @@ class UniversalSparseIndexer(nn.Module):
         query = self.query(latent).view(batch, seq, part.heads, part.head_dim).transpose(1, 2)
         key = self.key_norm(self.key(x)).unsqueeze(1)
         if self.rope_index is not None:
-            query, key = self.plan.ropes[self.rope_index].rotate(query, key, call.tables[self.rope_index])
+            rope, tables = self.plan.ropes[self.rope_index], call.tables[self.rope_index]
+            wide = rope.part.rounded == "kept"
+            query, key = (rope.turned(side, tables, wide=wide) for side in (query, key))
         query, key = query.transpose(1, 2), key.squeeze(1)
         if state is not None:
             assert isinstance(state, IndexedState)

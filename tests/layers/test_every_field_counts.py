@@ -119,6 +119,7 @@ EQUAL: dict[str, str] = {
     "alibi.slopes": "two ways to the same numbers",
     "rope.over": "the order in which the same numbers lie: gradients show it",
     "part.late_gate": "the same numbers: gradients show it",
+    "part.query_scale_on": "a factor before a matrix or behind it",
     "part.cut": "the same numbers: gradients show it",
     "part.views": "the same numbers: gradients show it",
     "part.shared_call": "the same numbers: gradients show it",

@@ -1,0 +1,42 @@
+"""Which keys an attention may see, chosen by scores that are cheaper than its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from nexus_universal.architecture.part import Part, part
+from nexus_universal.architecture.position import Norm, Rope
+
+
+@part
+class SparseIndexer(Part):
+    """DeepSeek sparse attention: cheap scores choose, per query, the `keep` keys that attention may see.
+
+    score_ts = Σ_h w_th · heads^-0.5 · relu(q_th · k_s · head_dim^-0.5), causal, in float32: q from the query latent,
+    k and w from x. `scale_on` "weights" moves head_dim^-0.5 out of the relu to w (other bits). `emit` names the
+    chosen set so that later layers can reuse it. `rope_dim` are the leading dimensions that turn, None all.
+    """
+
+    heads: int
+    head_dim: int
+    keep: int
+    key_norm: Norm
+    rope: Rope | None = None
+    scale_on: Literal["scores", "weights"] = "scores"
+    emit: str | None = None
+    rope_dim: int | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.rope_dim is not None and not (self.rope and self.rope_dim <= self.head_dim):
+            yield "rope_dim", f"needs a rope, and must not exceed head_dim = {self.head_dim}"
+        elif self.rope:
+            name = "head_dim" if self.rope_dim is None else "rope_dim"
+            yield from self.rope.problems_in_head(self.rope_dim or self.head_dim, width=name, kept=True)
+
+
+@part
+class ReusedIndices(Part):
+    """The keys that an earlier layer's indexer chose and emitted under the name `reuse` (GLM-5)."""
+
+    reuse: str
