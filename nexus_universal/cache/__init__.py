@@ -2,6 +2,7 @@
 
 from nexus_universal.cache.cache import Cache
 from nexus_universal.cache.states import (
+    AveragedState,
     CompressedState,
     ConvolvedState,
     ConvolvedWindowState,
@@ -14,6 +15,7 @@ from nexus_universal.cache.states import (
 )
 
 __all__ = [
+    "AveragedState",
     "Cache",
     "CompressedState",
     "ConvolvedState",

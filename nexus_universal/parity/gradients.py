@@ -88,8 +88,9 @@ def _reference_gradients(reference: Reference, ids: Tensor, probe: Tensor) -> di
     reference.begin()
     reference.model.zero_grad(set_to_none=True)
     (reference(ids).float() * probe).sum().backward()
+    scales = reference.rescaled()
     found = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
+        name: torch.zeros_like(p) if p.grad is None else p.grad.detach() * scales.get(name, 1.0)
         for name, p in reference.model.named_parameters(remove_duplicate=False)
     }
     reference.model.zero_grad(set_to_none=True)

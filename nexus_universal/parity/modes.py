@@ -21,6 +21,18 @@ STARTS_ANEW = ("bamba",)
 OWN_CACHE = {"minimax": "MiniMaxCache"}
 """Types that take no cache but one of their own class."""
 
+GIVES_STATES = {"rwkv": "state", "xlstm": "cache_params"}
+"""Types that make their own states in a first call, and how they call what they give and take."""
+
+STEPS_ALONE = ("rwkv",)
+"""Types whose single steps mix the rows of a batch (docs/REFERENCE_FAULTS.md): they are asked row by row."""
+
+NEEDS_STATES = ("xlstm",)
+"""Types that multiply no half precision without states of the same dtype (docs/REFERENCE_FAULTS.md)."""
+
+RESCALED = {"rwkv": ("attention.output", "feed_forward.value")}
+"""Types that divide weights of each layer in place, in the first call that is no training."""
+
 READS_ANEW = ("openai-gpt",)
 """Types without any cache: what came before is read again with every piece, in products of other shapes and bits."""
 
@@ -42,7 +54,7 @@ COUNTS_SLOTS = (
 GROWS_BY_SLOTS = ("llama4", "llama4_text")
 """Types whose queries grow with slots, pads among them, and not with positions (docs/REFERENCE_FAULTS.md)."""
 
-KEEPS_ALL = ("trocr", "whisper")
+KEEPS_ALL = ("trocr", "whisper", "xlstm")
 """Types that give logits of all positions, whichever are asked for: a product over more rows has other bits."""
 
 TAKES_NEW = ("mamba", "falcon_mamba")
@@ -94,6 +106,10 @@ class Sample:
         """The same rows, all of full length."""
         return replace(self, lengths=(self.ids.shape[1],) * len(self.lengths))
 
+    def one_row(self) -> Sample:
+        """The first row alone."""
+        return replace(self, ids=self.ids[:1], lengths=self.lengths[:1])
+
     def stepped(self) -> Sample:
         """The same rows, read in one chunk and then one by one."""
         first = self.chunks[0]
@@ -139,6 +155,17 @@ class Past:
         return torch.cat(self.ids, dim=1), torch.cat(self.positions, dim=1) if self.positions else None
 
 
+@dataclass
+class Given:
+    """The states that a first call has given, if there was one."""
+
+    states: Any = None
+
+    def row(self, index: int) -> Given:
+        """Those of one row, in the same memory: they are written in place."""
+        return Given([state[index : index + 1] for state in self.states])
+
+
 class Reference:
     """The reference behind the few calls that modes make."""
 
@@ -147,7 +174,9 @@ class Reference:
         self.rotary = Rotary(model)
         # A model that only has recurrent states calls its cache by another name, and swallows the usual one unread.
         recurrent = "cache_params" in inspect.signature(model.forward).parameters
-        self.cache_name = "cache_params" if recurrent else "past_key_values"
+        kind = model.config.model_type
+        self.cache_name = GIVES_STATES.get(kind, "cache_params" if recurrent else "past_key_values")
+        self.steps_alone, self.needs_states = kind in STEPS_ALONE, kind in NEEDS_STATES
         self.takes_new = model.config.model_type in TAKES_NEW
         self.starts_anew = model.config.model_type in STARTS_ANEW
         self.first_row = model.config.pad_token_id + 1 if model.config.model_type in POSITIONS_ARE_ROWS else 0
@@ -161,6 +190,8 @@ class Reference:
 
         if self.model.config.model_type in READS_ANEW:
             return Past()
+        if self.model.config.model_type in GIVES_STATES:
+            return Given()
         if self.model.config.model_type in OWN_CACHE:
             return getattr(inspect.getmodule(type(self.model)), OWN_CACHE[self.model.config.model_type])()
         return DynamicCache(config=self.model.config)
@@ -177,6 +208,8 @@ class Reference:
         if isinstance(cache, Past):
             whole, where = cache.with_piece(ids, positions)
             return self(whole, mask=mask, positions=where)[:, -(keep or ids.shape[1]) :]
+        if self.steps_alone and cache is not None and ids.shape[1] == 1 < ids.shape[0]:
+            return torch.cat([self(row, cache=cache.row(index)) for index, row in enumerate(ids.split(1))])
         if positions is None and cache is not None and self.starts_anew:
             positions = (torch.arange(ids.shape[1]) + cache.get_seq_length()).unsqueeze(0)
         if positions is not None:
@@ -187,17 +220,33 @@ class Reference:
             ids,
             attention_mask=mask,
             position_ids=positions,
-            use_cache=cache is not None,
+            use_cache=cache is not None or self._remembers(),
             logits_to_keep=keep,
-            **{self.cache_name: cache},
+            **{self.cache_name: cache.states if isinstance(cache, Given) else cache},
         )
+        if isinstance(cache, Given):
+            cache.states = getattr(out, self.cache_name)
         return out.logits
+
+    def _remembers(self) -> bool:
+        """Whether a call without a cache makes states all the same; no gradient goes through those."""
+        return self.needs_states and self.model.dtype in (torch.bfloat16, torch.float16)
+
+    def rescaled(self) -> dict[str, float]:
+        """What the first call has multiplied weights by: gradients are those of what they have become."""
+        config = self.model.config
+        every = getattr(config, "rescale_every", 0)
+        return {
+            f"rwkv.blocks.{index}.{name}.weight": 2.0 ** -(index // every)
+            for name in RESCALED.get(config.model_type, ())
+            for index in range(config.num_hidden_layers if every > 0 else 0)
+        }
 
     def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:
         """Logits of the token table's rows, given as they lie there; of looked-up ones where it is no single table."""
         tokens = self.model.get_input_embeddings()
         rows = embedding(ids, tokens.weight) if hasattr(tokens, "weight") and not looks_up else tokens(ids)
-        return self.model(inputs_embeds=rows, use_cache=False).logits
+        return self.model(inputs_embeds=rows, use_cache=self._remembers()).logits
 
 
 class Ours:
