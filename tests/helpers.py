@@ -28,7 +28,7 @@ from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.reader import INERT
 from nexus_universal.parity import references
 from nexus_universal.parity.draws import scans_restart
-from nexus_universal.parity.modes import COUNTS_SLOTS, GROWS_BY_SLOTS
+from nexus_universal.parity.modes import COUNTS_SLOTS, GROWS_BY_SLOTS, STEPS_ALONE
 
 transformers.logging.set_verbosity_error()
 hypothesis.settings.register_profile(
@@ -155,6 +155,11 @@ def pair(model_type: str) -> tuple[Any, UniversalTransformer]:
 def pieces(model_type: str) -> list[int]:
     """How 20 positions may be cut where the reference's bits are compared: see `scans_restart`."""
     return [14, *(1,) * 6] if scans_restart(pair(model_type)[1].n) else [14, 1, 5]
+
+
+def rows(model_type: str, count: int) -> int:
+    """How many rows go on together where the reference's bits are compared: one where its steps mix them."""
+    return 1 if model_type in STEPS_ALONE else count
 
 
 def ids(batch: int, seq: int, *, seed: int = 1, vocab: int = 97) -> Tensor:

@@ -13,11 +13,13 @@ from nexus_universal.layers.adaptive import Band
 from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.connections import UniversalHyperConnection
+from nexus_universal.layers.decayed_average import UniversalDecayedAverage, UniversalShiftedFeedForward
 from nexus_universal.layers.experts import UniversalRouter
 from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
+from nexus_universal.layers.matrix_memory import UniversalMatrixMemory
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.state_space import UniversalStateSpace
 from nexus_universal.layers.steps import LayerScale
@@ -74,6 +76,10 @@ def initialise(model: nn.Module, text: Text) -> None:
             _initialise_steps(module.decay_bias, text)
         elif isinstance(module, UniversalLightningAttention):
             module.start_decays()
+        elif isinstance(module, UniversalMatrixMemory):
+            module.start_gates()
+        elif isinstance(module, UniversalDecayedAverage | UniversalShiftedFeedForward):
+            module.start(depth=len(model.layers))  # type: ignore[arg-type]
         elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace | UniversalHeadedStateSpace):
             _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
 

@@ -25,6 +25,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     width = embedding.width
     reader.agree("attention_hidden_size", reader.count("attention_hidden_size", optional=True) or width, width)
     inner = reader.count("intermediate_size", optional=True) or 4 * width
+    for key in ("attn_implementation", "_attn_implementation"):
+        reader.inert(key, None, "eager")
     every = reader.take("rescale_every", 6)
     depth = reader.count("num_hidden_layers", 32)
     layers = (_layer(index, every if every > 0 else depth + 1, inner, norm) for index in range(depth))
@@ -76,13 +78,13 @@ FAMILY = Family(
     ),
     aliases={"context_length": "max_position_embeddings"},
     rope="none",
-    tiny={"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 2, "rescale_every": 1},
+    tiny={"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 2, "rescale_every": 0},
     draws={
         "hidden_size": (48, 32),
         "intermediate_size": (None, 40),
         "layer_norm_epsilon": (1e-5, 1e-2),
         "num_hidden_layers": (2, 3),
-        "rescale_every": (1, 2, 0, 6),
+        "rescale_every": (0, 1, 2, 6),
         "tie_word_embeddings": (False, True),
     },
 )

@@ -14,8 +14,8 @@ from nexus_universal.families.shared.family import Family
 from nexus_universal.families.shared.reader import ConfigReader
 
 BLOCK = "backbone.blocks.{i}"
-MEMORY = {"query": "q", "key": "k", "value": "v", "gate": "ogate_preact", "norm": "multihead_norm", "output": "out_proj"}
-MEMORY |= {"input_gate": "igate_preact", "forget_gate": "fgate_preact"}
+MEMORY = {"query": "q", "key": "k", "value": "v", "norm": "multihead_norm", "output": "out_proj"}
+MEMORY |= {"gate": "ogate_preact", "input_gate": "igate_preact", "forget_gate": "fgate_preact"}
 FEEDING = {"gate": "proj_up_gate", "up": "proj_up", "down": "proj_down"}
 KERNELS = "names a kernel, and how it computes"
 
@@ -31,6 +31,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     reader.agree("num_blocks", reader.count("num_blocks", optional=True) or depth, depth)
     for key, plain in {"use_bias": False, "norm_reduction_force_float32": True, "weight_mode": "single"}.items():
         reader.inert(key, plain)
+    for key in ("attn_implementation", "_attn_implementation"):
+        reader.inert(key, None, "eager")
     reader.inert("inference_state_dtype", "float32")
     reader.inert("mode", "inference")
     eps, heads = reader.number("norm_eps", 1e-6), reader.count("num_heads", 8)

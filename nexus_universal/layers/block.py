@@ -107,8 +107,12 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     LightningAttention: lambda part, at: UniversalLightningAttention(
         part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan
     ),
-    DecayedAverage: lambda part, at: UniversalDecayedAverage(part, d_model=at.d_model, plan=at.plan),
-    ShiftedFeedForward: lambda part, at: UniversalShiftedFeedForward(part, d_model=at.d_model, plan=at.plan),
+    DecayedAverage: lambda part, at: UniversalDecayedAverage(
+        part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan
+    ),
+    ShiftedFeedForward: lambda part, at: UniversalShiftedFeedForward(
+        part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan
+    ),
     MatrixMemory: lambda part, at: UniversalMatrixMemory(part, d_model=at.d_model, plan=at.plan),
     FeedForward: lambda part, at: UniversalFeedForward(part, d_model=at.d_model),
     ConvolvedAttention: lambda part, at: UniversalConvolvedAttention(

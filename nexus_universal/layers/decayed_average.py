@@ -43,7 +43,7 @@ class TokenShift(nn.Module):
 
     @torch.no_grad()
     def start(self, *powers: float, later: float) -> None:
-        """Each role's m rises from 0 over the channels, by a power of its own; that of a value ends higher by `later`."""
+        """Each role's m rises from 0 over the channels, by a power of its own; a value's is higher by `later`."""
         width = getattr(self, self.roles[0]).shape[0]
         for role, power in zip(self.roles, powers, strict=True):
             mix = getattr(self, role)
@@ -56,9 +56,11 @@ class UniversalDecayedAverage(nn.Module):
     `decay` is the logarithm of the rate, `bonus` what the newest key gets on top.
     """
 
-    def __init__(self, part: DecayedAverage, *, d_model: int, plan: CallPlan | None = None) -> None:
+    def __init__(
+        self, part: DecayedAverage, *, d_model: int, layer_index: int = 0, plan: CallPlan | None = None
+    ) -> None:
         super().__init__()
-        self.part = part
+        self.part, self.layer_index = part, layer_index
         self.plan = plan or CallPlan()
         self.plan.recurrent = True
         self.decay = nn.Parameter(torch.empty(d_model))
@@ -70,9 +72,9 @@ class UniversalDecayedAverage(nn.Module):
         self.output = Linear(d_model, d_model, bias=False)
 
     @torch.no_grad()
-    def start(self, layer: int, depth: int) -> None:
+    def start(self, depth: int) -> None:
         """Decays from slow to fast over the channels, and mixes that look back less the deeper the layer."""
-        width, deep, left = self.decay.shape[0], layer / max(depth - 1, 1), 1 - layer / depth
+        width, deep, left = self.decay.shape[0], self.layer_index / max(depth - 1, 1), 1 - self.layer_index / depth
         share = torch.arange(width) / max(width - 1, 1)
         self.decay.copy_(-5 + 8 * share ** (0.7 + 1.3 * deep))
         nn.init.ones_(self.bonus)
@@ -127,9 +129,11 @@ class UniversalDecayedAverage(nn.Module):
 class UniversalShiftedFeedForward(nn.Module):
     """σ(W_r x') ⊙ W_d relu(W_u x'')², x' and x'' mixed with the position before (RWKV, arXiv 2305.13048)."""
 
-    def __init__(self, part: ShiftedFeedForward, *, d_model: int, plan: CallPlan | None = None) -> None:
+    def __init__(
+        self, part: ShiftedFeedForward, *, d_model: int, layer_index: int = 0, plan: CallPlan | None = None
+    ) -> None:
         super().__init__()
-        self.part = part
+        self.part, self.layer_index = part, layer_index
         self.plan = plan or CallPlan()
         self.plan.recurrent = True
         self.shift = TokenShift(d_model, "up", "gate")
@@ -138,9 +142,9 @@ class UniversalShiftedFeedForward(nn.Module):
         self.down = Linear(part.width, d_model, bias=False)
 
     @torch.no_grad()
-    def start(self, layer: int, depth: int) -> None:
+    def start(self, depth: int) -> None:
         """Mixes that look back less the deeper the layer."""
-        left = 1 - layer / depth
+        left = 1 - self.layer_index / depth
         self.shift.start(left, left, later=0.0)
 
     def new_state(self) -> State:

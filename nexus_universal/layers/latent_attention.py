@@ -25,7 +25,8 @@ class UniversalLatentAttention(nn.Module):
     ) -> None:
         super().__init__()
         if part.gate:
-            refuse_unless(part.gate, activation="sigmoid", wide="none", head_bias=False)
+            refuse_unless(part.gate, activation="sigmoid", head_bias=False)
+            refuse_unless(part.gate, wide="product" if part.gate.wide == "product" else "none")
         self.part = part
         self.plan = plan or CallPlan()
         if part.gate and not part.joint_gate:

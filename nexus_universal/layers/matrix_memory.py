@@ -17,9 +17,7 @@ from nexus_universal.layers.support import refuse_unless
 
 Heads = Float[Tensor, "batch heads seq d"]
 Gates = Float[Tensor, "batch heads seq"]
-Memory = tuple[
-    Float[Tensor, "batch heads key value"], Float[Tensor, "batch heads key"], Float[Tensor, "batch heads 1"]
-]
+Memory = tuple[Float[Tensor, "batch heads key value"], Float[Tensor, "batch heads key"], Float[Tensor, "batch heads 1"]]
 """What was written, the sum of its keys, and the exponent to which both are relative."""
 
 
@@ -51,6 +49,14 @@ class UniversalMatrixMemory(nn.Module):
         self.project = InputProjections(self, rows, d_in=d_model, biases=("input_gate", "forget_gate"))
         self.norm = HeadwiseNorm(part.norm, values)
         self.output = Linear(values, d_model, bias=False)
+
+    @torch.no_grad()
+    def start_gates(self) -> None:
+        """Input gates all but shut, forget gates open, the more the later the head, whatever x is."""
+        for gate in (self.input_gate, self.forget_gate):
+            nn.init.zeros_(gate.weight)
+        nn.init.constant_(self.input_gate.bias, -10.0)
+        self.forget_gate.bias.copy_(torch.linspace(3.0, 6.0, self.part.heads))
 
     def new_state(self) -> State:
         """An empty state for this mixer."""
