@@ -212,9 +212,9 @@ class ShiftedFeedForward(Part):
 class MatrixMemory(Part):
     """mLSTM (arXiv 2405.04517, 2.3): C ← f C + i k vᵀ; n ← f n + i k; h = Cᵀq / (max(|n·q|, e^−m) + eps), per head.
 
-    q is scaled by key_dim^-0.5; f = σ(W_f x + b) and i = exp(W_i x + b), whose arguments are capped, c · tanh(· / c) for
-    `gate_cap` c. C and n are relative to e^m, m ← max(log f + m, log i), 0 before the first position. The output is
-    σ(W_g x) ⊙ norm(h), a `norm` of each head. As many positions as make whole chunks are multiplied at once.
+    q is scaled by key_dim^-0.5; f = σ(W_f x + b) and i = exp(W_i x + b), whose arguments are capped: c · tanh(· / c),
+    c the `gate_cap`. C and n are relative to e^m; m ← max(log f + m, log i) is 0 before the first position. The output
+    is σ(W_g x) ⊙ norm(h), a norm of each head. As many positions as make whole chunks are multiplied at once.
     """
 
     role: ClassVar[str] = "mixer"
