@@ -28,7 +28,8 @@ from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.reader import INERT
 from nexus_universal.parity import references
 from nexus_universal.parity.draws import scans_restart
-from nexus_universal.parity.modes import COUNTS_SLOTS, GROWS_BY_SLOTS, STEPS_ALONE
+from nexus_universal.parity.modes import COUNTS_SLOTS, GROWS_BY_SLOTS
+from nexus_universal.parity.own_states import STEPS_ALONE
 
 transformers.logging.set_verbosity_error()
 hypothesis.settings.register_profile(

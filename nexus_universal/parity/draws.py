@@ -27,10 +27,10 @@ from nexus_universal.parity.modes import (
     KEEPS_ALL,
     LAST,
     LEFT_PADDED,
-    STEPS_ALONE,
     WIDENS_MASK,
     Sample,
 )
+from nexus_universal.parity.own_states import STEPS_ALONE
 
 CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
 UNMASKED = (GatedLinearRecurrence, DecayedAverage, MatrixMemory)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from nexus_universal.parity.own_states import GIVES_STATES, STEPS_ALONE, Given, remembers
 from nexus_universal.parity.references import Rotary
 from nexus_universal.transformer import UniversalTransformer
 
@@ -20,18 +21,6 @@ STARTS_ANEW = ("bamba",)
 
 OWN_CACHE = {"minimax": "MiniMaxCache"}
 """Types that take no cache but one of their own class."""
-
-GIVES_STATES = {"rwkv": "state", "xlstm": "cache_params"}
-"""Types that make their own states in a first call, and how they call what they give and take."""
-
-STEPS_ALONE = ("rwkv",)
-"""Types whose single steps mix the rows of a batch (docs/REFERENCE_FAULTS.md): they are asked row by row."""
-
-NEEDS_STATES = ("xlstm",)
-"""Types that multiply no half precision without states of the same dtype (docs/REFERENCE_FAULTS.md)."""
-
-RESCALED = {"rwkv": ("attention.output", "feed_forward.value")}
-"""Types that divide weights of each layer in place, in the first call that is no training."""
 
 READS_ANEW = ("openai-gpt",)
 """Types without any cache: what came before is read again with every piece, in products of other shapes and bits."""
@@ -155,17 +144,6 @@ class Past:
         return torch.cat(self.ids, dim=1), torch.cat(self.positions, dim=1) if self.positions else None
 
 
-@dataclass
-class Given:
-    """The states that a first call has given, if there was one."""
-
-    states: Any = None
-
-    def row(self, index: int) -> Given:
-        """Those of one row, in the same memory: they are written in place."""
-        return Given([state[index : index + 1] for state in self.states])
-
-
 class Reference:
     """The reference behind the few calls that modes make."""
 
@@ -176,7 +154,7 @@ class Reference:
         recurrent = "cache_params" in inspect.signature(model.forward).parameters
         kind = model.config.model_type
         self.cache_name = GIVES_STATES.get(kind, "cache_params" if recurrent else "past_key_values")
-        self.steps_alone, self.needs_states = kind in STEPS_ALONE, kind in NEEDS_STATES
+        self.steps_alone = kind in STEPS_ALONE
         self.takes_new = model.config.model_type in TAKES_NEW
         self.starts_anew = model.config.model_type in STARTS_ANEW
         self.first_row = model.config.pad_token_id + 1 if model.config.model_type in POSITIONS_ARE_ROWS else 0
@@ -220,7 +198,7 @@ class Reference:
             ids,
             attention_mask=mask,
             position_ids=positions,
-            use_cache=cache is not None or self._remembers(),
+            use_cache=cache is not None or remembers(self.model),
             logits_to_keep=keep,
             **{self.cache_name: cache.states if isinstance(cache, Given) else cache},
         )
@@ -228,25 +206,11 @@ class Reference:
             cache.states = getattr(out, self.cache_name)
         return out.logits
 
-    def _remembers(self) -> bool:
-        """Whether a call without a cache makes states all the same; no gradient goes through those."""
-        return self.needs_states and self.model.dtype in (torch.bfloat16, torch.float16)
-
-    def rescaled(self) -> dict[str, float]:
-        """What the first call has multiplied weights by: gradients are those of what they have become."""
-        config = self.model.config
-        every = getattr(config, "rescale_every", 0)
-        return {
-            f"rwkv.blocks.{index}.{name}.weight": 2.0 ** -(index // every)
-            for name in RESCALED.get(config.model_type, ())
-            for index in range(config.num_hidden_layers if every > 0 else 0)
-        }
-
     def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:
         """Logits of the token table's rows, given as they lie there; of looked-up ones where it is no single table."""
         tokens = self.model.get_input_embeddings()
         rows = embedding(ids, tokens.weight) if hasattr(tokens, "weight") and not looks_up else tokens(ids)
-        return self.model(inputs_embeds=rows, use_cache=self._remembers()).logits
+        return self.model(inputs_embeds=rows, use_cache=remembers(self.model)).logits
 
 
 class Ours:

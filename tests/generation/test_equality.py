@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nexus_universal import UniversalTransformer
 from nexus_universal.generation import encode
 from nexus_universal.parity.draws import pads_leak
-from nexus_universal.parity.modes import STEPS_ALONE, WIDENS_MASK, Reference, positions_of
+from nexus_universal.parity.modes import WIDENS_MASK, Reference, positions_of
+from nexus_universal.parity.own_states import STEPS_ALONE
 from tests.generation.support import CHECKPOINTS, DATA
 from tests.helpers import MODEL_TYPES, UNTOLD, ids, pair, reference, rows, same, universal
 
