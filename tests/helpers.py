@@ -157,6 +157,11 @@ def pieces(model_type: str) -> list[int]:
     return [14, *(1,) * 6] if scans_restart(pair(model_type)[1].n) else [14, 1, 5]
 
 
+def rows(model_type: str, count: int) -> int:
+    """How many rows go on together where the reference's bits are compared: one where its steps mix them."""
+    return 1 if quirks(model_type).steps_alone else count
+
+
 def ids(batch: int, seq: int, *, seed: int = 1, vocab: int = 97) -> Tensor:
     """Random ids."""
     return torch.randint(0, vocab, (batch, seq), generator=torch.Generator().manual_seed(seed))

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from nexus_universal.parity.draws import pads_leak
 from nexus_universal.parity.modes import Reference
 from tests.checkpoint.on_disk import published
-from tests.helpers import MODEL_TYPES, ROOT, UNTOLD, furthest, ids, pair, pieces, same
+from tests.helpers import MODEL_TYPES, ROOT, UNTOLD, furthest, ids, pair, pieces, rows, same
 
 ALONE = """
 import sys
@@ -62,7 +62,7 @@ def loaded(model_type: str) -> Any:
 
 def padding(model_type: str) -> torch.Tensor:
     """One row padded on the left; none where the reference lets pads into the tokens after them."""
-    mask = torch.ones(2, 20, dtype=torch.long)
+    mask = torch.ones(rows(model_type, 2), 20, dtype=torch.long)
     mask[0, : 0 if pads_leak(pair(model_type)[1].n) else 6] = 0
     return mask
 
@@ -73,7 +73,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch
     scratch = tmp_path_factory.mktemp("alone")
     targets = {model_type: scratch / model_type for model_type in MODEL_TYPES}
     for model_type, target in targets.items():
-        given = {"ids": ids(2, 20), "mask": padding(model_type), "pieces": torch.tensor(pieces(model_type))}
+        given = {
+            "ids": ids(rows(model_type, 2), 20),
+            "mask": padding(model_type),
+            "pieces": torch.tensor(pieces(model_type)),
+        }
         save_file(given, f"{target}.given")
     lines = [f"{published(model_type)} {target}.given {target}" for model_type, target in targets.items()]
     done = subprocess.run(
@@ -93,7 +97,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @torch.no_grad()
 def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, torch.Tensor]]) -> None:
-    theirs, x = loaded(model_type), ids(2, 20)
+    theirs, x = loaded(model_type), ids(rows(model_type, 2), 20)
     assert same(found[model_type]["whole"], theirs(x, use_cache=False).logits)
     side = Reference(theirs)
     cache = side.new_cache()
@@ -112,9 +116,9 @@ def test_logits_are_the_references(model_type: str, found: dict[str, dict[str, t
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_generated_ids_are_the_references(model_type: str, found: dict[str, dict[str, torch.Tensor]]) -> None:
-    theirs, x = loaded(model_type), ids(2, 20)
+    theirs, x = loaded(model_type), ids(rows(model_type, 2), 20)
     plain = {"do_sample": False, "pad_token_id": 0}
-    expected = theirs.generate(x[:, :9], attention_mask=torch.ones(2, 9).long(), max_new_tokens=8, **plain)
+    expected = theirs.generate(x[:, :9], attention_mask=torch.ones(len(x), 9).long(), max_new_tokens=8, **plain)
     assert torch.equal(found[model_type]["generated"], expected)
     if model_type in UNTOLD:
         alone = theirs.generate(x[:1, 6:], max_new_tokens=4, **plain)

@@ -24,9 +24,12 @@ from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.recurrences import (
     ChannelStateSpace,
+    DecayedAverage,
     GatedDeltaRule,
     GatedLinearRecurrence,
     LightningAttention,
+    MatrixMemory,
+    ShiftedFeedForward,
     ShortConvolution,
     StateSpace,
 )
@@ -214,6 +217,9 @@ class Branch(Part):
         | ChannelStateSpace
         | GatedLinearRecurrence
         | LightningAttention
+        | DecayedAverage
+        | ShiftedFeedForward
+        | MatrixMemory
         | CompressedAttention
         | RoutedAttention
         | ConvolvedAttention

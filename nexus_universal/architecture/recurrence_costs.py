@@ -17,7 +17,10 @@ from nexus_universal.architecture.costs import (
 )
 from nexus_universal.architecture.recurrences import (
     ChannelStateSpace,
+    DecayedAverage,
     GatedLinearRecurrence,
+    MatrixMemory,
+    ShiftedFeedForward,
     ShortConvolution,
     StateSpace,
 )
@@ -71,4 +74,41 @@ def _(part: GatedLinearRecurrence, place: Place) -> Cost:
         weights(part.width),
         Cost(fixed=part.width * FLOAT32_BYTES),
         linear(part.width, place.model, bias=True),
+    )
+
+
+@cost.register
+def _(part: DecayedAverage, place: Place) -> Cost:
+    return total(
+        *3 * [linear(place.width, place.width)],
+        weights(5 * place.width),
+        Cost(fixed=place.width * (3 * FLOAT32_BYTES + place.bytes)),
+        linear(place.width, place.model),
+    )
+
+
+@cost.register
+def _(part: ShiftedFeedForward, place: Place) -> Cost:
+    return total(
+        linear(place.width, part.width),
+        linear(place.width, place.model),
+        weights(2 * place.width),
+        Cost(fixed=place.width * place.bytes),
+        linear(part.width, place.model),
+    )
+
+
+@cost.register
+def _(part: MatrixMemory, place: Place) -> Cost:
+    keys, values, state = part.heads * part.key_dim, part.heads * part.value_dim, part.key_dim * part.value_dim
+    return total(
+        *2 * [linear(place.width, keys)],
+        *2 * [linear(place.width, values)],
+        *2 * [linear(place.width, part.heads, bias=True)],
+        Cost(
+            flops=part.heads * (2 * 2 * state + 2 * part.key_dim),
+            fixed=part.heads * (state + part.key_dim + 1) * place.bytes,
+        ),
+        norm_cost(part.norm, values),
+        linear(values, place.model),
     )

@@ -16,9 +16,12 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.recurrences import (
     ChannelStateSpace,
+    DecayedAverage,
     GatedDeltaRule,
     GatedLinearRecurrence,
     LightningAttention,
+    MatrixMemory,
+    ShiftedFeedForward,
     ShortConvolution,
     StateSpace,
 )
@@ -127,4 +130,50 @@ def _(part: LightningAttention, name: str, names: Names, width: int, model: int)
         within(f"{joined('q', 'k', 'v')} = {call(part.activation, 'W z')}", part.heads, rf"3 \cdot {part.head_dim}"),
         listed(set_to("S", r"e^{-s_{h}} S + k^{\top} v"), "o = q S", slope),
         output(name, product(call("sigmoid", linear("g", "z")), names(part.norm, "o"))),
+    ]
+
+
+SHIFTED = r"z_{m} = m \odot z + (1 - m) \odot z_{t-1}"
+
+
+@equations.register
+def _(part: DecayedAverage, name: str, names: Names, width: int, model: int) -> list[str]:
+    return [
+        listed(SHIFTED, says("an m for each of k, v, r")),
+        listed("k = " + linear("k", "z_{m}"), "v = " + linear("v", "z_{m}"), "r = " + linear("r", "z_{m}")),
+        r"a = (S + e^{u + k} \odot v) / (n + e^{u + k})",
+        listed(set_to("S", r"e^{-e^{w}} \odot S + e^{k} \odot v"), set_to("n", r"e^{-e^{w}} \odot n + e^{k}")),
+        output(name, product(call("sigmoid", "r"), "a")),
+    ]
+
+
+@equations.register
+def _(part: ShiftedFeedForward, name: str, names: Names, width: int, model: int) -> list[str]:
+    inner = call("relu", linear("u", "z_{m}")) + "^{2}"
+    return [
+        listed(SHIFTED, says("an m for each of u, r")),
+        within("h = " + inner, part.width),
+        f"{call(name, 'z')} = " + product(call("sigmoid", linear("r", "z_{m}")), linear("d", "h")),
+    ]
+
+
+@equations.register
+def _(part: MatrixMemory, name: str, names: Names, width: int, model: int) -> list[str]:
+    capped = rf"{number(part.gate_cap)} \cdot \mathrm{{tanh}}((W z + b) / {number(part.gate_cap)})"
+    return [
+        listed(
+            f"{joined('q', 'k', 'v')} = W z",
+            within("q, k", part.heads, part.key_dim),
+            within("v", part.heads, part.value_dim),
+        ),
+        listed(f"{joined('i', 'f')} = {capped}", r"\ell = \mathrm{log}\, " + call("sigmoid", "f")),
+        listed(
+            set_to("m", r"\mathrm{max}(\ell + m, i)"),
+            set_to("C", r"e^{\ell } C + e^{i} k v^{\top}"),
+            set_to("n", r"e^{\ell } n + e^{i} k"),
+        ),
+        rf"h = C^{{\top}} q / (\mathrm{{max}}(|n^{{\top}} q|, 1) + {number(part.eps)} e^{{m}}),\quad "
+        + says("q scaled by ")
+        + number(part.key_dim**-0.5),
+        output(name, product(call("sigmoid", linear("g", "z")), names(part.norm, "h"))),
     ]

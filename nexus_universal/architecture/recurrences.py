@@ -182,3 +182,51 @@ class GatedLinearRecurrence(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.width % self.heads:
             yield "heads", f"must divide width = {self.width}"
+
+
+@part
+class DecayedAverage(Part):
+    """RWKV's time mixing (arXiv 2305.13048, 3.1): an average of all values so far, channel by channel.
+
+    a_t = (Σ_{s<t} e^(k_s − (t−1−s) e^w) v_s + e^(u + k_t) v_t) / (the same sum without v), in float32 and relative to
+    the largest exponent; the output is W_o (σ(r) ⊙ a). k, v and r are projections of m ⊙ x_t + (1 − m) ⊙ x_{t−1},
+    with an m for each.
+    """
+
+    role: ClassVar[str] = "mixer"
+
+
+@part
+class ShiftedFeedForward(Part):
+    """RWKV's channel mixing (arXiv 2305.13048, 3.1): σ(W_r x') ⊙ W_d relu(W_u x'')², which remembers a position.
+
+    x' and x'' are m ⊙ x_t + (1 − m) ⊙ x_{t−1}, with an m for each.
+    """
+
+    role: ClassVar[str] = "mixer"
+
+    width: int
+
+
+@part
+class MatrixMemory(Part):
+    """mLSTM (arXiv 2405.04517, 2.3): C ← f C + i k vᵀ; n ← f n + i k; h = Cᵀq / (max(|n·q|, e^−m) + eps), per head.
+
+    q is scaled by key_dim^-0.5; f = σ(W_f x + b) and i = exp(W_i x + b), whose arguments are capped: c · tanh(· / c),
+    c the `gate_cap`. C and n are relative to e^m; m ← max(log f + m, log i) is 0 before the first position. The output
+    is σ(W_g x) ⊙ norm(h), a norm of each head. As many positions as make whole chunks are multiplied at once.
+    """
+
+    role: ClassVar[str] = "mixer"
+
+    heads: int
+    key_dim: int
+    value_dim: int
+    norm: Norm
+    gate_cap: float
+    eps: float
+    chunk: int = 64
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.gate_cap <= 0:
+            yield "gate_cap", "must be positive"

@@ -12,9 +12,12 @@ from nexus_universal.architecture.mixers import Attention, CompressedAttention, 
 from nexus_universal.architecture.program import Branch, Linear, Program
 from nexus_universal.architecture.recurrences import (
     ChannelStateSpace,
+    DecayedAverage,
     GatedDeltaRule,
     GatedLinearRecurrence,
     LightningAttention,
+    MatrixMemory,
+    ShiftedFeedForward,
     ShortConvolution,
     StateSpace,
 )
@@ -94,6 +97,21 @@ def _(part: GatedLinearRecurrence) -> str:
 @part_line.register
 def _(part: LightningAttention) -> str:
     return f"lightning attention {part.heads}×{part.head_dim}"
+
+
+@part_line.register
+def _(part: DecayedAverage) -> str:
+    return "decayed average"
+
+
+@part_line.register
+def _(part: ShiftedFeedForward) -> str:
+    return f"shifted ffn {part.width}"
+
+
+@part_line.register
+def _(part: MatrixMemory) -> str:
+    return f"matrix memory {part.heads}×{part.key_dim}×{part.value_dim}"
 
 
 @part_line.register

@@ -2,6 +2,7 @@
 
 from nexus_universal.cache.cache import Cache
 from nexus_universal.cache.states import (
+    AveragedState,
     CompressedState,
     ConvolvedPairState,
     ConvolvedPairWindowState,
@@ -18,6 +19,7 @@ from nexus_universal.cache.states import (
 )
 
 __all__ = [
+    "AveragedState",
     "Cache",
     "CompressedState",
     "ConvolvedPairState",

@@ -250,6 +250,17 @@ class NgramState(RecurrentState):
         self.tokens: Tensor | None = None
 
 
+class AveragedState(RecurrentState):
+    """The last input, a recurrent sum, that of its weights, and the exponent to which both are relative."""
+
+    fields = ("convolution", "recurrent", "weights", "exponent")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: Tensor | None = None
+        self.exponent: Tensor | None = None
+
+
 def _append(kept: Tensor | None, new: Tensor) -> Tensor:
     """Concatenate along the sequence. The first call copies too: attention then always reads the same memory layout."""
     return torch.cat([new.new_empty(0) if kept is None else kept, new], dim=-2)

@@ -14,12 +14,14 @@ from nexus_universal.layers.attended_read import AttendedRead
 from nexus_universal.layers.channel_delta import UniversalChannelDelta
 from nexus_universal.layers.channel_state_space import UniversalChannelStateSpace
 from nexus_universal.layers.connections import UniversalHyperConnection
+from nexus_universal.layers.decayed_average import UniversalDecayedAverage, UniversalShiftedFeedForward
 from nexus_universal.layers.experts import UniversalRouter
 from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.gated_delta import UniversalGatedDelta
 from nexus_universal.layers.headed_state_space import UniversalHeadedStateSpace
 from nexus_universal.layers.length_limit import LengthLimit
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
+from nexus_universal.layers.matrix_memory import UniversalMatrixMemory
 from nexus_universal.layers.ngrams import UniversalHashedNgrams
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution
@@ -90,6 +92,10 @@ def initialise(model: nn.Module, text: Text) -> None:
         elif isinstance(module, UniversalHashedNgrams):
             module.start_hashes()
             nn.init.zeros_(module.convolution)
+        elif isinstance(module, UniversalMatrixMemory):
+            module.start_gates()
+        elif isinstance(module, UniversalDecayedAverage | UniversalShiftedFeedForward):
+            module.start(depth=len(model.layers))  # type: ignore[arg-type]
         elif isinstance(module, UniversalStateSpace | UniversalChannelStateSpace | UniversalHeadedStateSpace):
             _initialise_state_space(module, text, layers=len(model.layers))  # type: ignore[arg-type]
 

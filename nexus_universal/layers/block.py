@@ -19,9 +19,12 @@ from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Step, Term, Write
 from nexus_universal.architecture.recurrences import (
     ChannelStateSpace,
+    DecayedAverage,
     GatedDeltaRule,
     GatedLinearRecurrence,
     LightningAttention,
+    MatrixMemory,
+    ShiftedFeedForward,
     ShortConvolution,
     StateSpace,
 )
@@ -36,6 +39,7 @@ from nexus_universal.layers.channel_state_space import UniversalChannelStateSpac
 from nexus_universal.layers.compressed_attention import UniversalCompressedAttention
 from nexus_universal.layers.connections import connection_of
 from nexus_universal.layers.convolved_attention import UniversalConvolvedAttention
+from nexus_universal.layers.decayed_average import UniversalDecayedAverage, UniversalShiftedFeedForward
 from nexus_universal.layers.experts import UniversalExperts
 from nexus_universal.layers.feed_forward import UniversalFeedForward
 from nexus_universal.layers.gain import Gain
@@ -46,6 +50,7 @@ from nexus_universal.layers.lightning_attention import UniversalLightningAttenti
 from nexus_universal.layers.linear import Linear as Projection
 from nexus_universal.layers.linear_recurrence import UniversalGatedLinearRecurrence
 from nexus_universal.layers.low_rank import UniversalLowRank
+from nexus_universal.layers.matrix_memory import UniversalMatrixMemory
 from nexus_universal.layers.ngrams import UniversalHashedNgrams
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerInput
@@ -107,6 +112,13 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     LightningAttention: lambda part, at: UniversalLightningAttention(
         part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan
     ),
+    DecayedAverage: lambda part, at: UniversalDecayedAverage(
+        part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan
+    ),
+    ShiftedFeedForward: lambda part, at: UniversalShiftedFeedForward(
+        part, d_model=at.d_model, layer_index=at.layer_index, plan=at.plan
+    ),
+    MatrixMemory: lambda part, at: UniversalMatrixMemory(part, d_model=at.d_model, plan=at.plan),
     FeedForward: lambda part, at: UniversalFeedForward(part, d_model=at.d_model),
     ConvolvedAttention: lambda part, at: UniversalConvolvedAttention(
         part, d_model=at.d_model, plan=at.plan, key=at.path

@@ -12,7 +12,9 @@ from nexus_universal.architecture.mixers import CompressedAttention
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
 from nexus_universal.architecture.recurrences import (
     ChannelStateSpace,
+    DecayedAverage,
     GatedLinearRecurrence,
+    MatrixMemory,
     ShortConvolution,
     StateSpace,
 )
@@ -22,6 +24,8 @@ from nexus_universal.parity.modes import GIVEN, LAST, LEFT_PADDED, Sample
 from nexus_universal.parity.quirks import quirks
 
 CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
+UNMASKED = (GatedLinearRecurrence, DecayedAverage, MatrixMemory)
+"""Mixers whose references ask no mask."""
 
 
 def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:
@@ -108,6 +112,8 @@ def asked(n: Any, mode: str, sample: Sample) -> Sample:
         return replace(sample, given="looked up")
     if mode == GIVEN and any(getattr(getattr(part, "router", None), "by_token", None) for part in _parts(n)):
         return replace(sample, given="ids")  # experts are chosen by them
+    if mode in ("chunks", "cached decode") and odd.steps_alone:
+        return sample.one_row()
     if mode == "chunks" and scans_restart(n):
         return sample.stepped()
     if mode == GIVEN and odd.reads_positions_off_ids and n.embedding.positions.uncounted is not None:
@@ -124,7 +130,7 @@ def pads_leak(n: Any) -> bool:
     """Whether a reference lets pads in: a convolution that reads their bias, or a compressor that pools them."""
     if any(isinstance(part, CompressedAttention) and part.rate for part in _parts(n)):
         return True
-    if any(isinstance(part, GatedLinearRecurrence) for part in _parts(n)):
+    if any(isinstance(part, UNMASKED) for part in _parts(n)):
         return True
     if any(isinstance(part, ConvolvedAttention) and part.bias for part in _parts(n)):
         return True

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from nexus_universal.parity.own_states import Given, remembers
 from nexus_universal.parity.quirks import quirks
 from nexus_universal.parity.references import Rotary
 from nexus_universal.transformer import UniversalTransformer
@@ -48,6 +49,10 @@ class Sample:
     def unpadded(self) -> Sample:
         """The same rows, all of full length."""
         return replace(self, lengths=(self.ids.shape[1],) * len(self.lengths))
+
+    def one_row(self) -> Sample:
+        """The first row alone."""
+        return replace(self, ids=self.ids[:1], lengths=self.lengths[:1])
 
     def stepped(self) -> Sample:
         """The same rows, read in one chunk and then one by one."""
@@ -102,8 +107,8 @@ class Reference:
         self.rotary = Rotary(model)
         # A model that only has recurrent states calls its cache by another name, and swallows the usual one unread.
         recurrent = "cache_params" in inspect.signature(model.forward).parameters
-        self.cache_name = "cache_params" if recurrent else "past_key_values"
         self.quirks = quirks(model.config.model_type)
+        self.cache_name = self.quirks.gives_states or ("cache_params" if recurrent else "past_key_values")
         self.first_row = model.config.pad_token_id + 1 if self.quirks.positions_are_rows else 0
 
     def begin(self) -> None:
@@ -115,6 +120,8 @@ class Reference:
 
         if self.quirks.reads_anew:
             return Past()
+        if self.quirks.gives_states:
+            return Given()
         if self.quirks.own_cache:
             return getattr(inspect.getmodule(type(self.model)), self.quirks.own_cache)()
         return DynamicCache(config=self.model.config)
@@ -131,6 +138,8 @@ class Reference:
         if isinstance(cache, Past):
             whole, where = cache.with_piece(ids, positions)
             return self(whole, mask=mask, positions=where)[:, -(keep or ids.shape[1]) :]
+        if self.quirks.steps_alone and cache is not None and ids.shape[1] == 1 < ids.shape[0]:
+            return torch.cat([self(row, cache=cache.row(index)) for index, row in enumerate(ids.split(1))])
         if positions is None and cache is not None and self.quirks.starts_anew:
             positions = (torch.arange(ids.shape[1]) + cache.get_seq_length()).unsqueeze(0)
         if positions is not None:
@@ -141,17 +150,19 @@ class Reference:
             ids,
             attention_mask=mask,
             position_ids=positions,
-            use_cache=cache is not None,
+            use_cache=cache is not None or remembers(self.model),
             logits_to_keep=keep,
-            **{self.cache_name: cache},
+            **{self.cache_name: cache.states if isinstance(cache, Given) else cache},
         )
+        if isinstance(cache, Given):
+            cache.states = getattr(out, self.cache_name)
         return out.logits
 
     def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:
         """Logits of the token table's rows, given as they lie there; of looked-up ones where it is no single table."""
         tokens = self.model.get_input_embeddings()
         rows = embedding(ids, tokens.weight) if hasattr(tokens, "weight") and not looks_up else tokens(ids)
-        return self.model(inputs_embeds=rows, use_cache=False).logits
+        return self.model(inputs_embeds=rows, use_cache=remembers(self.model)).logits
 
 
 class Ours:

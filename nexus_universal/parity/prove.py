@@ -24,6 +24,7 @@ Progress = Callable[[str], None]
 UNPADDED = "without pads where the reference lets them into the tokens behind them"
 SLOTS = "with pads counted as positions, as the reference counts them whatever it is told"
 STEPPED = "in single steps after the first chunk where the reference would forget its state"
+ALONE = "one row alone where the reference's single steps mix rows"
 UNCUTTABLE = "Laws of cutting were not asked of draws whose Δ is bounded in the scan only: a step is another function."
 
 
@@ -92,7 +93,9 @@ def prove(
         say(progress, mode)
         row, subject = certificate.row(mode), asked(pair.model.n, mode, drawn)
         verdict = row.add(compare(run(pair.reference, subject), run(ours, subject)), floor)
-        if subject.chunks != drawn.chunks:
+        if subject.ids.shape != drawn.ids.shape:
+            row.note = ALONE
+        elif subject.chunks != drawn.chunks:
             row.note = STEPPED
         elif subject.lengths != drawn.lengths:
             row.note = UNPADDED

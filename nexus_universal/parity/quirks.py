@@ -16,8 +16,10 @@ class Quirks:
     bits. `takes_new`: a mask speaks of the new positions alone; generation hands none to steps. `widens_mask`: the mask
     of a cached call is shifted by the places of an image, though there be none. `positions_are_rows`: given positions
     are rows of a table whose first ones are no token's. `reads_positions_off_ids`: there are none of embeddings.
-    `not_in_double`: a float64 copy does not run: a float32 number is made of its dtype's lowest one, or float32 logits
-    meet its weights.
+    `gives_states`: it makes its own states in a first call, and calls so what it gives and takes. `steps_alone`: single
+    steps mix the rows of a batch, so that it is asked row by row. `needs_states`: it multiplies no half precision
+    without states of the same dtype. `not_in_double`: a float64 copy does not run: a float32 number is made of its
+    dtype's lowest one, or float32 logits meet its weights.
     """
 
     starts_anew: bool = False
@@ -29,6 +31,9 @@ class Quirks:
     widens_mask: bool = False
     positions_are_rows: bool = False
     reads_positions_off_ids: bool = False
+    gives_states: str | None = None
+    steps_alone: bool = False
+    needs_states: bool = False
     not_in_double: bool = False
 
 
@@ -43,9 +48,11 @@ _QUIRKS: dict[str, Quirks] = {
     "git": Quirks(widens_mask=True),
     "minimax": Quirks(own_cache="MiniMaxCache"),
     "openai-gpt": Quirks(reads_anew=True),
+    "rwkv": Quirks(gives_states="state", steps_alone=True),
     "trocr": Quirks(counts_slots=True, keeps_all=True, reads_positions_off_ids=True),
     "whisper": Quirks(keeps_all=True),
     "inkling2_text": Quirks(not_in_double=True),
+    "xlstm": Quirks(gives_states="cache_params", needs_states=True, keeps_all=True),
     "xglm": Quirks(not_in_double=True),
 }
 

@@ -20,6 +20,10 @@ COMPUTED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay", "_multip
 hashed n-grams has rows for no other numbers."""
 
 
+SHUT = ("igate_preact.bias",)
+"""Biases that start so low that a gate lets nothing in: whatever a memory holds would not show."""
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' own warnings and progress bars: the certificate says what matters."""
@@ -118,6 +122,8 @@ def widen(model: nn.Module, *, seed: int) -> None:
         if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
             tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))
             continue
+        if name.endswith(SHUT):
+            tensor.zero_()
         noise = torch.randn(tensor.shape, generator=generator)
         if tensor.dim() > 1:
             tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)

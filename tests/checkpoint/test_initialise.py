@@ -32,6 +32,8 @@ def drawn(model_type: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str,
 OTHERWISE = {
     "nanochat": "of what writes to the residual it shrinks the attention's outputs alone",
     "recurrent_gemma": "its variances go by depth, kernel and width, of which its config says little",
+    "rwkv": "its matrices start orthogonal, its token vectors all but at 0",
+    "xlstm": "every matrix that has a gate in its name starts at 0, a feed-forward's and so its output, too",
     "nemotron": "its norms start at 1 + 1: meant are weights around 0",
 }
 """Types that the reference starts otherwise, and why ours does not."""

@@ -40,6 +40,7 @@ MEANT = {
     "eos_token_id": (0, -1),
     **{f"{part}_attn_{factor}_factor": (0, -1) for part in ("full", "linear") for factor in ("alpha", "beta")},
     **dict.fromkeys(("mlp_alpha_factor", "mlp_beta_factor"), (0, -1)),  # MiniMax: what a sum's terms are multiplied by
+    "rescale_every": (0, -1),  # never
     "pad_token_id": (0, -1),  # a negative one counts from the table's end, as in torch
     **dict.fromkeys(  # positions begin behind the pad's row
         (f"{name}/pad_token_id" for name in MODEL_TYPES if quirks(name).positions_are_rows), (0,)

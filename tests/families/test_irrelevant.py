@@ -229,6 +229,11 @@ VARIED: dict[str, Any] = {
     "sliding_window": 3,
     "scale_embedding": True,
     "tie_word_embeddings": False,
+    # of recurrences
+    "chunkwise_kernel": "parallel--native_autograd",
+    "autocast_kernel_dtype": "float32",
+    **dict.fromkeys(("add_out_norm", "return_last_states"), False),
+    "max_inference_chunksize": 4096,
 }
 """A value far from the default for every key that is declared irrelevant."""
 
@@ -237,6 +242,9 @@ NOT_IN_THE_REFERENCE = {
     "output_attentions": "the reference refuses it with its fused kernel; eager attention has other bits",
     "return_dict": "set to false, the reference's own forward fails: it reads a field of a tuple",
     "num_attention_heads": "follows from other keys, and is a read-only property",
+    **dict.fromkeys(
+        ("sequence_kernel", "step_kernel"), "without a package of kernels there is one name that it may be"
+    ),
     "use_return_dict": "a read-only property of the reference's configs",
     **dict.fromkeys(
         (

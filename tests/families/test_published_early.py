@@ -196,6 +196,37 @@ COMMAND_R: dict[str, Any] = {
     "use_qk_norm": False,
     "vocab_size": 256000,
 }
+RWKV_169M: dict[str, Any] = {
+    "attention_hidden_size": 768,
+    "bos_token_id": 0,
+    "context_length": 1024,
+    "eos_token_id": 0,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "layer_norm_epsilon": 1e-05,
+    "model_type": "rwkv",
+    "num_hidden_layers": 12,
+    "rescale_every": 6,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+    "vocab_size": 50277,
+}
+XLSTM_7B: dict[str, Any] = {
+    "chunk_size": 64,
+    "embedding_dim": 4096,
+    "ffn_proj_factor": 2.667,
+    "ffn_round_up_to_multiple_of": 64,
+    "gate_soft_cap": 15.0,
+    "model_type": "xlstm",
+    "norm_eps": 1e-06,
+    "num_blocks": 32,
+    "num_heads": 8,
+    "output_logit_soft_cap": 30.0,
+    "qk_dim_factor": 0.5,
+    "v_dim_factor": 1.0,
+    "vocab_size": 50304,
+    "weight_mode": "single",
+}
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "GPT": (GPT, 116_534_784),
     "GPT-J 6B": (GPT_J_6B, 6_050_882_784),
@@ -207,6 +238,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "Phi-2": (PHI_2, 2_779_683_840),
     "StableLM 3B": (STABLELM_3B, 2_795_443_200),
     "Command R": (COMMAND_R, 34_980_831_232),
+    "RWKV-4 169M": (RWKV_169M, 169_342_464),
+    "xLSTM 7B": (XLSTM_7B, 6_865_424_896),
 }
 
 
@@ -232,6 +265,7 @@ def test_what_stands_for_positions() -> None:
     assert {kinds[name] for name in ("GPT", "GPT-Neo 125M", "OPT 125M", "StarCoder")} == {"learned"}
     assert {kinds[name] for name in ("BLOOM", "MPT 7B")} == {"alibi"}
     assert {kinds[name] for name in ("GPT-J 6B", "Phi-2", "StableLM 3B", "Command R")} == {"rope"}
+    assert kinds["RWKV-4 169M"] == kinds["xLSTM 7B"] == "none"
     positions = read(OPT_125M).embedding.positions
     assert positions is not None and (positions.count, positions.offset) == (2050, 2)
     part: Any = read(GPT_J_6B).layers[0].steps[0].branches[0].part
@@ -243,3 +277,10 @@ def test_what_stands_for_positions() -> None:
 def test_gpt_neo_sees_a_window_in_every_second_layer() -> None:
     windows = [layer.steps[0].branches[0].part.window for layer in read(GPT_NEO_125M).layers]  # type: ignore[union-attr]
     assert windows == [None, 256] * 6
+
+
+def test_rwkv_halves_its_residual_in_the_middle() -> None:
+    """What is added behind the middle is halved, too."""
+    layers = read(RWKV_169M).layers
+    assert [layer.steps[1].writes[0].divisor for layer in layers] == 2 * [*5 * [None], 2.0]
+    assert [layer.steps[0].writes[0].terms[1].scale for layer in layers] == [*6 * [None], *6 * [0.5]]

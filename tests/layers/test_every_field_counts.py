@@ -137,6 +137,7 @@ EQUAL: dict[str, str] = {
     "glm4_moe_lite/rope.pairing=interleaved": "the same dot products",
     "longcat_flash/rope.pairing=interleaved": "the same dot products",
     "gate.wide=activation": "torch's sigmoid of half precision computes in float32 and rounds, too: gradients show it",
+    "rwkv/embedding.norm_first": "nothing is added to a token's row",
     "streams.late_norm": "the same quotient, taken before a product or after it",
 }
 """Fields whose other values are rightly the same function but for rounding; matched as the end of a path.
@@ -169,6 +170,7 @@ ALIKE = {
     ("gpt2", "rounding=after_scale"): "torch's kernel computes in float32 and rounds at the end, too",
     ("falcon", "rounding=after_scale"): "the same",
     ("electra", "rounding=after_scale"): "the same",
+    ("rwkv", "rounding=after_scale"): "the same",
     ("cohere2", "rounding=native"): "the same, the other way round",
     ("deepseek_v32", "indexer.key_norm.rounding=after_scale"): "no other keys are chosen for it here",
     ("deepseek_v32", "indexer.rope.table=float32"): "the same",
@@ -311,6 +313,8 @@ BASES: dict[str, dict[str, Any]] = {
     "diffllama": {"num_hidden_layers": 1},
     "phimoe": {"num_hidden_layers": 1},
     "codegen": {"n_layer": 1, "activation_function": "relu"},
+    "rwkv": {"num_hidden_layers": 2, "rescale_every": 1},
+    "xlstm": {"num_hidden_layers": 1, "chunk_size": 8},
 }
 """One layer of each kind."""
 
