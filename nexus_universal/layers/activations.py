@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
+
 Elementwise = Callable[[Tensor], Tensor]
 
 
@@ -90,6 +92,13 @@ class Xielu(nn.Module):
         self.negative = nn.Parameter(torch.empty(1))
         self.register_buffer("slope", torch.tensor(0.5))
         self.register_buffer("bound", torch.tensor(-1e-6))
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """Slopes of 0.8 and 0.3 on either side, behind a softplus."""
+        for parameter, slope in ((self.positive, 0.8), (self.negative, 0.3)):
+            nn.init.constant_(parameter, slope).expm1_().log_()
+        self.slope.fill_(0.5)
+        self.bound.fill_(-1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         slope, bound = self.slope.to(x.dtype), self.bound.to(x.dtype)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.norms import bare_rms
 from nexus_universal.layers.support import KeepsFloat32
 
@@ -21,6 +22,10 @@ class AttendedRead(KeepsFloat32):
     def __init__(self, *, queries: int, width: int) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.empty(width) if queries == 1 else torch.empty(queries, width // queries))
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """All alike."""
+        nn.init.zeros_(self.query)
 
     def forward(self, registers: list[Float[Tensor, "batch seq width"]]) -> Float[Tensor, "batch seq joined"]:
         normed = bare_rms(torch.cat([each.unsqueeze(-2) for each in registers], dim=-2).float(), EPS)

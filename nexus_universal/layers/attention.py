@@ -215,7 +215,7 @@ class UniversalAttention(KeepsFloat32):
             return x
         given = x.chunk(3, dim=-1) if self.joined else (x, x, x)
         normed = zip(self.input_norms.items(), given, strict=True)
-        read = {role: norm(each).to(call.dtype) for (role, norm), each in normed}
+        read: dict[str, Tensor] = {role: norm(each).to(call.dtype) for (role, norm), each in normed}
         return read | dict.fromkeys(("relative", "gate", "sink"), read["query"])
 
     def _convolved(

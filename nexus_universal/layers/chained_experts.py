@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture.chained_experts import ChainedExperts
+from nexus_universal.architecture.ends import Text
 from nexus_universal.layers.call import Call
 from nexus_universal.layers.experts import Experts
 from nexus_universal.layers.linear import Linear
@@ -49,6 +50,12 @@ class ChainedRouter(nn.Module):
         self.second = Linear(part.width, part.width)
         self.last = Linear(part.width, part.experts + 1, bias=False)
         self.register_buffer("selection_bias", torch.empty(part.experts + 1, dtype=torch.float32))
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """All is remembered; to choose no expert is the worst choice."""
+        if self.memory_scale is not None:
+            nn.init.ones_(self.memory_scale)
+        self.selection_bias[-1] = -1.0
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ChainedRouter:
         """A cast of the model leaves the selection bias in float32."""

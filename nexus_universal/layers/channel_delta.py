@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.mixers import LowRank
 from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.cache import RecurrentState, State
@@ -16,6 +17,7 @@ from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.low_rank import UniversalLowRank
 from nexus_universal.layers.norms import LateRoundedGatedNorm
+from nexus_universal.layers.starts import start_steps
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
 
 LINEAR_ABOVE = 20.0
@@ -52,6 +54,12 @@ class UniversalChannelDelta(KeepsFloat32):
         self.gate = _thin(d_model, self.values, part.low_rank)
         self.norm = LateRoundedGatedNorm(part.norm, part.value_dim, activation=part.gate_activation)
         self.output = Linear(self.values, d_model, bias=False)
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """Decays are log U, with bias 1, or as steps start."""
+        self.decay_log.uniform_(*text.decay_range).log_()
+        nn.init.ones_(self.decay_bias)
+        start_steps(self.decay_bias, text)
 
     def new_state(self) -> State:
         """An empty state for this mixer."""

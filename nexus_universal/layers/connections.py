@@ -5,6 +5,7 @@ x is [batch, seq, streams, d_hidden]; in which order its memory lies is each con
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.program import (
     AltUp,
     ChannelGatedStreams,
@@ -91,6 +93,10 @@ class UniversalHyperConnection(nn.Module):
         self.bias = nn.Parameter(torch.empty(rows))
         self.scale = nn.Parameter(torch.empty(3))
 
+    def start(self, text: Text, *, depth: int) -> None:
+        """Biases as they are."""
+        nn.init.ones_(self.scale)
+
     def read(self, x: StreamsOf) -> tuple[One, tuple[Tensor, ...]]:
         """The weighed sum of the streams; and how what is made of it goes back, the mixing matrix, and the streams."""
         count, eps = self.part.streams, self.part.eps
@@ -124,6 +130,11 @@ class UniversalGatedStreams(nn.Module):
         self.weight = nn.Parameter(torch.empty(2 * part.streams, part.streams * d_model))
         self.bias = nn.Parameter(torch.empty(2 * part.streams))
         self.scale = nn.Parameter(torch.empty(2))
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """Gates hardly look at x; what is read is a stream's share of all."""
+        nn.init.constant_(self.scale, 0.01)
+        self.bias[: self.part.streams] = -math.log(max(self.part.streams - 1, 1))
 
     def read(self, x: StreamsOf) -> tuple[One, tuple[Tensor, ...]]:
         """The weighed sum of the streams; and each one's share of what is made of it, and the streams."""

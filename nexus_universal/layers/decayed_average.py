@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import DecayedAverage, ShiftedFeedForward
 from nexus_universal.cache import AveragedState, RecurrentState, State
 from nexus_universal.layers.activations import relu_squared
@@ -42,7 +43,7 @@ class TokenShift(nn.Module):
         return {role: x * mix + shifted * (1 - mix) for role, mix in mixes.items()}
 
     @torch.no_grad()
-    def start(self, *powers: float, later: float) -> None:
+    def start_mixes(self, *powers: float, later: float) -> None:
         """Each role's m rises from 0 over the channels, by a power of its own; a value's is higher by `later`."""
         width = getattr(self, self.roles[0]).shape[0]
         for role, power in zip(self.roles, powers, strict=True):
@@ -72,13 +73,13 @@ class UniversalDecayedAverage(nn.Module):
         self.output = Linear(d_model, d_model, bias=False)
 
     @torch.no_grad()
-    def start(self, depth: int) -> None:
+    def start(self, text: Text, *, depth: int) -> None:
         """Decays from slow to fast over the channels, and mixes that look back less the deeper the layer."""
         width, deep, left = self.decay.shape[0], self.layer_index / max(depth - 1, 1), 1 - self.layer_index / depth
         share = torch.arange(width) / max(width - 1, 1)
         self.decay.copy_(-5 + 8 * share ** (0.7 + 1.3 * deep))
         nn.init.ones_(self.bonus)
-        self.shift.start(left, left, 0.5 * left, later=0.3 * deep)
+        self.shift.start_mixes(left, left, 0.5 * left, later=0.3 * deep)
 
     def new_state(self) -> State:
         """An empty state for this mixer."""
@@ -142,10 +143,10 @@ class UniversalShiftedFeedForward(nn.Module):
         self.down = Linear(part.width, d_model, bias=False)
 
     @torch.no_grad()
-    def start(self, depth: int) -> None:
+    def start(self, text: Text, *, depth: int) -> None:
         """Mixes that look back less the deeper the layer."""
         left = 1 - self.layer_index / depth
-        self.shift.start(left, left, later=0.0)
+        self.shift.start_mixes(left, left, later=0.0)
 
     def new_state(self) -> State:
         """An empty state for this mixer."""

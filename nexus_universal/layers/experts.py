@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Packed
@@ -57,6 +58,13 @@ class UniversalRouter(KeepsFloat32):
         self.scale = nn.Parameter(torch.empty(1)) if part.learned_scale else None
         kept = {"selection_bias": part.selection_bias, "weight": part.stored == "float32", "scale": part.learned_scale}
         self.in_float32 = tuple(name for name, stays in kept.items() if stays)
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """No choice is better than another, where the text says so; a learned scale is 1."""
+        if text.zero_routers:
+            nn.init.zeros_(self.weight)
+        if self.scale is not None:
+            nn.init.ones_(self.scale)
 
     def forward(
         self, x: Float[Tensor, "tokens d_hidden"], token: Int[Tensor, "batch seq"] | None = None

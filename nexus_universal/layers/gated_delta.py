@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
@@ -14,6 +15,7 @@ from nexus_universal.layers.convolution import CausalConvolution
 from nexus_universal.layers.delta_rule import chunked_delta_rule, recurrent_delta_rule
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.norms import GatedNorm
+from nexus_universal.layers.starts import start_steps
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -48,6 +50,12 @@ class UniversalGatedDelta(nn.Module):
         self.decay_bias = nn.Parameter(torch.empty(part.value_heads))
         self.norm = GatedNorm(part.norm, part.value_dim, activation=part.gate_activation)
         self.output = Linear(self.value_width, d_model, bias=False)
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """Decays are log U, with bias 1, or as steps start."""
+        self.decay_log.uniform_(*text.decay_range).log_()
+        nn.init.ones_(self.decay_bias)
+        start_steps(self.decay_bias, text)
 
     def new_state(self) -> State:
         """An empty state for this mixer."""

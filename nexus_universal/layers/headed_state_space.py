@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import ChannelStateSpace
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.channel_state_space import channel_scan, channel_step
 from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.starts import start_decays, start_ends, start_step_weight, start_steps
 from nexus_universal.layers.support import refuse_unless
 
 Heads = Float[Tensor, "heads batch channels seq"]
@@ -42,6 +44,13 @@ class UniversalHeadedStateSpace(nn.Module):
         self.decay_log = nn.Parameter(torch.empty(heads, channels, part.state_dim))
         self.skip = nn.Parameter(torch.empty(heads, channels))
         self.output = Linear(part.width, d_model, bias="output" in part.biases)
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """As `text` says of Δ and of what is read and written."""
+        start_decays(self.decay_log, self.skip)
+        start_step_weight(self.step_weight, self.part.rank, text)
+        start_steps(self.step_bias, text)
+        start_ends(self.convolution.weight, self.output.weight, text, depth=depth)
 
     def new_state(self) -> State:
         """An empty state for this mixer."""

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
+
 SPARE = 1e-6
 """Added to every length, so that none is 0."""
 
@@ -17,6 +19,11 @@ class LengthLimit(nn.Module):
         super().__init__()
         self.most = most
         self.scale = nn.Parameter(torch.empty(shape)) if shape else None
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """Heads are as long as they are."""
+        if self.scale is not None:
+            nn.init.ones_(self.scale)
 
     def forward(self, x: Float[Tensor, "batch seq heads width"]) -> Float[Tensor, "batch seq heads width"]:
         wide = x.float() if self.scale is None else x.float() * self.scale.float()

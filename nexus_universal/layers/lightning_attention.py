@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import LightningAttention
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.activations import ACTIVATIONS
@@ -50,8 +51,8 @@ class UniversalLightningAttention(nn.Module):
         self.register_buffer("pair_decay", torch.empty(1, heads, block, block))
 
     @torch.no_grad()
-    def start_decays(self) -> None:
-        """Fill in the decays that the part and the layer's index say."""
+    def start(self, text: Text, *, depth: int) -> None:
+        """The decays that the part and the layer's index say."""
         part = self.part
         share = 1 - self.layer_index / (part.depth - 1 + 1e-5) + 1e-5
         self.slope.copy_(((2 ** (-8 / part.heads)) ** (torch.arange(part.heads) + 1) * share)[:, None, None])

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.recurrences import MatrixMemory
 from nexus_universal.cache import AveragedState, State
@@ -50,13 +51,13 @@ class UniversalMatrixMemory(nn.Module):
         self.norm = HeadwiseNorm(part.norm, values)
         self.output = Linear(values, d_model, bias=False)
 
-    @torch.no_grad()
-    def start_gates(self) -> None:
+    def start(self, text: Text, *, depth: int) -> None:
         """Input gates all but shut, forget gates open, the more the later the head, whatever x is."""
-        for gate in (self.input_gate, self.forget_gate):
-            nn.init.zeros_(gate.weight)
-        nn.init.constant_(self.input_gate.bias, -10.0)
-        self.forget_gate.bias.copy_(torch.linspace(3.0, 6.0, self.part.heads))
+        found = dict(self.named_parameters())
+        for gate in ("input_gate", "forget_gate"):
+            nn.init.zeros_(found[f"{gate}.weight"])
+        nn.init.constant_(found["input_gate.bias"], -10.0)
+        found["forget_gate.bias"].copy_(torch.linspace(3.0, 6.0, self.part.heads))
 
     def new_state(self) -> State:
         """An empty state for this mixer."""
@@ -95,12 +96,12 @@ class UniversalMatrixMemory(nn.Module):
         whole = query.shape[2] // self.part.chunk * self.part.chunk
         seen = []
         if whole:
-            streams = (each[:, :, :whole].contiguous() for each in (query, key, value, opened, kept))
-            out, memory = self._chunks(*streams, memory)
+            streams = [each[:, :, :whole].contiguous() for each in (query, key, value, opened, kept)]
+            out, memory = self._chunks(*streams, memory=memory)
             seen.append(out)
         if whole < query.shape[2]:
-            streams = (each[:, :, whole:].contiguous() for each in (query, key, value, opened, kept))
-            out, memory = self._steps(*streams, memory)
+            streams = [each[:, :, whole:].contiguous() for each in (query, key, value, opened, kept)]
+            out, memory = self._steps(*streams, memory=memory)
             seen.append(out)
         return torch.cat(seen, dim=2), memory
 

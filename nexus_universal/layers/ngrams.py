@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.cache import NgramState, State
@@ -47,8 +48,9 @@ class UniversalHashedNgrams(nn.Module):
         self.convolution = nn.Parameter(torch.empty(wide, part.kernel))
 
     @torch.no_grad()
-    def start_hashes(self) -> None:
-        """Set the numbers by which tokens are hashed to those that n says."""
+    def start(self, text: Text, *, depth: int) -> None:
+        """Tokens are hashed by the numbers that n says; the convolution adds nothing."""
+        nn.init.zeros_(self.convolution)
         for name in ("multipliers", "rows", "offsets"):
             buffer = getattr(self, name)
             setattr(self, name, torch.tensor(getattr(self.part, name), dtype=torch.long, device=buffer.device))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.position import Norm
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.linear import Linear
@@ -22,6 +23,11 @@ class UniversalNorm(nn.Module):
         self.eps = part.eps
         self.weight = nn.Parameter(torch.empty(width)) if part.scale != "none" else None
         self.bias = nn.Parameter(torch.empty(width)) if part.bias else None
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """The identity."""
+        if self.weight is not None:
+            nn.init.constant_(self.weight, 0.0 if self.part.scale == "one_plus_weight" else 1.0)
 
     @staticmethod
     def of(part: Norm, width: int) -> UniversalNorm:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
@@ -53,6 +54,10 @@ class UniversalDynamicConvolution(nn.Module):
         plan.recurrent = True
         self.taps = nn.Parameter(torch.empty(part.kernel, channels))
         self.project = Linear(d_model, heads * part.kernel, bias=False)
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """No tap but the learned ones."""
+        nn.init.zeros_(self.taps)
 
     def forward(self, x: Vectors, z: Vectors, call: Call, state: State | None = None) -> Vectors:
         """x is what z was projected to."""

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.program import Read
 from nexus_universal.layers.call import Call
 
@@ -158,6 +159,10 @@ class LayerScale(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("value", torch.empty(1))
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """The identity."""
+        nn.init.ones_(self.value)
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
         return x * self.value.to(x.dtype)

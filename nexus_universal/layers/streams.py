@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.ends import Streams
+from nexus_universal.architecture.ends import Streams, Text
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import bare_rms, reciprocal
 from nexus_universal.layers.stream_gate import UniversalStreamGate
@@ -33,6 +35,12 @@ class UniversalStreams(nn.Module):
             self.weight = nn.Parameter(torch.empty(part.count, part.count * d_model))
             self.bias = nn.Parameter(torch.empty(part.count))
             self.scale = nn.Parameter(torch.empty(1))
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """Shares as their biases say; of a late norm, hardly of x and all alike."""
+        if self.part.merge == "weigh":
+            nn.init.constant_(self.scale, 0.01 if self.part.late_norm else 1.0)
+            nn.init.constant_(self.bias, -math.log(max(self.part.count - 1, 1)) if self.part.late_norm else 0.0)
 
     def fill(self, x: One) -> StreamsOf:
         """The streams that the first layer reads."""

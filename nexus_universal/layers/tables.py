@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.position import SinusoidPositions
 
 
@@ -19,6 +20,11 @@ class Table(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, width))
         self.padding_row = padding_row
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """The pad row is zero."""
+        if self.padding_row is not None:
+            nn.init.zeros_(self.weight[self.padding_row])
 
     def forward(self, index: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq width"]:
         return F.embedding(index, self.weight, self.padding_row)

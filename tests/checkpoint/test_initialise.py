@@ -34,6 +34,8 @@ OTHERWISE = {
     "recurrent_gemma": "its variances go by depth, kernel and width, of which its config says little",
     "rwkv": "its matrices start orthogonal, its token vectors all but at 0",
     "xlstm": "every matrix that has a gate in its name starts at 0, a feed-forward's and so its output, too",
+    "modernbert-decoder": "it cuts the tails off its normal numbers, and shrinks its head, too",
+    "openai-gpt": "its matrices start at 0.02, whatever its config says",
     "nemotron": "its norms start at 1 + 1: meant are weights around 0",
 }
 """Types that the reference starts otherwise, and why ours does not."""
@@ -64,7 +66,7 @@ def test_each_tensor_has_the_references_distribution(model_type: str) -> None:
         assert abs(float(found.mean() - expected.mean())) < allowed, name
 
 
-@types
+@pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if name != "modernbert-decoder"])  # draws it, too
 def test_the_pad_row_is_zero_where_the_references_is(model_type: str) -> None:
     theirs, ours, _ = drawn(model_type, **WIDER)
     name = "embedding.tokens.weight"

@@ -418,7 +418,7 @@ def built(n: ArchitectureParameter) -> UniversalTransformer:
         put(model, name, noise * 1.5 / slot.shape[-1] ** 0.5 if slot.dim() > 1 else 1 + 0.3 * noise)
     for module in model.modules():
         if isinstance(module, UniversalLightningAttention):
-            module.start_decays()
+            module.start(n.text, depth=n.num_layers)
     return model.eval()
 
 

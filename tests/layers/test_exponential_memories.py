@@ -12,6 +12,7 @@ from transformers import RwkvConfig, xLSTMConfig
 from transformers.models.rwkv.modeling_rwkv import RwkvFeedForward, RwkvSelfAttention
 from transformers.models.xlstm.modeling_xlstm import xLSTMLayer
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.recurrences import DecayedAverage, MatrixMemory, ShiftedFeedForward
 from nexus_universal.layers.decayed_average import UniversalDecayedAverage, UniversalShiftedFeedForward
@@ -195,7 +196,7 @@ def test_decays_and_mixes_start_as_the_reference_has_them(layer: int) -> None:
     mixing = UniversalDecayedAverage(DecayedAverage(), d_model=WIDTH, layer_index=layer)
     feeding = UniversalShiftedFeedForward(ShiftedFeedForward(width=40), d_model=WIDTH, layer_index=layer)
     for module in (mixing, feeding):
-        module.start(depth=DEPTH)
+        module.start(Text(), depth=DEPTH)
     assert furthest(mixing.decay, block.attention.time_decay) < 1e-6
     assert same(mixing.bonus, block.attention.time_first)
     for role, name in {"key": "key", "value": "value", "gate": "receptance"}.items():
@@ -211,7 +212,8 @@ def test_gates_start_as_the_reference_has_them() -> None:
         xLSTMConfig(**{**XLSTM.to_dict(), "num_hidden_layers": 1, "num_blocks": 1, "vocab_size": 97})
     )
     ours = CASES["memory"]()[1]
-    ours.start_gates()
+    with torch.no_grad():
+        ours.start(Text(), depth=1)
     layer = theirs.blocks[0].mlstm_layer
     for found, expected in ((ours.input_gate, layer.igate_preact), (ours.forget_gate, layer.fgate_preact)):
         assert same(found.weight, expected.weight) and same(found.bias, expected.bias)

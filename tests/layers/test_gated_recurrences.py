@@ -18,6 +18,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLi
 from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRecurrentBlock
 from transformers.models.zamba.modeling_zamba import ZambaMambaMixer
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.mixers import Packed
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.recurrences import (
@@ -229,7 +230,7 @@ def test_pads_change_neither_outputs_nor_states(case: str, left: int, right: int
 
 def test_decays_start_as_the_reference_has_them() -> None:
     theirs, ours, names = CASES["lightning"]()
-    ours.start_decays()
+    ours.start(Text(), depth=1)
     found = dict(ours.named_buffers())
     for name, buffer in theirs.named_buffers():
         assert same(found[renamed(name, names)], buffer), name

@@ -32,7 +32,7 @@ def mixers(
     biased = reader.take("attention_bias", False)
     found = {
         kind: LatentAttention(
-            **{field: size for field, size in sizes.items() if field != "head"},
+            **{field: size for field, size in sizes.items() if field != "head"},  # type: ignore[arg-type]
             latent_norm=norm,
             rope_norm=norm,
             rope=turns[kind],
@@ -81,7 +81,7 @@ def _sizes(reader: ConfigReader, kinds: tuple[str, ...]) -> dict[str, dict[str, 
     reader.values["per_layer_config"] = reader.values["per_layer_config"] or {}
     section = reader.section("per_layer_config")
     spelled = {key.lstrip("0") or "0": key for key in section.values}
-    found = dict.fromkeys(KINDS, whole)
+    found: dict[str, dict[str, int]] = dict.fromkeys(KINDS, whole)
     for index, kind in enumerate(kinds):
         key = spelled.get(str(index), str(index))
         section.values.setdefault(key, {})
@@ -108,7 +108,7 @@ def _own(reader: ConfigReader, default: dict[str, int], prefix: str = "", *, win
 def _ropes(reader: ConfigReader, kinds: tuple[str, ...], context: int | None) -> dict[str, Rope]:
     """The rotation of each kind of layer, of which one for all is a copy; indexed layers keep their tables wide."""
     far, near = reader.number("rope_theta", 80000000.0), reader.number("swa_rope_theta", 50000.0)
-    said = reader.values.get("rope_parameters")
+    said: Any = reader.values.get("rope_parameters")
     if said is None:
         said = {kind: {"rope_theta": near if kind == SLIDING else far} for kind in KINDS}
     elif isinstance(said, dict):
