@@ -9,12 +9,12 @@ from nexus_universal.architecture.costs import (
     Cost,
     Place,
     convolution_cost,
-    cost,
     linear,
     norm_cost,
     total,
     weights,
 )
+from nexus_universal.architecture.latent_costs import cost
 from nexus_universal.architecture.recurrences import (
     ChannelStateSpace,
     DecayedAverage,
