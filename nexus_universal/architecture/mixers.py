@@ -205,8 +205,8 @@ class Attention(Part):
             yield from self.rope.problems_in_head(
                 self.head_dim, width="rope.fraction", kept=self.kernel == "eager_wide"
             )
-        if any(self._lacks(role) for packed in self.packing for role in packed.roles):
-            yield "packing", "names 'gate', 'relative' or 'sink', of which there is none"
+        for role in (role for packed in self.packing for role in packed.roles if self._lacks(role)):
+            yield "packing", f"names {role!r}, of which there is none"
         if self.gate is None and "gate" in self.biases:
             yield "biases", "names 'gate', but gate = None"
         if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):

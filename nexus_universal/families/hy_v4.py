@@ -100,10 +100,8 @@ FAMILY = Family(
         passed_over={r"^model\.mtp_layers\.": "multi-token prediction"},
     ),
     aliases={"num_local_experts": "n_routed_experts"},
-    irrelevant={
-        **dict.fromkeys(("head_dim", "num_key_value_heads", "qk_head_dim"), "follows from other keys"),
-        "learnable_sink_init": "says how weights start",
-    },
+    irrelevant=dict.fromkeys(("head_dim", "num_key_value_heads", "qk_head_dim"), "follows from other keys")
+    | {"learnable_sink_init": "says how weights start"},
     tiny=draws.without(draws.TINY | draws.TINY_LATENT, "num_key_value_heads")
     | draws.TINY_ROUTED
     | draws.TINY_INDEXED

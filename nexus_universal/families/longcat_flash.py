@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import LatentAttention
@@ -22,8 +22,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     text, embedding = common.ends(reader, context=131072, vocab=131072, width=6144, bos=1, eos=2)
     norm, dense = common.rms_norm(reader, 1e-5), common.feed_forward(reader, 12288)
-    form: dict[str, Any] = {"context": text.context, "pairing": "interleaved_to_half"}
-    attention = deepseek.latent_attention(reader, query_rank=1536, defaults=SIZES, **form)
+    latent = partial(deepseek.latent_attention, reader, context=text.context, defaults=SIZES)
+    attention = latent(query_rank=1536, pairing="interleaved_to_half")
     ranks = reader.count("q_lora_rank", 1536), attention.latent_rank
     scales = [(embedding.width / rank) ** 0.5 for rank in ranks]
     attention = replace(attention, query_scale=scales[0], latent_scale=scales[1])
@@ -102,8 +102,7 @@ FAMILY = Family(
     | draws.TINY_LATENT
     | {
         "num_layers": 2,
-        "head_dim": 8,
-        "moe_intermediate_size": 24,
+        **{"head_dim": 8, "moe_intermediate_size": 24},
         "n_routed_experts": 8,
         "zero_expert_num": 0,  # the reference opens no file without rows for them
         "num_experts_per_tok": 5,

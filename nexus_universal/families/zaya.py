@@ -63,7 +63,8 @@ def _attention(reader: ConfigReader, kinds: tuple[str, ...], *, context: int | N
 
 def _step(name: str, part: Part, norm: Norm) -> Step:
     terms = (Term(source=name, gain="shift_scale"), Term(source="x", gain="shift_scale"))
-    return Step(norm=norm, branches=(Branch(name=name, part=part),), writes=(Write(terms=terms),))  # type: ignore[arg-type]
+    branch = Branch(name=name, part=part)  # type: ignore[arg-type]
+    return Step(norm=norm, branches=(branch,), writes=(Write(terms=terms),))
 
 
 ATTENTION, GATE = f"{names.LAYER}.self_attn.qkv_proj", f"{names.LAYER}.mlp.gate"

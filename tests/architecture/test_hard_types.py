@@ -232,7 +232,9 @@ def test_the_works_use_every_part_that_only_they_need() -> None:
     waiting = {"LinearScaling", "DynamicScaling", "Llama3Scaling", "LongRopeScaling", "LearnedPositions", "ByLayer"}
     waiting |= {"Alibi", "Bands", "SinusoidPositions", "SteppedScaling", "ShortConvolution", "ChannelStateSpace"}
     waiting |= {"Differential", "QueryTemperature", "GatedLinearRecurrence", "Beside", "Narrow", "HeadTransform"}
-    waiting |= {"DynamicMask", "GatedStreams", "ConvolvedAttention", "ChainedExperts"}
+    waiting |= {"DynamicMask", "GatedStreams", "ConvolvedAttention", "ChainedExperts", "ChannelGatedStreams"}
+    waiting |= {"DecayedAverage", "ShiftedFeedForward", "MatrixMemory", "HashedNgrams", "PooledIndexer", "StreamGate"}
+    waiting |= {"RelativeBias", "ResidualConvolution", "DynamicConvolution"}
     assert set(PARTS) - used == waiting | {"ReusedIndices"}
 
 

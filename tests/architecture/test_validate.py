@@ -136,10 +136,13 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "heads": (mixer(kv_heads=3), ("kv_heads = 3 must divide heads = 4",)),
     "kernel": (mixer(sinks=True), ("kernel = 'sdpa' must be 'eager'",)),
     "gate bias": (mixer(biases=("gate",)), ("biases = ('gate',) names 'gate', but gate = None",)),
-    "gate packing": (mixer(packing=(Packed(roles=("query", "gate")),)), ("packing", "names 'gate', but gate = None")),
+    "gate packing": (
+        mixer(packing=(Packed(roles=("query", "gate")),)),
+        ("packing", "names 'gate', of which there is none"),
+    ),
     "unknown role": (
         mixer(packing=(Packed(roles=("query", "beta")),)),
-        ("names 'beta' (known: query, key, value, gate)",),
+        ("names 'beta' (known: query, key, value, relative, gate, sink)",),
     ),
     "role twice": (mixer(packing=(Packed(roles=("query", "query")),)), ("packing", "names a role twice")),
     "half a bias": (

@@ -92,7 +92,7 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
                 writes=(write("a"),),
             )
         ),
-        ("adapters", "name 'quary' (known: query, key, value, gate)"),
+        ("adapters", "name 'quary' (known: query, key, value, relative, gate, sink)"),
     ),
     "register twice": (
         small(registers=(Register(name="m"), Register(name="m"))),
