@@ -167,6 +167,12 @@ def ids(batch: int, seq: int, *, seed: int = 1, vocab: int = 97) -> Tensor:
     return torch.randint(0, vocab, (batch, seq), generator=torch.Generator().manual_seed(seed))
 
 
+def ids_without_pads(batch: int, seq: int, *, seed: int = 1) -> Tensor:
+    """Random ids without the pad that RoBERTa and its kin do not count as a position."""
+    found = ids(batch, seq, seed=seed)
+    return torch.where(found == 1, 2, found)
+
+
 def same(left: Tensor, right: Tensor) -> bool:
     """Equal in dtype, shape and every bit (but for the sign of zero)."""
     return left.dtype == right.dtype and left.shape == right.shape and torch.equal(left, right)

@@ -18,7 +18,7 @@ from torch import Tensor
 from nexus_universal import UniversalTransformer
 from nexus_universal.architecture.errors import InputError
 from tests.helpers import MODEL_TYPES, STEADY, reference, universal
-from tests.helpers import ids as any_ids
+from tests.helpers import ids_without_pads as ids
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{model_type: (model_type, STEADY.get(model_type, {})) for model_type in MODEL_TYPES},
@@ -44,14 +44,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 LENGTH = 40
-PAD = 1
 cases = pytest.mark.parametrize("case", CASES)
-
-
-def ids(batch: int, seq: int, *, seed: int = 1) -> Tensor:
-    """Random ids without the pad that RoBERTa and its kin do not count as a position."""
-    found = any_ids(batch, seq, seed=seed)
-    return torch.where(found == PAD, PAD + 1, found)
 
 
 @functools.cache
