@@ -70,7 +70,8 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
 
 def _unread(reader: ConfigReader, kinds: Sequence[str], mlps: Sequence[str]) -> None:
     """Keys of the published config that transformers does not read, and what its class does anyway."""
-    heads, kv_heads = reader.values.get("num_attention_heads", 64), reader.values.get("num_key_value_heads", 4)
+    heads = reader.values.get("num_attention_heads", 64)
+    kv_heads = reader.values.get("num_key_value_heads", 4) or heads
     for key, value in {
         "hybrid_layer_pattern": [int(kind == SLIDING) for kind in kinds],
         "moe_layer_freq": [int(mlp == SPARSE) for mlp in mlps],

@@ -80,7 +80,7 @@ def _kinds(reader: ConfigReader) -> tuple[str, ...]:
     depth = reader.count("num_hidden_layers", 54)
     kinds = reader.names("layers_block_type", length=depth, known=KINDS)
     reader.require(kinds is not None or depth == 54, "num_hidden_layers", depth, "known without layers_block_type: 54")
-    return kinds or tuple(KINDS[letter == "H"] for letter in PATTERN)
+    return kinds or tuple(KINDS[letter == "H"] for letter in PATTERN)[:depth]
 
 
 ADAPTED = {f"attention.{role}": f"self_attn.linear_{role[0]}" for role in ("query", "key", "value")}

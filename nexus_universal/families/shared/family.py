@@ -105,7 +105,12 @@ class Family:
 
         def read(values: dict[str, Any]) -> tuple[ArchitectureParameter, RecordingReader]:
             reader = self._reader(RecordingReader, values, spelled_as=raw, ignore_keys=ignored)
-            return self.read(reader), reader
+            try:
+                return self.read(reader), reader
+            except (KeyError, IndexError, TypeError, ValueError) as error:  # of what does not hold nothing can be made
+                if not reader.broken:
+                    raise
+                raise UnsupportedConfig(f"{self.model_type}: {sorted(reader.broken)} cannot be") from error
 
         start = self._normalised(raw)
         found = solve(n, start, read=read)

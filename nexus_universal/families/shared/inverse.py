@@ -80,6 +80,7 @@ class RecordingReader(ConfigReader):
         return found
 
     def section(self, key: str) -> ConfigReader:
+        self.values.setdefault(key, {})
         inner = super().section(key)
         assert isinstance(inner, RecordingReader)
         inner.asked, inner.invented, inner.broken = self.asked, self.invented, self.broken
