@@ -22,6 +22,7 @@ FLOORS = {
     "ends": "Ends",
     "program": "Wiring",
     "mixers": "Mixers",
+    "indexers": "Choices of keys",
     "differential": "Differential attention",
     "recurrences": "Recurrent mixers",
     "feed_forward": "Feed-forward",

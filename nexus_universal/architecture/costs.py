@@ -160,6 +160,14 @@ def _(part: Attention, place: Place) -> Cost:
     if part.dynamic_mask:
         step = linear(part.kv_heads * part.value_width, part.kv_heads, part.dynamic_mask.bias)
         costs += [weights(part.kv_heads), replace(step, flops=step.flops * place.seen(part.window))]
+    if part.indexer:
+        indexer = part.indexer
+        costs += [
+            linear(place.width, (indexer.heads + 1) * indexer.head_dim),
+            norm_cost(indexer.norm, 2 * indexer.head_dim),
+            Cost(flops=2 * indexer.heads * indexer.head_dim * place.context),
+            place.remembered(indexer.head_dim, None),
+        ]
     if part.qk_norm:
         wide = part.qk_norm.over == "width" or part.qk_norm.own
         widths = (width, kv_width) if wide else (part.head_dim, part.head_dim)

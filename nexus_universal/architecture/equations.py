@@ -77,15 +77,35 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
     mixed = "o = " + weights + r"\, v"
     if part.differential:
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
+    where = _seen(part)
+    if part.indexer:
+        lines += _block_indexer(part, names)
+        where = r"j \in J_{t}"
     return [
         *lines,
-        listed(mixed, _seen(part), _slopes(part), raised(part.dynamic_mask)),
+        listed(mixed, where, _slopes(part), raised(part.dynamic_mask)),
         *_difference(part, names),
         output(
             name,
             names.optional(part.inner_norm, gated("o", part.gate, "gate" in part.biases)),
             "output" in part.biases,
         ),
+    ]
+
+
+def _block_indexer(part: Attention, names: Names) -> list[str]:
+    """Which blocks of keys are chosen."""
+    assert part.indexer
+    indexer = part.indexer
+    query, key = (names.optional(part.rope, names(indexer.norm, linear(role, "z"))) for role in ("iq", "ik"))
+    best = (
+        says(f"the {indexer.keep} best blocks of {indexer.size} seen keys by ") + r"\max_{j \in b} q'_{t} \cdot k'_{j}"
+    )
+    first = says(f", the last {indexer.near} first") if indexer.near else ""
+    each = says(f" for {part.heads // indexer.heads} heads each")
+    return [
+        listed(within(f"q' = {query}", indexer.heads, indexer.head_dim), f"k' = {key}"),
+        r"J_{t} = " + best + first + each,
     ]
 
 

@@ -40,3 +40,25 @@ class ReusedIndices(Part):
     """The keys that an earlier layer's indexer chose and emitted under the name `reuse` (GLM-5)."""
 
     reuse: str
+
+
+@part
+class BlockIndexer(Part):
+    """Cheap scores choose, per query, the `keep` blocks of `size` keys that groups of heads may see (MiniMax-M3).
+
+    Keys count from the first that a query sees. score_b = max over the keys s of a block of q_h · k_s, in float32, with
+    q_h = norm(W_h x) and k = norm(W x), both turned as the attention's heads are. Each of the `heads` chooses for as
+    many heads of the attention; the query's own block and those before it, `near` in all, come first whatever they
+    score.
+    """
+
+    heads: int
+    head_dim: int
+    keep: int
+    size: int
+    norm: Norm
+    near: int = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.near < 0:
+            yield "near", "must not be negative"

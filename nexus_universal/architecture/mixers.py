@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.dynamic_mask import DynamicMask
-from nexus_universal.architecture.indexers import ReusedIndices, SparseIndexer
+from nexus_universal.architecture.indexers import BlockIndexer, ReusedIndices, SparseIndexer
 from nexus_universal.architecture.part import ByLayer, Part, part
 from nexus_universal.architecture.position import Alibi, Norm, QueryTemperature, Rope, YarnScaling, yarn_mscale
 
@@ -117,7 +117,7 @@ class Attention(Part):
     the projections, and a norm of their whole width, give on both sides; `inner_norm` norms all heads together before
     the output projection. `query_scale` multiplies the projected query, `value_scale` values. `contiguous` copies
     queries, keys and values head by head before they meet: the same numbers, other bits in gradients. A layer with a
-    window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo).
+    window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo). An `indexer` chooses keys.
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
@@ -180,8 +180,15 @@ class Attention(Part):
     contiguous: bool = False
     keeps: Literal["window", "all"] = "window"
     chunked: bool = False
+    indexer: BlockIndexer | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.indexer and (self.kernel != "sdpa" or self.window or self.alibi or self.reuse or self.dynamic_mask):
+            yield "indexer", "needs kernel = 'sdpa', and neither window, alibi, reuse nor dynamic_mask"
+        if self.indexer and self.heads % self.indexer.heads:
+            yield "indexer.heads", f"must divide heads = {self.heads}"
+        if self.indexer and self.rope and self.rope.dims(self.head_dim) > self.indexer.head_dim:
+            yield "indexer.head_dim", f"must be at least {self.rope.dims(self.head_dim)}, of which the rope turns all"
         if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
             yield "dynamic_mask", "needs kernel = 'sdpa', and neither alibi, reuse nor differential"
         if self.dynamic_mask and self.repeat_first:

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.mixers import Attention
-from nexus_universal.cache import KeyValueState, State, WindowState
+from nexus_universal.cache import IndexedState, KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.block_indexer import UniversalBlockIndexer
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.differential import UniversalDifferential
 from nexus_universal.layers.dynamic_mask import UniversalDynamicMask
@@ -81,6 +82,11 @@ class UniversalAttention(KeepsFloat32):
         self.key_norm = None if part.reuse else self._head_norm(part.kv_heads)
         self.value_norm = UniversalNorm.of(part.value_norm, part.value_width) if part.value_norm else None
         self.rope_index = self.plan.rope(part.rope, part.head_dim) if part.rope else None
+        self.indexer = None
+        if part.indexer:
+            self.indexer = UniversalBlockIndexer(
+                part.indexer, d_in=d_in or d_model, heads=part.heads, plan=self.plan, rope_index=self.rope_index
+            )
         self.differential = None
         if part.differential:
             self.differential = UniversalDifferential(
@@ -106,7 +112,7 @@ class UniversalAttention(KeepsFloat32):
 
     def _mask_kind(self) -> MaskKind:
         part = self.part
-        omissible = part.kernel == "sdpa" and part.dynamic_mask is None
+        omissible = part.kernel == "sdpa" and part.dynamic_mask is None and part.indexer is None
         form = "additive" if part.kernel.startswith("eager") else "omissible" if omissible else "always"
         if part.alibi is None:
             return MaskKind(window=part.window, chunked=part.chunked, form=form)
@@ -116,6 +122,8 @@ class UniversalAttention(KeepsFloat32):
         """An empty state for this mixer; None where it reuses what another keeps."""
         if self.part.reuse:
             return None
+        if self.part.indexer:
+            return IndexedState()
         if self.part.window is None or self.part.keeps == "all":
             return KeyValueState()
         return WindowState(self.part.window)
@@ -140,6 +148,9 @@ class UniversalAttention(KeepsFloat32):
         if part.emit:
             call.emitted[part.emit] = key, value
         mask = call.masks[self.mask_index]
+        if self.indexer is not None:
+            assert mask is not None
+            mask = self.indexer(x, mask, call, state)
         if self.dynamic_mask is not None:
             assert mask is not None
             mask = self.dynamic_mask(value, mask, heads=part.heads)
