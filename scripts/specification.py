@@ -25,7 +25,7 @@ FLOORS = {
     "mixers": "Mixers",
     "packing": "Packed projections",
     "residual_convolution": "Residual convolutions",
-    "pooled_indexer": "Chosen keys",
+    "indexers": "Choices of keys",
     "differential": "Differential attention",
     "recurrences": "Recurrent mixers",
     "ngrams": "Hashed n-grams",

@@ -198,8 +198,8 @@ def _(part: Attention, place: Place) -> Cost:
         costs += [
             linear(place.width, (indexer.heads + 1) * indexer.head_dim),
             norm_cost(indexer.norm, 2 * indexer.head_dim),
-            Cost(flops=2 * indexer.heads * indexer.head_dim * (place.context // indexer.rate)),
-            Cost(growing=Fraction(indexer.head_dim * place.bytes + INTEGER_BYTES)),
+            Cost(flops=2 * indexer.heads * indexer.head_dim * indexer.compared(place.context)),
+            Cost(growing=Fraction(indexer.head_dim * place.bytes + INTEGER_BYTES * indexer.placed)),
         ]
     if part.qk_norm:
         wide = part.qk_norm.over == "width" or part.qk_norm.own

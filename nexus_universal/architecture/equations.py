@@ -7,6 +7,7 @@ from functools import singledispatch
 from typing import Any
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
+from nexus_universal.architecture.indexers import BlockIndexer, PooledIndexer
 from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
 from nexus_universal.architecture.notation import (
     bracketed,
@@ -99,7 +100,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
     where = _seen(part)
     if part.indexer:
-        lines += _pooled_indexer(part, names)
+        lines += (_pooled_indexer if isinstance(part.indexer, PooledIndexer) else _block_indexer)(part, names)
         where = r"j \in J_{t}"
     return [
         *lines,
@@ -115,7 +116,7 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
 
 def _pooled_indexer(part: Attention, names: Names) -> list[str]:
     """Which blocks of keys are chosen."""
-    assert part.indexer
+    assert isinstance(part.indexer, PooledIndexer)
     indexer, rate = part.indexer, part.indexer.rate
     query = names.optional(part.rope, names(indexer.norm, linear("iq", "z")))
     key = names.optional(part.rope, names(indexer.norm, rf"\mathrm{{mean}}_{{{rate}}}(W_{{ik}} z)"))
@@ -124,6 +125,22 @@ def _pooled_indexer(part: Attention, names: Names) -> list[str]:
     return [
         listed(score, within(f"q' = {query}", indexer.heads, indexer.head_dim), f"k' = {key}"),
         r"J_{t} = " + best + says(", and the keys behind the last whole one"),
+    ]
+
+
+def _block_indexer(part: Attention, names: Names) -> list[str]:
+    """Which blocks of keys are chosen."""
+    assert isinstance(part.indexer, BlockIndexer)
+    indexer = part.indexer
+    query, key = (names.optional(part.rope, names(indexer.norm, linear(role, "z"))) for role in ("iq", "ik"))
+    best = (
+        says(f"the {indexer.keep} best blocks of {indexer.size} seen keys by ") + r"\max_{j \in b} q'_{t} \cdot k'_{j}"
+    )
+    first = says(f", the last {indexer.near} first") if indexer.near else ""
+    each = says(f" for {part.heads // indexer.heads} heads each")
+    return [
+        listed(within(f"q' = {query}", indexer.heads, indexer.head_dim), f"k' = {key}"),
+        r"J_{t} = " + best + first + each,
     ]
 
 

@@ -7,10 +7,9 @@ from typing import ClassVar, Literal
 
 from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.dynamic_mask import DynamicMask
-from nexus_universal.architecture.indexers import ReusedIndices, SparseIndexer
+from nexus_universal.architecture.indexers import BlockIndexer, PooledIndexer, ReusedIndices, SparseIndexer
 from nexus_universal.architecture.packing import Packed, packing_problems
 from nexus_universal.architecture.part import ByLayer, Part, part
-from nexus_universal.architecture.pooled_indexer import PooledIndexer
 from nexus_universal.architecture.position import (
     Alibi,
     Norm,
@@ -169,7 +168,7 @@ class Attention(Part):
     apart: Norm | None = None
     length_limit: float | None = None
     projected_sinks: bool = False
-    indexer: PooledIndexer | None = None
+    indexer: PooledIndexer | BlockIndexer | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.convolution and (self.reuse or self.value_is_key or self.packing):
@@ -186,6 +185,8 @@ class Attention(Part):
             yield "projected_sinks", "needs kernel = 'eager' and sinks = False"
         if self.indexer and (self.kernel != "sdpa" or self.window or self.alibi or self.reuse or self.dynamic_mask):
             yield "indexer", "needs kernel = 'sdpa', and neither window, alibi, reuse nor dynamic_mask"
+        if isinstance(self.indexer, BlockIndexer) and self.heads % self.indexer.heads:
+            yield "indexer.heads", f"must divide heads = {self.heads}"
         if self.indexer and self.rope and self.rope.dims(self.head_dim) > self.indexer.head_dim:
             yield "indexer.head_dim", f"must be at least {self.rope.dims(self.head_dim)}, of which the rope turns all"
         if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):

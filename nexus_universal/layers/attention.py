@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.indexers import BlockIndexer, PooledIndexer
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.residual_convolution import DynamicConvolution
-from nexus_universal.cache import (
-    ConvolvedPairState,
-    ConvolvedPairWindowState,
-    KeyValueState,
-    PlacedState,
-    State,
-    WindowState,
-)
+from nexus_universal.cache import ConvolvedPairState, ConvolvedPairWindowState, KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
+from nexus_universal.layers.block_indexer import UniversalBlockIndexer
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.differential import UniversalDifferential
 from nexus_universal.layers.dynamic_mask import UniversalDynamicMask
@@ -38,6 +34,11 @@ from nexus_universal.layers.pooled_indexer import UniversalPooledIndexer
 from nexus_universal.layers.relative_bias import Biases, UniversalRelativeBias
 from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution, UniversalResidualConvolution
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
+
+INDEXERS: dict[type, Callable[..., UniversalPooledIndexer | UniversalBlockIndexer]] = {
+    PooledIndexer: UniversalPooledIndexer,
+    BlockIndexer: UniversalBlockIndexer,
+}
 
 
 class UniversalAttention(KeepsFloat32):
@@ -112,8 +113,8 @@ class UniversalAttention(KeepsFloat32):
         self.rope_index = self.plan.rope(part.rope, part.head_dim) if part.rope else None
         self.indexer = None
         if part.indexer:
-            self.indexer = UniversalPooledIndexer(
-                part.indexer, d_in=d_in or d_model, plan=self.plan, rope_index=self.rope_index
+            self.indexer = INDEXERS[type(part.indexer)](
+                part.indexer, d_in=d_in or d_model, heads=part.heads, plan=self.plan, rope_index=self.rope_index
             )
         self.differential = None
         if part.differential:
@@ -160,8 +161,8 @@ class UniversalAttention(KeepsFloat32):
         """An empty state for this mixer; None where it reuses what another keeps."""
         if self.part.reuse:
             return None
-        if self.part.indexer:
-            return PlacedState()
+        if self.indexer is not None:
+            return self.indexer.new_state()
         convolved = self.part.convolution is not None
         if self.part.window is None or self.part.keeps == "all":
             return ConvolvedPairState() if convolved else KeyValueState()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from nexus_universal.architecture.pooled_indexer import PooledIndexer
+from nexus_universal.architecture.indexers import PooledIndexer
 from nexus_universal.cache import PlacedState, State
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.linear import Linear
@@ -21,12 +21,16 @@ Seen = Bool[Tensor, "batch queries keys"]
 class UniversalPooledIndexer(nn.Module):
     """Σ_h relu(q_h · k_b) of blocks b of keys, and those with the highest sums; nothing of it has a gradient."""
 
-    def __init__(self, part: PooledIndexer, *, d_in: int, plan: CallPlan, rope_index: int | None) -> None:
+    def __init__(self, part: PooledIndexer, *, d_in: int, heads: int, plan: CallPlan, rope_index: int | None) -> None:
         super().__init__()
         self.part, self.plan, self.rope_index = part, plan, rope_index
         self.query_key = Linear(d_in, (part.heads + 1) * part.head_dim, bias=False)
         self.query_norm = UniversalNorm.of(part.norm, part.head_dim)
         self.key_norm = UniversalNorm.of(part.norm, part.head_dim)
+
+    def new_state(self) -> State:
+        """An empty state of keys, values and this one's keys."""
+        return PlacedState()
 
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "batch seq d_in"], mask: Mask, call: Call, state: State | None) -> Mask:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
+from nexus_universal.architecture.indexers import BlockIndexer
 from nexus_universal.architecture.mixers import CompressedAttention
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
 from nexus_universal.architecture.recurrences import (
@@ -127,10 +128,12 @@ def asked(n: Any, mode: str, sample: Sample) -> Sample:
 
 
 def pads_leak(n: Any) -> bool:
-    """Whether a reference lets pads in: a convolution that reads their bias, or a compressor that pools them."""
+    """Whether a reference lets pads in: a convolution reads their bias, they are pooled, or blocks count from them."""
     if any(isinstance(part, CompressedAttention) and part.rate for part in _parts(n)):
         return True
-    if any(isinstance(part, UNMASKED) for part in _parts(n)):
+    if any(
+        isinstance(part, UNMASKED) or isinstance(getattr(part, "indexer", None), BlockIndexer) for part in _parts(n)
+    ):
         return True
     if any(isinstance(part, ConvolvedAttention) and part.bias for part in _parts(n)):
         return True

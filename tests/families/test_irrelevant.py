@@ -132,6 +132,7 @@ VARIED: dict[str, Any] = {
     "num_logits_to_keep": 3,
     "rope_theta": 7.0,
     "partial_rotary_factor": 0.3,
+    "rotary_dim": 4,
     "attention_bias": True,
     "mamba_proj_bias": True,
     "residual_in_fp32": True,

@@ -380,3 +380,17 @@ def test_untying_the_head_unties_the_shared_blocks(model_type: str) -> None:
         }
         assert (len(owners) == 1) == tied
         assert same(universal(theirs)(ids(1, 9)).logits, theirs(ids(1, 9), use_cache=False).logits)
+
+
+def test_blocks_of_keys_are_counted_from_the_pads() -> None:
+    """MiniMax-M3: a row behind five pads, where blocks are of eight keys, sees other blocks than the row alone."""
+    theirs = reference("minimax_m3_vl_text")
+    ours, tokens = universal(theirs), ids(1, 40)
+    padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), tokens], dim=1)
+    mask = torch.cat([torch.zeros(1, 5, dtype=torch.long), torch.ones_like(tokens)], dim=1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        alone = theirs(tokens, use_cache=False).logits
+        given = {"attention_mask": mask, "position_ids": positions}
+        assert furthest(theirs(padded, **given, use_cache=False).logits[:, 5:], alone) > 0.01
+        assert furthest(ours(padded, **given).logits[:, 5:], alone) < 1e-5

@@ -31,6 +31,7 @@ from nexus_universal.architecture.ends import (
 )
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
+from nexus_universal.architecture.indexers import BlockIndexer
 from nexus_universal.architecture.mixers import (
     OutputGate,
     Packed,
@@ -84,6 +85,7 @@ SAMPLES: dict[type, Any] = {
     Bands: Bands(cutoffs=(11, 40)),
     PerLayerEmbedding: PerLayerEmbedding(vocab=97, width=8, norm=NORM),
     Streams: Streams(count=2, fill="copy", merge="mean", eps=1e-6),
+    BlockIndexer: BlockIndexer(heads=1, head_dim=8, keep=2, size=4, norm=NORM),
     SparseIndexer: SparseIndexer(heads=2, head_dim=8, keep=4, key_norm=NORM),
     ReusedIndices: ReusedIndices(reuse="indices"),
     HyperConnection: HyperConnection(streams=2, iterations=2, eps=1e-6, norm_eps=1e-6),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nexus_universal.architecture.ends import Text
+from nexus_universal.architecture.indexers import PooledIndexer
 from nexus_universal.architecture.ngrams import HashedNgrams
-from nexus_universal.architecture.pooled_indexer import PooledIndexer
 from nexus_universal.architecture.position import Norm
 from nexus_universal.checkpoint.rules import Direct, Numbered, Squeezed
 from nexus_universal.families.shared import names
