@@ -295,6 +295,9 @@ class Program(Part):
         names = [branch.name for branch in self.branches()]
         if not self.steps:
             yield "steps", "must not be empty"
+        typed = any(write.dtype != "terms" for step in self.steps for write in step.writes)
+        if typed and all(step.read.join != "attend" for step in self.steps):
+            yield "steps", "write sums of another dtype, which nothing reads but attention over registers"
         if len(names) != len(set(names)):
             yield "steps", f"name a branch twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"
 
