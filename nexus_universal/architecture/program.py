@@ -258,6 +258,8 @@ class Step(Part):
                 yield "writes", f"drop the branch {name!r}: a term must name it"
         if not self.writes:
             yield "writes", "must not be empty"
+        if self.norm and not self.branches and "v" not in written:
+            yield "norm", "must be None where neither a branch nor a term reads v"
         if self.connection:
             if self.read.registers != ("x",):
                 yield "read", "must be x where a connection reads the streams"

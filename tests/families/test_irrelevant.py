@@ -225,6 +225,11 @@ VARIED: dict[str, Any] = {
     "sliding_window": 3,
     "scale_embedding": True,
     "tie_word_embeddings": False,
+    # of Inkling
+    **dict.fromkeys(("shared_expert_sink", "mtp_hidden_states_first"), False),
+    "rms_norm_eps_moe_gate": 0.7,
+    "chain_hidden_post_norm": True,
+    "mtp_local_layer_ids": [0],
 }
 """A value far from the default for every key that is declared irrelevant."""
 
