@@ -214,10 +214,12 @@ class MixtureOfExperts(Part):
             yield "latent_bias", "needs latent"
         if self.always and self.router.total != "logs":
             yield "always", "needs router.total = 'logs'"
-        if self.always and (self.shared or self.latent or self.expert.biases or self.expert.packing):
-            yield "always", "must be 0 beside shared, latent, and experts with biases or packing"
-        if self.always and (not self.expert.gated or self.router.expert_scale or self.weighs == "inputs"):
-            yield "always", "needs gated experts, outputs that are weighed, and no router.expert_scale"
+        if self.always and (self.shared or self.latent or self.identity_experts or self.weighs == "inputs"):
+            yield "always", "must be 0 beside shared, latent and identity_experts, and where weighs = 'inputs'"
+        if self.always and (not self.expert.gated or self.expert.biases or self.expert.packing):
+            yield "always", "needs gated experts without biases and packing"
+        if self.always and self.router.expert_scale:
+            yield "router.expert_scale", "must be False beside experts that are always visited"
         if self.per_token > self.experts + self.identity_experts:
             yield "per_token", f"must not exceed the number of experts = {self.experts + self.identity_experts}"
         yield from _grouped(self.router, self.experts + self.identity_experts)

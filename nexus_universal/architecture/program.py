@@ -279,6 +279,8 @@ class Step(Part):
                 yield "writes", f"drop the branch {name!r}: a term must name it"
         if not self.writes:
             yield "writes", "must not be empty"
+        if self.norm and not self.branches and "v" not in written:
+            yield "norm", "must be None where neither a branch nor a term reads v"
         if self.connection:
             if self.read.registers != ("x",):
                 yield "read", "must be x where a connection reads the streams"
@@ -316,6 +318,9 @@ class Program(Part):
         names = [branch.name for branch in self.branches()]
         if not self.steps:
             yield "steps", "must not be empty"
+        typed = any(write.dtype != "terms" for step in self.steps for write in step.writes)
+        if typed and all(step.read.join != "attend" for step in self.steps):
+            yield "steps", "write sums of another dtype, which nothing reads but attention over registers"
         if len(names) != len(set(names)):
             yield "steps", f"name a branch twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"
 

@@ -29,8 +29,9 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         for kind, mixer in mixers.items()
         for mlp, part in (("dense", dense), ("sparse", experts))
     }
-    listed = reader.take("local_layer_ids", None, kinds=(list, type(None)))
-    local = [index for index in range(depth) if (index + 1) % 6] if listed is None else listed
+    usual = tuple(index for index in range(depth) if (index + 1) % 6)
+    listed = reader.indices("local_layer_ids", length=depth)
+    local = usual if reader.values.get("local_layer_ids") is None else listed
     derived = tuple(tables.SLIDING if index in local else tables.FULL for index in range(depth))
     kinds = reader.names("layer_types", length=depth, known=tables.KINDS) or derived
     first = reader.take("dense_mlp_idx", 0)

@@ -178,7 +178,7 @@ class UniversalHead(nn.Module):
         self.transform = UniversalHeadTransform(part.transform, d_model=d_model) if part.transform else None
         width = part.transform.width if part.transform else d_model
         self.weight = None if part.tied else nn.Parameter(torch.empty(vocab + spare, width))
-        self.bias = nn.Parameter(torch.empty(vocab)) if part.bias else None
+        self.bias = nn.Parameter(torch.empty(vocab + spare)) if part.bias else None
 
     @staticmethod
     def of(part: Head, *, d_model: int, vocab: int, spare: int = 0) -> UniversalHead | AdaptiveSoftmax:

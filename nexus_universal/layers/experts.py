@@ -51,7 +51,7 @@ class UniversalRouter(KeepsFloat32):
             self.register_buffer("table", torch.empty(part.by_token, per_token, dtype=torch.long))
         if part.selection_bias:
             self.register_buffer("selection_bias", torch.empty(experts, dtype=torch.float32))
-        self.bias = nn.Parameter(torch.empty(experts)) if part.bias else None
+        self.bias = nn.Parameter(torch.empty(experts + always)) if part.bias else None
         self.norm = UniversalNorm.of(part.input_norm, d_model) if part.input_norm else None
         self.input_scale = nn.Parameter(torch.empty(d_model)) if part.input_scale else None
         self.expert_scale = nn.Parameter(torch.empty(experts)) if part.expert_scale else None
@@ -284,7 +284,7 @@ class WeighedExperts(nn.Module):
     ) -> Float[Tensor, "tokens d_hidden"]:
         rows = x.unsqueeze(0).expand(self.gate.shape[0], -1, -1)
         gate, up = (torch.bmm(rows, stack.transpose(1, 2)) for stack in (self.gate, self.up))
-        inner = gated_product(self.part, gate, up) * weights.unsqueeze(-1).transpose(0, 1)
+        inner = gated_product(self.part, gate, up) * weights.to(x.dtype).unsqueeze(-1).transpose(0, 1)
         return torch.bmm(inner, self.down.transpose(1, 2)).float().sum(dim=0).to(x.dtype)
 
 

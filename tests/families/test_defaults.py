@@ -43,6 +43,8 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("gemma4_unified_text", "use_double_wide_mlp"): {"num_kv_shared_layers": 2},
     ("gemma4_text", "top_k_experts"): {"enable_moe_block": True},
     ("zamba2", "rope_parameters"): {"use_mem_rope": True},
+    ("inkling_text", "dense_mlp_idx"): {"mlp_layer_types": None},
+    ("inkling_text", "local_layer_ids"): {"layer_types": None},
     ("falcon", "num_kv_heads"): {"new_decoder_architecture": True},
     ("falcon", "num_ln_in_parallel_attn"): {"new_decoder_architecture": True},
 }

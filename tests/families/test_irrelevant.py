@@ -235,6 +235,11 @@ VARIED: dict[str, Any] = {
     "autocast_kernel_dtype": "float32",
     **dict.fromkeys(("add_out_norm", "return_last_states"), False),
     "max_inference_chunksize": 4096,
+    # of Inkling
+    **dict.fromkeys(("shared_expert_sink", "mtp_hidden_states_first"), False),
+    "rms_norm_eps_moe_gate": 0.7,
+    "chain_hidden_post_norm": True,
+    "mtp_local_layer_ids": [0],
 }
 """A value far from the default for every key that is declared irrelevant."""
 

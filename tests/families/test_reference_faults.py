@@ -282,9 +282,11 @@ def test_a_cached_mask_is_shifted_by_an_image_that_is_not_there() -> None:
 
 
 @torch.no_grad()
-def test_queries_grow_with_slots() -> None:
+@pytest.mark.parametrize("model_type", ["llama4_text", "inkling_text"])
+def test_queries_grow_with_slots(model_type: str) -> None:
     """Llama 4 takes given positions for its rotation only; elsewhere pads on the left move the steps of a scale."""
-    theirs, ours = pair("llama4_text")
+    theirs = reference(model_type, **({"log_scaling_n_floor": 3} if model_type == "inkling_text" else {}))
+    ours = universal(theirs)
     x, mask = ids(1, 12), torch.ones(1, 12, dtype=torch.long)
     mask[0, :5] = 0
     call = {"attention_mask": mask, "position_ids": positions_of(mask)}
@@ -313,9 +315,11 @@ def test_a_scaling_beside_its_base_is_overlooked() -> None:
 
 
 @torch.no_grad()
-def test_biases_count_pads_between_tokens() -> None:
-    """MPT: a prompt padded on the right and continued is not the prompt continued; ours is."""
-    theirs, ours = pair("mpt")
+@pytest.mark.parametrize("model_type", ["mpt", "inkling2_text"])
+def test_biases_count_pads_between_tokens(model_type: str) -> None:
+    """A prompt padded on the right and continued is not the prompt continued; ours is."""
+    theirs = reference(model_type, **({"layer_types": ["hybrid"] * 3} if model_type == "inkling2_text" else {}))
+    ours = universal(theirs)
     x, pads = ids(1, 12), torch.zeros(1, 5, dtype=torch.long)
     padded = torch.cat([x[:, :8], pads, x[:, 8:]], dim=1)
     mask = torch.cat([torch.ones(1, 8), torch.zeros(1, 5), torch.ones(1, 4)], dim=1).long()

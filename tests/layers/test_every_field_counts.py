@@ -49,12 +49,14 @@ from nexus_universal.architecture.position import (
     Norm,
     ProportionalScaling,
     QueryTemperature,
+    RelativeBias,
     Rope,
     SinusoidPositions,
     SteppedScaling,
     YarnScaling,
 )
 from nexus_universal.architecture.program import AltUp, GatedStreams, HyperConnection, StreamSlice
+from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
 from nexus_universal.architecture.serial import type_hints
 from nexus_universal.architecture.validate import problems
 from nexus_universal.checkpoint.load import put, slots
@@ -74,6 +76,9 @@ SAMPLES: dict[type, Any] = {
     ProportionalScaling: ProportionalScaling(factor=2.0),
     QueryKeyNorm: QueryKeyNorm(norm=NORM),
     QueryTemperature: QueryTemperature(growth=0.5, span=4),
+    RelativeBias: RelativeBias(width=6, extent=5),
+    ResidualConvolution: ResidualConvolution(kernel=3),
+    DynamicConvolution: DynamicConvolution(kernel=3),
     OutputGate: OutputGate(),
     ByLayer: ByLayer(rule="divide", value=0.3),
     Differential: Differential(norm=NORM),
@@ -141,6 +146,14 @@ EQUAL: dict[str, str] = {
     "gate.wide=activation": "torch's sigmoid of half precision computes in float32 and rounds, too: gradients show it",
     "rwkv/embedding.norm_first": "nothing is added to a token's row",
     "streams.late_norm": "the same quotient, taken before a product or after it",
+    "embedding.norm_rows": "shows in embeddings that are given",
+    "relative.grown": "a positive factor of a product, before it or after it",
+    "inkling_text/qk_norm.when=after_rope": "nothing turns",
+    "inkling2_text/layers.0.steps.1.writes.0.terms.0.scale=0.7": "what is read from several registers is normed",
+    "inkling2_text/layers.0.steps.1.writes.0.scale=0.7": "the same",
+    "inkling2_text/layers.0.steps.1.writes.0.divisor=0.7": "the same",
+    "inkling2_text/layers.1.steps.3.writes.0.scale=0.7": "the same",
+    "inkling2_text/layers.1.steps.3.writes.0.divisor=0.7": "the same",
 }
 """Fields whose other values are rightly the same function but for rounding; matched as the end of a path.
 
@@ -165,6 +178,9 @@ HALF: dict[str, str] = {
     "router.weights": "the weights' dtype",
     "head.dtype": "the logits' dtype",
     "embedding.dtype": "the residual's dtype",
+    "writes.0.dtype": "a sum's dtype",
+    "writes.1.dtype": "the same",
+    "inkling2_text/gate.wide=none": "the dtype that the gate is taken and multiplied in",
 }
 """Fields that mean nothing in float32, and must show in bfloat16."""
 
@@ -218,6 +234,20 @@ ALIKE = {
     ("longcat_flash", "router.weights=model"): "the same",
     ("phimoe", "router.weights=float32"): "the same",
     ("deepseek_v4", "router.weights=float32"): "the same",
+    ("inkling2_text", "norm.rounding=native"): "torch's kernel computes in float32 and rounds at the end, too",
+    ("inkling2_text", "apart.rounding=native"): "the same",
+    ("inkling2_text", "apart.rounding=before_scale"): "what is read from several registers is float32 in any model",
+    ("inkling2_text", "steps.2.norm.rounding=before_scale"): "the same",
+    ("inkling2_text", "final_norm.rounding=before_scale"): "the same",
+    ("inkling2_text", "steps.0.writes.0.dtype=model"): "one term, in the model's dtype",
+    ("inkling2_text", "layers.0.steps.1.writes.0.dtype=model"): "the same",
+    ("inkling2_text", "layers.0.steps.1.writes.0.dtype=float32"): "the same, and widened when it is read",
+    ("inkling2_text", "layers.0.steps.1.writes.1.dtype=terms"): "a sum of two numbers is that of float32, rounded",
+    ("inkling2_text", "layers.0.steps.1.writes.1.dtype=model"): "the same",
+    ("inkling2_text", "steps.2.writes.0.dtype=model"): "one term, in the model's dtype",
+    ("inkling2_text", "steps.4.writes.0.dtype=float32"): "what is read from several registers is float32 in any model",
+    ("inkling2_text", "value_norm.rounding=before_scale"): "there is no weight to round before",
+    ("inkling2_text", "router.weights=model"): "its router's logits are float32 in any model",
     ("jetmoe", "router.weights=rounded"): "torch's softmax of bfloat16 computes in float32 and rounds at the end, too",
 }
 """Values of these that happen to round alike here."""
@@ -228,6 +258,7 @@ TOGETHER = {
     "qk_norm.own": "Norm.kind",
     "part.norm_first": "Norm.rounding",
     "read.join": "of vectors of",
+    "read.queries": "of vectors of",
 }
 """Fields that are refused only beside another, which the message names instead."""
 
@@ -297,6 +328,16 @@ BASES: dict[str, dict[str, Any]] = {
     "kimi_linear": {"num_hidden_layers": 1, "layer_types": ["linear_attention"], "mlp_layer_types": ["dense"]},
     "zamba": {"num_hidden_layers": 2, "layers_block_type": ["mamba", "hybrid"]},
     "zaya": {"num_hidden_layers": 1, "layer_types": ["hybrid_sliding"], "sliding_window": 6},
+    "inkling_text": {"num_hidden_layers": 1, "layer_types": ["hybrid"], "mlp_layer_types": ["sparse"]}
+    | {"log_scaling_n_floor": 3, "rel_extent": 6, "unpadded_vocab_size": 90},
+    "inkling2_text": {"num_hidden_layers": 2, "layer_types": ["hybrid_sliding", "hybrid"], "log_scaling_n_floor": 3}
+    | {
+        "sliding_window_size": 6,
+        "n_layers_per_attn_res_block": 2,
+        "rel_extent": 6,
+        "qk_l2_clip_threshold": 5.0,
+        "rel_l2_clip_threshold": 1.0,
+    },
     "jetmoe": {"num_hidden_layers": 1},
     "deepseek_v4": {"num_hidden_layers": 1, "layer_types": ["compressed_sparse_attention"], "num_hash_layers": 0}
     | {

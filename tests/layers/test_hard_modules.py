@@ -80,7 +80,49 @@ def dynamic_mask(x: Tensor, *, theirs: bool) -> Tensor:
     return module(x)
 
 
+def biased_by_distance(x: Tensor, *, theirs: bool) -> Tensor:
+    """Over everything: biases and queries grow with the position, keys and values are convolved."""
+    theirs_whole, ours = pair("inkling_text", x, layer_types=["hybrid"] * 3, log_scaling_n_floor=3, rel_extent=6)
+    if theirs:
+        return theirs_whole.model.layers[0].self_attn(x, None)[0]
+    return ours.layers[0].attention(x)
+
+
+def weighed_experts(x: Tensor, *, theirs: bool) -> Tensor:
+    theirs_whole, ours = pair("inkling_text", x, n_shared_experts=3)
+    return (theirs_whole.model.layers[1].mlp if theirs else ours.layers[1].feed_forward)(x)
+
+
+def residual_convolution(x: Tensor, *, theirs: bool) -> Tensor:
+    theirs_whole, ours = pair("inkling2_text", x, conv_kernel_size=3)
+    return (theirs_whole.model.layers[0].post_mlp_convolution if theirs else ours.layers[0].feed_forward_convolution)(x)
+
+
+def three_inputs(x: Tensor, *, theirs: bool) -> Tensor:
+    """Queries, keys and values of vectors of their own, dynamic taps, sinks of each query's own, bounded lengths."""
+    limits = {"qk_l2_clip_threshold": 2.0, "rel_l2_clip_threshold": 1.0, "log_scaling_n_floor": 3, "rel_extent": 6}
+    theirs_whole, ours = pair("inkling2_text", x, **limits)
+    given = x, x.flip(1), x.roll(1, 1)
+    if not theirs:
+        return ours.layers[1].attention(torch.cat(given, dim=-1))
+    layer, positions = theirs_whole.model.layers[1], torch.arange(x.shape[1])[None]
+    norms = (layer.q_input_layernorm, layer.k_input_layernorm, layer.v_input_layernorm)
+    mask = torch.full((x.shape[1],) * 2, torch.finfo(x.dtype).min, dtype=x.dtype).triu(1)[None, None]
+    return layer.self_attn(*(norm(z) for norm, z in zip(norms, given, strict=True)), mask, position_ids=positions)[0]
+
+
+def attended_read(x: Tensor, *, theirs: bool) -> Tensor:
+    """Three mixtures of two blocks and the one at work, which alone is float32."""
+    theirs_whole, ours = pair("inkling2_text", x, n_layers_per_attn_res_block=1)
+    first, second, work = x.tanh(), x.flip(1), x.float().sin()
+    if theirs:
+        module = theirs_whole.model.layers[1].attention_input
+        return torch.cat(module(torch.stack([first, second], dim=-2), work), dim=-1)
+    return ours.layers[1].attention_read([first, second, work])
+
+
 PARTS = [longcat_experts, gated_streams, chained_experts, convolved_attention, dynamic_mask]
+PARTS += [biased_by_distance, weighed_experts, residual_convolution, three_inputs, attended_read]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -24,6 +24,7 @@ def ends(
     reader: ConfigReader, norm: Norm, *, unpadded: int | None = None, **defaults: Any
 ) -> tuple[Text, Embedding, bool]:
     """Text, token table, and whether rows of both matrices lie behind the vocabulary; looked-up rows are normed."""
+    reader.inert("number_of_conv_states", 4)
     text, table = common.ends(reader, norm=norm, norm_rows=True, **defaults)
     scored = reader.count("unpadded_vocab_size", unpadded, optional=True)
     if scored is None or scored >= table.vocab:

@@ -17,7 +17,7 @@ ALIASES = {
 }
 UNREAD = "no class of transformers reads it"
 PREDICTION = "multi-token prediction, of which nothing is built"
-IRRELEVANT = {"number_of_conv_states": UNREAD, "tie_word_embeddings": "the class never ties"}
+IRRELEVANT = {"tie_word_embeddings": "the class never ties"}
 FIRST_IRRELEVANT = IRRELEVANT | {
     **dict.fromkeys(("shared_expert_sink", "rms_norm_eps_moe_gate"), UNREAD),
     **dict.fromkeys(("num_mtp_layers", "chain_hidden_post_norm", "mtp_hidden_states_first"), PREDICTION),
