@@ -233,6 +233,7 @@ def test_the_works_use_every_part_that_only_they_need() -> None:
     waiting |= {"Alibi", "Bands", "SinusoidPositions", "SteppedScaling", "ShortConvolution", "ChannelStateSpace"}
     waiting |= {"Differential", "QueryTemperature", "GatedLinearRecurrence", "Beside", "Narrow", "HeadTransform"}
     waiting |= {"DynamicMask", "GatedStreams", "ConvolvedAttention", "ChainedExperts"}
+    waiting |= {"StreamGate", "ChannelGatedStreams", "PooledIndexer", "HashedNgrams"}
     assert set(PARTS) - used == waiting | {"ReusedIndices"}
 
 
