@@ -70,7 +70,7 @@ FAMILY = Family(
         "split_ngram_parts": "says in how many pieces a table lies in files",
         "number_of_conv_states": "follows from other keys",
     },
-    completes=INDEXER,
+    completes=INDEXER | {"indexer_head_dim": 256},  # all 256 dimensions of a head turn
     tiny=dict(qwen3_5_moe.FAMILY.tiny)
     | INDEXER
     | {

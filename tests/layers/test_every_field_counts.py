@@ -39,6 +39,7 @@ from nexus_universal.architecture.mixers import (
     SparseIndexer,
 )
 from nexus_universal.architecture.part import ByLayer, Part
+from nexus_universal.architecture.pooled_indexer import PooledIndexer
 from nexus_universal.architecture.position import (
     Alibi,
     DynamicScaling,
@@ -53,7 +54,6 @@ from nexus_universal.architecture.position import (
     SteppedScaling,
     YarnScaling,
 )
-from nexus_universal.architecture.pooled_indexer import PooledIndexer
 from nexus_universal.architecture.program import AltUp, ChannelGatedStreams, GatedStreams, HyperConnection, StreamSlice
 from nexus_universal.architecture.serial import type_hints
 from nexus_universal.architecture.validate import problems

@@ -79,7 +79,7 @@ def test_pieces_are_the_references() -> None:
 def test_nothing_is_said_across_a_separator() -> None:
     """But by the convolution, whose inputs are not told apart."""
     _, ours = pair()
-    x, tokens = inputs()
+    _, tokens = inputs()
     plain = ours._hashed(call(tokens), None)
     other = tokens.clone()
     other[0, :9] = (other[0, :9] + 1) % SEPARATOR
@@ -130,8 +130,6 @@ def test_ids_are_needed() -> None:
     [
         ("order", 1, "at least 2"),
         ("width", 25, r"a multiple of \(order - 1\) · heads = 4"),
-        ("separator", 97, r"must lie in \[0, 97\)"),
-        ("seed", -1, "must not be negative"),
         ("index", -1, "must not be negative"),
     ],
 )
