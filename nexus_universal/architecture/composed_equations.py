@@ -53,7 +53,7 @@ def _(part: ChainedExperts, name: str, names: Names, width: int, model: int) -> 
 
 @equations.register
 def _(part: HashedNgrams, name: str, names: Names, width: int, model: int) -> list[str]:
-    mixed = r"(\oplus_{p < n} \, m_{p} \, token_{t-p}) \bmod r_{h}"
+    mixed = r"(\mathrm{xor}_{p < n} \, m_{p} \cdot token_{t-p}) \, \mathrm{mod} \, r_{h}"
     among = rf"n = 2, \ldots , {part.order},\ {part.heads}" + says(" tables each")
     tables = within("E", f"({' + '.join(map(str, part.rows[:2]))} + \\ldots )", part.width // part.tables)
     match = rf"a_{{s}} = {names(part.norm, 'W_{k} r')}_{{s}} \cdot {names(part.norm, 'z_{s}')} / \sqrt{{d}}"
@@ -61,6 +61,6 @@ def _(part: HashedNgrams, name: str, names: Names, width: int, model: int) -> li
     return [
         listed(within(rf"r = \Vert _{{h}} \, E_{{h, {mixed}}}", part.width), among, tables),
         listed(says("separated by token ") + str(part.separator), f"m_{{0}} = {part.multipliers[0]}"),
-        listed(match, r"v_{s} = \sigma (\mathrm{sign}(a_{s}) \sqrt{|a_{s}|}) \, W_{v} r"),
+        listed(match, "v_{s} = " + call("sigmoid", r"\mathrm{sign}(a_{s}) \sqrt{|a_{s}|}") + r" \cdot W_{v} r"),
         f"{call(name, 'z')} = v + {call('silu', convolved)}",
     ]

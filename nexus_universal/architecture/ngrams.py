@@ -20,10 +20,10 @@ class HashedNgrams(Part):
     """What the last n tokens say, n = 2 … `order`, gated by every stream and convolved (Qwen4-Exp).
 
     Each n has `heads` tables: row (⊕_p m_p token_{t−p}) mod r_h of the one for head h, their rows together `width`
-    numbers r. Tokens before the last `separator` count as separators. Per stream s, v = W_v r is multiplied by
-    σ(±√|a|), a = norm(W_k r)_s · norm(x)_s / √d, with the sign of a; then y = v + silu(conv(norm(v))), a causal
-    convolution per channel whose `kernel` inputs lie `order` positions apart. Each stream's norms have weights of its
-    own.
+    numbers r. Tokens up to the last `separator`, which none need be, count as separators. Per stream s, v = W_v r is
+    multiplied by σ(±√|a|), a = norm(W_k r)_s · norm(x)_s / √d, with the sign of a; then y = v + silu(conv(norm(v))), a
+    causal convolution per channel whose `kernel` inputs lie `order` positions apart. Each stream's norms have weights
+    of its own.
 
     m follow from `seed` and `vocab` by splitmix64. The r_h are primes from `least` on, those of the `index`th such part
     of a model after those of the part before; the tables are stored as one of a multiple of `padded_to` rows.
@@ -47,10 +47,6 @@ class HashedNgrams(Part):
             yield "order", "must be at least 2"
         elif self.width % self.tables:
             yield "width", f"must be a multiple of (order - 1) · heads = {self.tables}"
-        if not 0 <= self.separator < self.vocab:
-            yield "separator", f"must lie in [0, {self.vocab})"
-        if self.seed < 0:
-            yield "seed", "must not be negative"
         if self.index < 0:
             yield "index", "must not be negative"
 

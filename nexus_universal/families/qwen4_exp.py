@@ -9,7 +9,7 @@ from nexus_universal.families import qwen3_5, qwen4_exp_text
 from nexus_universal.families.shared import composite, draws, names
 from nexus_universal.families.shared.family import Section
 
-TEXT = Section(family=qwen4_exp_text.FAMILY, default=qwen4_exp_text.INDEXER)
+TEXT = Section(family=qwen4_exp_text.FAMILY)
 
 FAMILY = replace(
     qwen3_5.FAMILY,
@@ -22,6 +22,7 @@ FAMILY = replace(
         passed_over={r"^model\.visual\.": "a tower, of which nothing is built"},
     ),
     sections={"text_config": TEXT},
+    completes={"text_config": dict(TEXT.family.completes)},
     tiny={"text_config": dict(TEXT.family.tiny)},
     draws={
         "text_config": draws.mixtures(TEXT.family.tiny, draws.without(dict(TEXT.family.draws), "tie_word_embeddings"))

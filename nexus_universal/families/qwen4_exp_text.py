@@ -70,10 +70,11 @@ FAMILY = Family(
         "split_ngram_parts": "says in how many pieces a table lies in files",
         "number_of_conv_states": "follows from other keys",
     },
-    completes=INDEXER,
+    completes=INDEXER | {"indexer_head_dim": 256},  # all 256 dimensions of a head turn
     tiny=dict(qwen3_5_moe.FAMILY.tiny)
     | INDEXER
     | {
+        "output_gate_type": "silu",
         "eos_token_id": 5,
         "hc_lowrank": 12,
         "ple_layer_ids": [2],
@@ -83,16 +84,15 @@ FAMILY = Family(
         "make_ngram_vocab_size_divisible_by": 8,
         "split_ngram_parts": 1,
     },
-    draws=draws.without(dict(qwen3_5_moe.FAMILY.draws), "layer_types", "hidden_act")
+    draws=draws.without(dict(qwen3_5_moe.FAMILY.draws), "layer_types")
     | {
         "layer_types": (
             None,
             [INDEXED, LINEAR, LINEAR, INDEXED],
             [LINEAR, LINEAR, LINEAR, "full_attention"],
         ),
-        "hidden_act": ("silu", "sigmoid"),
         "norm_topk_prob": (True, False),
-        "output_gate_type": (None, "sigmoid", "silu"),
+        "output_gate_type": ("silu", "sigmoid"),
         "indexer_n_heads": (12, 16),
         "indexer_head_dim": (32, 40),
         "indexer_budget": (16, 8, 120),

@@ -49,8 +49,12 @@ class UniversalHashedNgrams(nn.Module):
 
     @torch.no_grad()
     def start(self, text: Text, *, depth: int) -> None:
-        """Tokens are hashed by the numbers that n says; the convolution adds nothing."""
+        """The convolution adds nothing."""
+        self.start_hashes()
         nn.init.zeros_(self.convolution)
+
+    def start_hashes(self) -> None:
+        """Tokens are hashed by the numbers that n says."""
         for name in ("multipliers", "rows", "offsets"):
             buffer = getattr(self, name)
             setattr(self, name, torch.tensor(getattr(self.part, name), dtype=torch.long, device=buffer.device))

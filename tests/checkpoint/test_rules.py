@@ -16,6 +16,7 @@ from nexus_universal.checkpoint.load import assemble, disassemble, idle_layers, 
 from nexus_universal.checkpoint.rules import (
     Direct,
     Leading,
+    Numbered,
     Rule,
     Sliced,
     Squeezed,
@@ -120,6 +121,7 @@ RULES: list[tuple[Rule, tuple[int, ...]]] = [
     (Squeezed("a", axis=0), (3,)),
     (Sliced("a", 0, 1), (3, 4)),
     (Squeezed("a", axis=(0, 1, 3)), (3,)),
+    (Numbered("a.{e}"), (3, 4)),
     (Stacked(("a.{e}",)), (3, 4, 5)),
     (Stacked(("a.{e}", "b.{e}")), (3, 4, 5)),
     (Stacked(("a.{e}", "b.{e}")), (1, 2, 1)),
@@ -144,6 +146,16 @@ def test_a_rule_is_undone_by_its_inverse(index: int, dtype: torch.dtype, seed: i
     assert same(back, whole)
     if not isinstance(rule, Stacked):
         assert back.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr(), "a view was copied"
+
+
+def test_numbered_tensors_are_as_many_as_there_are() -> None:
+    rule, whole = Numbered("t.{i}.{e}"), torch.randn(5, 3)
+    pieces = {"t.2.0": whole[:2], "t.2.1": whole[2:4], "t.2.2": whole[4:], "t.2.4": whole, "t.3.0": whole}
+    names = names_of(rule, indices=("2",), experts=5, given=pieces)
+    assert names == ["t.2.0", "t.2.1", "t.2.2"]
+    assert names_of(rule, indices=("1",), experts=5, given=pieces) == ["t.1.0"]
+    read = {"read": pieces.__getitem__, "read_into": lambda *_: None}
+    assert same(assemble(torch.empty(5, 3), rule, names, **read, dtype=torch.float32), whole)
 
 
 def test_leading_rows_are_a_view_of_what_is_read() -> None:

@@ -35,6 +35,7 @@ MEANT = {
     "num_kv_shared_layers": (0,),  # every layer keeps keys and values of its own
     "hidden_size_per_layer_input": (0,),  # no per-layer table
     "gemma3n_text/hidden_size_per_layer_input": (),
+    "seed": (0, -1),  # numbers follow from any
     "altup_active_idx": (0,),  # the first stream
     "bos_token_id": (0, -1),  # an id that generation reads; no logit depends on it
     "eos_token_id": (0, -1),
@@ -49,7 +50,7 @@ MEANT = {
 """Whole numbers below 1 that mean something."""
 
 
-OF_ANY_LENGTH = ("layers_block_type", "L_bp_cycles", "block_types")
+OF_ANY_LENGTH = ("layers_block_type", "L_bp_cycles", "block_types", "ple_layer_ids")
 """Lists that say themselves how many layers there are, or are not about layers."""
 
 

@@ -171,6 +171,8 @@ VARIED: dict[str, Any] = {
     "audio_chunk_size": 4800,
     "projector_hidden_act": "relu",
     "lambda_std_dev": 0.7,
+    "split_ngram_parts": 2,
+    "number_of_conv_states": 3,
     "altup_coef_clip": 3.0,
     "prefix_lm": False,
     "aux_loss_coef": 0.7,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from nexus_universal.architecture.pooled_indexer import PooledIndexer
 from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
@@ -55,12 +56,13 @@ from nexus_universal.architecture.position import (
     SteppedScaling,
     YarnScaling,
 )
-from nexus_universal.architecture.program import AltUp, GatedStreams, HyperConnection, StreamSlice
+from nexus_universal.architecture.program import AltUp, ChannelGatedStreams, GatedStreams, HyperConnection, StreamSlice
 from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
 from nexus_universal.architecture.serial import type_hints
 from nexus_universal.architecture.validate import problems
 from nexus_universal.checkpoint.load import put, slots
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
+from nexus_universal.layers.ngrams import UniversalHashedNgrams
 from tests.helpers import ids, raw
 
 NORM = Norm(kind="rms", eps=1e-2)
@@ -96,6 +98,9 @@ SAMPLES: dict[type, Any] = {
     HyperConnection: HyperConnection(streams=2, iterations=2, eps=1e-6, norm_eps=1e-6),
     GatedStreams: GatedStreams(streams=2, magnitude=2.0, eps=1e-6, norm_eps=1e-6),
     DynamicMask: DynamicMask(keep=5),
+    PooledIndexer: PooledIndexer(heads=6, head_dim=8, keep=2, rate=3, norm=NORM),
+    StreamGate: StreamGate(rank=6, norm=NORM),
+    ChannelGatedStreams: ChannelGatedStreams(streams=2, gate=StreamGate(rank=6, norm=NORM)),
     AltUp: AltUp(streams=2, active=0, norm=NORM),
     StreamSlice: StreamSlice(read=0, write=(0,)),
     Packed: Packed(roles=("gate", "up")),
@@ -352,6 +357,8 @@ BASES: dict[str, dict[str, Any]] = {
     | {"hidden_activation": "relu"},
     "hy_v4": {"num_hidden_layers": 1, "mlp_layer_types": ["dense"], "index_topk": 5},
     "longcat_flash": {"num_layers": 1, "zero_expert_num": 3},
+    "qwen4_exp_text": {"num_hidden_layers": 2, "layer_types": ["linear_attention", "indexed_attention"]}
+    | {"ple_layer_ids": [1], "indexer_budget": 8, "head_dim": 8},
     "doge": {"num_hidden_layers": 1, "keep_window_size": 5},
     "diffllama": {"num_hidden_layers": 1},
     "phimoe": {"num_hidden_layers": 1},
@@ -452,7 +459,7 @@ def _text(value: Any) -> str:
 
 
 def built(n: ArchitectureParameter) -> UniversalTransformer:
-    """A model whose weights depend on their name and shape alone; fixed decays are those that n says."""
+    """A model whose weights depend on their name and shape alone; fixed decays and hashes are those that n says."""
     with torch.device("meta"):
         model = UniversalTransformer(n)
     for name, slot in slots(model).items():
@@ -462,6 +469,8 @@ def built(n: ArchitectureParameter) -> UniversalTransformer:
     for module in model.modules():
         if isinstance(module, UniversalLightningAttention):
             module.start(n.text, depth=n.num_layers)
+        elif isinstance(module, UniversalHashedNgrams):
+            module.start_hashes()
     return model.eval()
 
 
@@ -591,8 +600,9 @@ def programs() -> set[type]:
     from nexus_universal.architecture import program
     from nexus_universal.architecture.feed_forward import PerLayerInput
     from nexus_universal.architecture.mixers import LowRank
+    from nexus_universal.architecture.ngrams import HashedNgrams
 
-    return {program.Program, program.Linear, LowRank, PerLayerInput}
+    return {program.Program, program.Linear, LowRank, PerLayerInput, HashedNgrams}
 
 
 def walk(part: Part) -> Iterator[Part]:

@@ -47,6 +47,18 @@ def gated_streams(x: Tensor, *, theirs: bool) -> Tensor:
     return module.write(kept, read.tanh())
 
 
+def channel_gated_streams(x: Tensor, *, theirs: bool) -> Tensor:
+    theirs_whole, ours = pair("qwen4_exp_text", x)
+    streams = (x.unsqueeze(2) * torch.arange(1, 5)[:, None]).to(x.dtype)
+    if theirs:
+        read, kept, shares = theirs_whole.model.layers[0].attn_hyper_connection(streams.flatten(2))
+        written = kept + (read.tanh().unsqueeze(-2) * shares.unsqueeze(-1)).flatten(-2)
+        return theirs_whole.model.hyper_connection_mixer(written)
+    module = ours.layers[0].linear_attention_connection
+    read, kept = module.read(streams)
+    return ours.streams.merge(module.write(kept, read.tanh()))
+
+
 def chained_experts(x: Tensor, *, theirs: bool) -> Tensor:
     """Two layers, the second of which continues the first one's router."""
     theirs_whole, ours = pair("zaya", x)
@@ -121,7 +133,7 @@ def attended_read(x: Tensor, *, theirs: bool) -> Tensor:
     return ours.layers[1].attention_read([first, second, work])
 
 
-PARTS = [longcat_experts, gated_streams, chained_experts, convolved_attention, dynamic_mask]
+PARTS = [longcat_experts, gated_streams, channel_gated_streams, chained_experts, convolved_attention, dynamic_mask]
 PARTS += [biased_by_distance, weighed_experts, residual_convolution, three_inputs, attended_read]
 
 

@@ -366,6 +366,8 @@ def _small_numbers(question: Question, depth: int) -> Iterator[Any]:
     if list in question.types:
         yield from ([index] for index in range(depth))
         yield []
+        if question.value and all(type(item) is int for item in question.value):  # one more, or one less
+            yield from (sorted({*question.value} ^ {index}) for index in range(depth + 1))
 
 
 def _only(asked: Iterable[KeyPath], section: Values, path: KeyPath) -> Values:
