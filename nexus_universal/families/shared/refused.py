@@ -6,7 +6,7 @@ DRAFTS = "drafts from the keys and values of a Gemma 4: alone it is no language 
 CODEBOOKS = "reads several codebooks per position and gives a token for each: n has one table and one head"
 
 REFUSED: dict[str, str] = {
-    "blt": "reads bytes in patches that a second model cuts where it is unsure: no step of n is as long as a text decides",
+    "blt": "reads bytes in patches that a second model cuts where it is unsure: no step of n is as long as that says",
     "cpmant": "sees the whole text from each of its positions, and generates from prompts of its own",
     "gemma4_assistant": DRAFTS,
     "gemma4_unified_assistant": DRAFTS,
