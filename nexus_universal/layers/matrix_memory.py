@@ -18,6 +18,9 @@ from nexus_universal.layers.support import refuse_unless
 
 Heads = Float[Tensor, "batch heads seq d"]
 Gates = Float[Tensor, "batch heads seq"]
+Streams = tuple[Heads, Heads, Heads, Gates, Gates]
+"""Queries, keys, values, and what opens the input and the forget gate."""
+
 Memory = tuple[Float[Tensor, "batch heads key value"], Float[Tensor, "batch heads key"], Float[Tensor, "batch heads 1"]]
 """What was written, the sum of its keys, and the exponent to which both are relative."""
 
@@ -39,6 +42,9 @@ class HeadwiseNorm(UniversalNorm):
 
 class UniversalMatrixMemory(nn.Module):
     """mLSTM (arXiv 2405.04517, 2.3): C ← f C + i k vᵀ, read by q, normed per head and gated."""
+
+    input_gate: Linear
+    forget_gate: Linear
 
     def __init__(self, part: MatrixMemory, *, d_model: int, plan: CallPlan | None = None) -> None:
         super().__init__()
@@ -83,35 +89,29 @@ class UniversalMatrixMemory(nn.Module):
         if call.padding is not None:  # pads write nothing and forget nothing
             pads = call.padding[:, None, :] == 0
             opened, kept = opened.masked_fill(pads, float("-inf")), kept.masked_fill(pads, float("inf"))
-        out, memory = self._read(query, key, value, opened, kept, _begun(state, key, value))
+        out, memory = self._read((query, key, value, opened, kept), _begun(state, key, value))
         if state is not None:
             state.recurrent, state.weights, state.exponent = (each.to(x.dtype) for each in memory)
         normed = self.norm(out.transpose(1, 2))
         return self.output(torch.sigmoid(roles["gate"]) * normed)
 
-    def _read(
-        self, query: Heads, key: Heads, value: Heads, opened: Gates, kept: Gates, memory: Memory
-    ) -> tuple[Heads, Memory]:
+    def _read(self, streams: Streams, memory: Memory) -> tuple[Heads, Memory]:
         """As many whole chunks as there are, then position by position."""
-        whole = query.shape[2] // self.part.chunk * self.part.chunk
-        seen = []
+        seq = streams[0].shape[2]
+        whole, seen = seq // self.part.chunk * self.part.chunk, []
         if whole:
-            streams = [each[:, :, :whole].contiguous() for each in (query, key, value, opened, kept)]
-            out, memory = self._chunks(*streams, memory=memory)
+            out, memory = self._chunks(_cut(streams, slice(0, whole)), memory)
             seen.append(out)
-        if whole < query.shape[2]:
-            streams = [each[:, :, whole:].contiguous() for each in (query, key, value, opened, kept)]
-            out, memory = self._steps(*streams, memory=memory)
+        if whole < seq:
+            out, memory = self._steps(_cut(streams, slice(whole, seq)), memory)
             seen.append(out)
         return torch.cat(seen, dim=2), memory
 
-    def _chunks(
-        self, query: Heads, key: Heads, value: Heads, opened: Gates, kept: Gates, memory: Memory
-    ) -> tuple[Heads, Memory]:
+    def _chunks(self, streams: Streams, memory: Memory) -> tuple[Heads, Memory]:
         """All chunks at once: pairs inside each, and the memory before it for what came earlier."""
         size = self.part.chunk
-        query, key, value = (each.unflatten(2, (-1, size)) for each in (query, key, value))
-        opened, faded = opened.unflatten(2, (-1, size)), F.logsigmoid(kept.unflatten(2, (-1, size))).cumsum(-1)
+        query, key, value, opened, kept = (each.unflatten(2, (-1, size)) for each in streams)
+        faded = F.logsigmoid(kept).cumsum(-1)
         (written, keys, exponent), memory = _memories(key, value, opened, faded, memory)
         distance = faded[..., :, None] - faded[..., None, :]
         causal = torch.ones(size, size, dtype=torch.bool, device=query.device).tril()
@@ -127,10 +127,9 @@ class UniversalMatrixMemory(nn.Module):
         weight = torch.maximum(torch.abs(weight), torch.exp(-top))
         return (total / (weight + self.part.eps)).flatten(2, 3), memory
 
-    def _steps(
-        self, query: Heads, key: Heads, value: Heads, opened: Gates, kept: Gates, memory: Memory
-    ) -> tuple[Heads, Memory]:
+    def _steps(self, streams: Streams, memory: Memory) -> tuple[Heads, Memory]:
         """Position by position, the memory in float32."""
+        query, key, value, opened, kept = streams
         written, keys, exponent = (each.to(torch.float32) for each in memory)
         seen = []
         for index in range(query.shape[2]):
@@ -147,6 +146,12 @@ class UniversalMatrixMemory(nn.Module):
             seen.append((total / weight).to(q.dtype))
             exponent = top
         return torch.stack(seen, dim=-2), (written, keys, exponent)
+
+
+def _cut(streams: Streams, where: slice) -> Streams:
+    """Some positions of all streams, laid out anew."""
+    query, key, value, opened, kept = (each[:, :, where].contiguous() for each in streams)
+    return query, key, value, opened, kept
 
 
 def _begun(state: AveragedState | None, key: Heads, value: Heads) -> Memory:
