@@ -17,7 +17,7 @@ def initialise(model: nn.Module, text: Text) -> None:
 
     `scaled_residual` shrinks what writes to the residual by √(2 · layers) (GPT-2).
     """
-    std, depth = text.initializer_range, len(model.get_submodule("layers"))  # type: ignore[arg-type]
+    std, depth = text.initializer_range, len(getattr(model, "layers", ()))
     for buffer in model.buffers():
         nn.init.zeros_(buffer)
     for name, parameter in model.named_parameters():

@@ -58,12 +58,12 @@ def test_a_gelu_with_a_derivative_of_its_own(dtype: torch.dtype) -> None:
 @DTYPES
 def test_norms_of_each_heads_own_are_the_references(dtype: torch.dtype) -> None:
     theirs: Any = widen(StableLmLayerNormPerHead(8, 3, eps=1e-3)).to(dtype)
-    ours = HeadNorms.of(Norm(kind="layer", eps=1e-3, rounding="native"), (3, 8)).to(dtype)
+    ours = HeadNorms.of_heads(Norm(kind="layer", eps=1e-3, rounding="native"), (3, 8)).to(dtype)
     ours.load_state_dict({"weight": torch.stack([norm.weight for norm in theirs.norms])})
     x, y = drawn(2, 3, 5, 8, dtype=dtype), drawn(2, 3, 5, 8, dtype=dtype)
     assert same_with_gradients(ours(x), theirs(y), (x, y))
     theirs = widen(CohereLayerNorm(hidden_size=(3, 8), eps=1e-3)).to(dtype)
-    ours = HeadNorms.of(Norm(kind="layer", eps=1e-3, rounding="after_scale"), (3, 8)).to(dtype)
+    ours = HeadNorms.of_heads(Norm(kind="layer", eps=1e-3, rounding="after_scale"), (3, 8)).to(dtype)
     ours.load_state_dict(theirs.state_dict())
     x, y = drawn(2, 5, 3, 8, dtype=dtype), drawn(2, 5, 3, 8, dtype=dtype)
     assert same_with_gradients(ours(x), theirs(y), (x, y))
@@ -75,7 +75,7 @@ def test_own_norms_that_nobody_computes_are_refused() -> None:
     for norm, order in ((native, "positions"), (written, "heads")):
         assert [name for name, _ in QueryKeyNorm(norm=norm, own=True, order=order).problems()] == ["order"]
     with pytest.raises(UnsupportedPart, match="kind"):
-        HeadNorms.of(Norm(kind="rms", eps=1e-3), (2, 8))
+        HeadNorms.of_heads(Norm(kind="rms", eps=1e-3), (2, 8))
 
 
 @DTYPES
