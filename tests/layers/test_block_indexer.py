@@ -51,9 +51,8 @@ def drawn(dtype: torch.dtype = torch.float32) -> Tensor:
 def test_it_chooses_as_the_reference_does(part: BlockIndexer, dtype: torch.dtype) -> None:
     ours, plan = built(part, dtype)
     settings = {"index_head_dim": 20, "index_topk_blocks": part.keep, "index_block_size": part.size}
-    theirs = MiniMaxM3VLIndexer(config("minimax_m3_vl_text", **settings, index_local_blocks=part.near or 0), 0).to(
-        dtype
-    )
+    settings["index_local_blocks"] = part.near or 0
+    theirs = MiniMaxM3VLIndexer(config("minimax_m3_vl_text", **settings), 0).to(dtype)
     names = {"query": "q_proj", "key": "k_proj", "query_norm": "q_norm", "key_norm": "k_norm"}
     theirs.load_state_dict({f"{names[k.split('.')[0]]}.{k.split('.')[1]}": v for k, v in ours.state_dict().items()})
     x = drawn(dtype)
