@@ -48,8 +48,8 @@ class BlockIndexer(Part):
 
     Keys count from the first that a query sees. score_b = max over the keys s of a block of q_h · k_s, in float32, with
     q_h = norm(W_h x) and k = norm(W x), both turned as the attention's heads are. Each of the `heads` chooses for as
-    many heads of the attention; the query's own block and those before it, `near` in all, come first whatever they
-    score.
+    many heads of the attention; the query's own block and those before it, `near` in all if any, come first whatever
+    they score.
     """
 
     heads: int
@@ -57,11 +57,7 @@ class BlockIndexer(Part):
     keep: int
     size: int
     norm: Norm
-    near: int = 1
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.near < 0:
-            yield "near", "must not be negative"
+    near: int | None = 1
 
     placed: ClassVar[bool] = False
 

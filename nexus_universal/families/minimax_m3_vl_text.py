@@ -58,13 +58,14 @@ def _indexer(reader: ConfigReader, norm: Norm, depth: int) -> tuple[BlockIndexer
     older = reader.section("sparse_attention_config") if said else ConfigReader(reader.family, {})
     if not said:
         reader.inert("sparse_attention_config", None, {})
-    near = reader.take("index_local_blocks", 1)
+    near = older.take("sparse_local_block", reader.take("index_local_blocks", 1))
+    reader.require(near >= 0, "index_local_blocks", near, "must not be negative")
     indexer = BlockIndexer(
         heads=older.count("sparse_num_index_heads", reader.count("index_n_heads", 4)),
         head_dim=older.count("sparse_index_dim", reader.count("index_head_dim", 128)),
         size=older.count("sparse_block_size", reader.count("index_block_size", 128)),
         keep=older.count("sparse_topk_blocks", reader.count("index_topk_blocks", 16)),
-        near=older.take("sparse_local_block", near),
+        near=near or None,
         norm=norm,
     )
     flags = older.names("sparse_attention_freq", length=depth, known=(0, 1)) or (0,) * depth

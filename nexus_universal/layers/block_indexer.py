@@ -50,7 +50,7 @@ class UniversalBlockIndexer(nn.Module):
         block = ((seen.long().cumsum(-1) - 1).clamp(min=0) // part.size).expand(*scores.shape[:2], -1, -1)
         blocks = -(-scores.shape[-1] // part.size)
         best = scores.new_full((*scores.shape[:3], blocks), float("-inf")).scatter_reduce(-1, block, scores, "amax")
-        near = (block[..., -1:] - torch.arange(part.near, device=x.device)).clamp(min=0)
+        near = (block[..., -1:] - torch.arange(part.near or 0, device=x.device)).clamp(min=0)
         values, chosen = best.scatter(-1, near, float("inf")).topk(min(part.keep, blocks), dim=-1)
         kept = torch.zeros_like(best, dtype=torch.bool).scatter(-1, chosen, values > float("-inf"))
         allowed = kept.gather(-1, block) & seen

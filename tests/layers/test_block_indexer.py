@@ -25,7 +25,7 @@ PART = BlockIndexer(
     size=8,
     norm=Norm(kind="rms", eps=1e-6, scale="one_plus_weight", rounding="after_scale"),
 )
-FORMS = [PART, replace(PART, near=0), replace(PART, near=2, size=5), replace(PART, keep=100), replace(PART, keep=1)]
+FORMS = [PART, replace(PART, near=None), replace(PART, near=2, size=5), replace(PART, keep=100), replace(PART, keep=1)]
 LOWEST = {dtype: torch.finfo(dtype).min for dtype in (torch.float32, torch.bfloat16)}
 
 
@@ -51,7 +51,8 @@ def drawn(dtype: torch.dtype = torch.float32) -> Tensor:
 def test_it_chooses_as_the_reference_does(part: BlockIndexer, dtype: torch.dtype) -> None:
     ours, plan = built(part, dtype)
     settings = {"index_head_dim": 20, "index_topk_blocks": part.keep, "index_block_size": part.size}
-    theirs = MiniMaxM3VLIndexer(config("minimax_m3_vl_text", **settings, index_local_blocks=part.near), 0).to(dtype)
+    settings["index_local_blocks"] = part.near or 0
+    theirs = MiniMaxM3VLIndexer(config("minimax_m3_vl_text", **settings), 0).to(dtype)
     names = {"query": "q_proj", "key": "k_proj", "query_norm": "q_norm", "key_norm": "k_norm"}
     theirs.load_state_dict({f"{names[k.split('.')[0]]}.{k.split('.')[1]}": v for k, v in ours.state_dict().items()})
     x = drawn(dtype)
@@ -70,7 +71,7 @@ def test_it_chooses_as_the_reference_does(part: BlockIndexer, dtype: torch.dtype
 
 @torch.no_grad()
 def test_the_chosen_blocks_hold_the_highest_scores() -> None:
-    ours, plan = built(replace(PART, near=0))
+    ours, plan = built(replace(PART, near=None))
     ours.rope_index = None
     x = drawn()
     call = plan.begin(x)
@@ -113,7 +114,7 @@ def test_pieces_choose_among_what_is_cached() -> None:
     [
         ("indexer.heads", 3, "heads"),
         ("indexer.head_dim", 8, "head_dim"),
-        ("indexer.near", -1, "near"),
+        ("indexer.near", 0, "near"),
         ("window", 9, "indexer"),
         ("kernel", "eager", "indexer"),
     ],
