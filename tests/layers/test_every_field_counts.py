@@ -59,6 +59,7 @@ from nexus_universal.architecture.position import (
 from nexus_universal.architecture.program import AltUp, ChannelGatedStreams, GatedStreams, HyperConnection, StreamSlice
 from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
 from nexus_universal.architecture.serial import type_hints
+from nexus_universal.architecture.stream_gate import StreamGate
 from nexus_universal.architecture.validate import problems
 from nexus_universal.checkpoint.load import put, slots
 from nexus_universal.layers.lightning_attention import UniversalLightningAttention
