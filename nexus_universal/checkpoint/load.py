@@ -13,6 +13,7 @@ from nexus_universal.checkpoint.files import TensorStore
 from nexus_universal.checkpoint.rules import (
     Direct,
     Folded,
+    Interleaved,
     Joined,
     Leading,
     Numbered,
@@ -180,6 +181,8 @@ def assemble(
         tensor = tensor.chunk(rule.count)[rule.index]
     elif isinstance(rule, Leading):
         tensor = tensor[: slot.shape[0]]
+    elif isinstance(rule, Interleaved):
+        tensor = tensor.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
     elif isinstance(rule, Folded):
         tensor = tensor.unflatten(0, (slot.shape[0], -1))
         tensor = tensor.mT if rule.transposed else tensor
@@ -206,6 +209,8 @@ def disassemble(tensor: Tensor, rule: Rule, names: list[str], *, rows: tuple[int
         return {names[0]: tensor.mT}
     if isinstance(rule, Squeezed):
         return {names[0]: tensor[added(rule.axis, tensor.dim())]}
+    if isinstance(rule, Interleaved):
+        return {names[0]: tensor.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)}
     if isinstance(rule, Folded):
         return {names[0]: (tensor.mT if rule.transposed else tensor).flatten(0, 1)}
     assert isinstance(rule, Stacked), f"{rule} is a layout to load from, not to save in"

@@ -1,7 +1,7 @@
 """How tensors are named and laid out in files, as data: rules that load and save by the same table. No torch here.
 
 A canonical name is a parameter of the one class (`layers.3.attention.query.weight`); templates write indices as `{i}`
-and experts as `{e}`. A rule says which tensors of a file make up one parameter.
+and experts as `{e}`; `{i-1}` is the index before. A rule says which tensors of a file make up one parameter.
 """
 
 from __future__ import annotations
@@ -85,7 +85,14 @@ class Numbered:
     name: str
 
 
-Rule = Direct | Transposed | Squeezed | Leading | Folded | Stacked | Sliced | Joined | Numbered
+@dataclass(frozen=True)
+class Interleaved:
+    """All experts' matrices, whose rows alternate between two roles: one role's follow the other's here."""
+
+    name: str
+
+
+Rule = Interleaved | Direct | Transposed | Squeezed | Leading | Folded | Stacked | Sliced | Joined | Numbered
 
 
 def names_of(rule: Rule, *, indices: tuple[str, ...], experts: int, given: Container[str] = ()) -> list[str]:
@@ -105,7 +112,7 @@ def names_of(rule: Rule, *, indices: tuple[str, ...], experts: int, given: Conta
 
 def _fill(template: str, indices: tuple[str, ...]) -> str:
     for index in indices:
-        template = template.replace("{i}", index, 1)
+        template = template.replace("{i}", index, 1).replace("{i-1}", str(int(index) - 1), 1)
     return template
 
 

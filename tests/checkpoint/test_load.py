@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from nexus_universal import UniversalTransformer, copy_weights, families
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.load import slots
-from nexus_universal.checkpoint.rules import Joined, Stacked
+from nexus_universal.checkpoint.rules import Interleaved, Joined, Stacked
 from nexus_universal.parity.modes import Reference
 from tests.checkpoint.on_disk import SINGLE, changed, logits_of, published, same_logits, tensors_of
 from tests.helpers import MODEL_TYPES, furthest, ids, pair, pieces, reference, rows, same, universal
@@ -175,7 +175,7 @@ def test_parameters_are_mapped_from_the_file(model_type: str) -> None:
     ours = UniversalTransformer.from_pretrained(published(model_type))
     for name, tensor in slots(ours).items():
         published_rule = families.find(model_type).weights.rules(name)[0][0]
-        in_pieces = isinstance(published_rule, Joined | Stacked)  # what lies apart has to be put together
+        in_pieces = isinstance(published_rule, Interleaved | Joined | Stacked)  # what lies apart has to be put together
         assert mapping_of(tensor).endswith(SINGLE) != in_pieces, name
 
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from nexus_universal.architecture.pooled_indexer import PooledIndexer
 from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
@@ -32,7 +31,7 @@ from nexus_universal.architecture.ends import (
 )
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
-from nexus_universal.architecture.indexers import BlockIndexer
+from nexus_universal.architecture.indexers import BlockIndexer, PooledIndexer
 from nexus_universal.architecture.mixers import (
     OutputGate,
     Packed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nexus_universal.checkpoint.rules import Direct, Squeezed
+from nexus_universal.checkpoint.rules import Direct, Interleaved, Squeezed
 from nexus_universal.families.shared import draws, names
 
 FULL, SLIDING = KINDS = "hybrid", "hybrid_sliding"
@@ -63,11 +63,46 @@ SECOND: names.Names = BOTH | {
     f"{MIXER}.relative_bias.limit.scale": Direct(f"{ATTENTION}.rel_l2_clip.scale"),
     **{f"{MIXER}.input_norms.{role}": f"{LAYER}.{role[0]}_input_layernorm" for role in ROLES},
     **{f"{MIXER}.{role}_convolution.taps": Direct(f"{ATTENTION}.{role[0]}_sconv.static_weight") for role in ROLES[1:]},
-    **{f"{MIXER}.{role}_convolution.project": f"{ATTENTION}.{role[0]}_sconv.weight_proj" for role in ROLES[1:]},
+    **{
+        f"{MIXER}.{role}_convolution.project.weight": Direct(f"{ATTENTION}.{role[0]}_sconv.weight_proj.weight")
+        for role in ROLES[1:]
+    },
     "layers.{i}.attention_read.query": Direct(f"{LAYER}.attention_input.query"),
     "layers.{i}.feed_forward_read.query": Direct(f"{LAYER}.mlp_input.query"),
     "layers.{i}.step_read.query": Direct("model.final_input.query"),
 }
+
+THEIRS = "model.llm.layers.{i}"
+PROJECTIONS = {"query": "wq_du", "key": "wk_dv", "value": "wv_dv", "output": "wo_ud", "relative": "wr_du"}
+PROJECTIONS |= {"gate": "gate_attn", "sink": "attn_sink_proj"}
+CONVOLUTIONS = {f"{MIXER}.{role}_convolution": f"{THEIRS}.attn.{role[0]}_sconv" for role in ROLES[1:]}
+BESIDE = {"layers.{i}.attention_convolution": "attn_sconv", "layers.{i}.feed_forward_convolution": "mlp_sconv"}
+
+PUBLISHED: names.Names = {
+    "embedding.tokens": "model.llm.embed",
+    "embedding.norm": "model.llm.embed_norm",
+    "final_norm": "model.llm.norm",
+    "head": "model.llm.unembed",
+    "layers.{i}.attention_norm": f"{THEIRS}.attn_norm",
+    "layers.{i}.feed_forward_norm": f"{THEIRS}.mlp_norm",
+    **{f"{MIXER}.{role}": f"{THEIRS}.attn.{name}" for role, name in PROJECTIONS.items()},
+    **{f"{MIXER}.input_norms.{role}": f"{THEIRS}.{role[0]}_input_norm" for role in ROLES},
+    f"{MIXER}.relative_bias.profiles": Direct(f"{THEIRS}.attn.rel_logits_proj.proj"),
+    f"{MIXER}.query_norm.scale": Direct(f"{THEIRS}.attn.q_l2_clip.scale"),
+    f"{MIXER}.relative_bias.limit.scale": Direct(f"{THEIRS}.attn.rel_l2_clip.scale"),
+    "layers.{i}.feed_forward.router.weight": Direct(f"{THEIRS}.mlp.gate.weight"),
+    "layers.{i}.feed_forward.router.selection_bias": Direct(f"{THEIRS}.mlp.gate.bias"),
+    "layers.{i}.feed_forward.experts.gate_up": Interleaved(f"{THEIRS}.mlp.experts.w13_weight"),
+    "layers.{i}.feed_forward.experts.down": Direct(f"{THEIRS}.mlp.experts.w2_weight"),
+    **{f"{ours}.convolution.weight": Squeezed(f"{theirs}.weight", axis=1) for ours, theirs in CONVOLUTIONS.items()},
+    **{f"{ours}.convolution.weight": Squeezed(f"{THEIRS}.{name}.weight", axis=1) for ours, name in BESIDE.items()},
+    **{f"{ours}.taps": Direct(f"{theirs}.static_w") for ours, theirs in CONVOLUTIONS.items()},
+    **{f"{ours}.project.weight": Direct(f"{theirs}.weight_proj") for ours, theirs in CONVOLUTIONS.items()},
+    "layers.{i}.attention_read.query": Direct("model.llm.attn_res.attn_queries.{i-1}"),
+    "layers.{i}.feed_forward_read.query": Direct("model.llm.attn_res.mlp_queries.{i}"),
+    "layers.{i}.step_read.query": Direct("model.llm.attn_res.output_query"),
+}
+"""Inkling 2 as it is published."""
 
 TINY: dict[str, Any] = {
     "num_hidden_layers": 3,
