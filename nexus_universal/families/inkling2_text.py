@@ -110,6 +110,6 @@ FAMILY = Family(
     rope="none",
     tiny=draws.without(draws.TINY, "intermediate_size")
     | tables.TINY
-    | {"n_layers_per_attn_res_block": 2, "log_scaling_n_floor": 20, "unpadded_vocab_size": 90},
+    | {"n_layers_per_attn_res_block": 2, "log_scaling_n_floor": 20, "unpadded_vocab_size": 97},
     draws=tables.SECOND_DRAWS,
 )

@@ -151,7 +151,7 @@ FIRST_DRAWS: dict[str, tuple[Any, ...]] = DRAWS | {
 SECOND_DRAWS: dict[str, tuple[Any, ...]] = draws.without(DRAWS, "hidden_act") | {
     "log_scaling_n_floor": (20, 3),
     "log_scaling_alpha": (0.1, 0.7),
-    "unpadded_vocab_size": (90, 97, 200),
+    "unpadded_vocab_size": (97, 90, 200),
     "qk_l2_clip_threshold": (22.627416997969522, 2.0),
     "rel_l2_clip_threshold": (8.0, 1.0),
     "n_layers_per_attn_res_block": (2, 1, 3, 6),
