@@ -18,8 +18,9 @@ class Quirks:
     are rows of a table whose first ones are no token's. `reads_positions_off_ids`: there are none of embeddings.
     `gives_states`: it makes its own states in a first call, and calls so what it gives and takes. `steps_alone`: single
     steps mix the rows of a batch, so that it is asked row by row. `needs_states`: it multiplies no half precision
-    without states of the same dtype. `not_in_double`: a float64 copy does not run: a float32 number is made of its
-    dtype's lowest one, or float32 logits meet its weights.
+    without states of the same dtype. `needs_float32`: half precision runs only where tensors that it loads in float32
+    are so. `not_in_double`: a float64 copy does not run: a float32 number is made of its dtype's lowest one, or float32
+    logits meet its weights.
     """
 
     starts_anew: bool = False
@@ -34,6 +35,7 @@ class Quirks:
     gives_states: str | None = None
     steps_alone: bool = False
     needs_states: bool = False
+    needs_float32: bool = False
     not_in_double: bool = False
 
 
@@ -51,7 +53,7 @@ _QUIRKS: dict[str, Quirks] = {
     "rwkv": Quirks(gives_states="state", steps_alone=True),
     "trocr": Quirks(counts_slots=True, keeps_all=True, reads_positions_off_ids=True),
     "whisper": Quirks(keeps_all=True),
-    "inkling2_text": Quirks(not_in_double=True),
+    "inkling2_text": Quirks(needs_float32=True, not_in_double=True),
     "xlstm": Quirks(gives_states="cache_params", needs_states=True, keeps_all=True),
     "xglm": Quirks(not_in_double=True),
 }

@@ -14,6 +14,7 @@ from torch import nn
 from nexus_universal.architecture.errors import CheckpointError, UnknownModelType
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families.shared.family import Family
+from nexus_universal.parity.quirks import quirks
 
 COMPUTED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay", "_multipliers", "_vocab_sizes", "_offsets")
 """Buffers that follow from the config: lightning attention's two forms agree for no other decays, and a table of
@@ -74,6 +75,10 @@ def build_reference(config: Any, *, dtype: torch.dtype, seed: int, attention: st
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attention)
+    if quirks(config.model_type).needs_float32:
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if any(kept in name for kept in model._keep_in_fp32_modules_strict):
+                tensor.data = tensor.data.float()
     widen(model, seed=seed)
     return model.eval()
 
