@@ -32,7 +32,7 @@ class UniversalChainedExperts(nn.Module):
         probability, chosen = self.router(x, call)
         idle = chosen == self.part.experts  # counted with the first expert, at no weight: as the reference sorts them
         weights, chosen = probability.masked_fill(idle, 0), chosen.masked_fill(idle, 0)
-        flat = x.view(-1, x.shape[-1])
+        flat = x.reshape(-1, x.shape[-1])
         return self.experts(flat, weights.reshape(-1, 1), chosen.reshape(-1, 1)).view_as(x)
 
 

@@ -16,6 +16,7 @@ from nexus_universal.architecture.ends import Embedding, Head
 from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.architecture.mixers import Attention
+from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import (
     Branch,
@@ -184,7 +185,8 @@ def test_every_mixer_has_a_state_of_its_own(model_type: str) -> None:
         f"layers.{index}.{path}"
         for index, layer in enumerate(n.layers)
         for path, branch in layer.all_branches()
-        if branch.part.role == "mixer" and not getattr(branch.part, "reuse", None)
+        if isinstance(branch.part, HashedNgrams)
+        or (branch.part.role == "mixer" and not getattr(branch.part, "reuse", None))
     }
     assert set(cache.states) == expected
     assert len({id(state) for state in cache.states.values()}) == len(expected)
