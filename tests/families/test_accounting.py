@@ -26,7 +26,7 @@ MEANT = {
     "expert_layer_offset": (0,),
     "cohere2_moe/num_shared_experts": (0,),
     "shared_intermediate_size": (0,),  # Granite: no shared network
-    "granitemoehybrid/shared_intermediate_size": (),
+    **dict.fromkeys((f"{name}/shared_intermediate_size" for name in ("granitemoehybrid", "minimax_m3_vl_text")), ()),
     "qwen2_moe/sliding_window": (0,),  # none, where windows are not used
     "moe_layer_start_index": (0, -1),
     "moe_layer_end_index": (0, -1),  # the last layer is -1
@@ -216,7 +216,7 @@ def rope_of(model_type: str, inner: dict[str, Any]) -> tuple[dict[str, Any], str
     return {"rope_parameters": {"full_attention": inner}}, "rope_parameters.full_attention"
 
 
-OF_PARTS = ("minimax_m2", "qwen4_exp_text")
+OF_PARTS = ("minimax_m2", "minimax_m3_vl_text", "qwen4_exp_text")
 """Families that turn parts of heads where they are told, and whole ones by default."""
 
 rotated = pytest.mark.parametrize("model_type", ROTATED)
