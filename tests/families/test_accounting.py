@@ -32,6 +32,7 @@ MEANT = {
     "moe_layer_end_index": (0, -1),  # the last layer is -1
     "ernie4_5_moe/moe_num_shared_experts": (0,),
     "zero_expert_num": (0,),  # every choice is an expert
+    "index_local_blocks": (0,),  # none comes first
     "num_kv_shared_layers": (0,),  # every layer keeps keys and values of its own
     "hidden_size_per_layer_input": (0,),  # no per-layer table
     "gemma3n_text/hidden_size_per_layer_input": (),
