@@ -27,9 +27,12 @@ FLOORS = {
     "residual_convolution": "Residual convolutions",
     "indexers": "Choices of keys",
     "differential": "Differential attention",
+    "convolved_attention": "Attention of convolved queries and keys",
+    "dynamic_mask": "Masks made of values",
     "recurrences": "Recurrent mixers",
     "ngrams": "Hashed n-grams",
     "feed_forward": "Feed-forward",
+    "chained_experts": "Routers that remember",
     "position": "Norms and positions",
     "part": "Numbers",
 }

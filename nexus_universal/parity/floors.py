@@ -89,6 +89,16 @@ def padding_change(reference: Reference, sample: Sample) -> float:
     return worst
 
 
+@torch.no_grad()
+def cutting_change(reference: Reference, sample: Sample) -> float:
+    """How far the reference's own logits move when a text is read in chunks: the same for the laws of cutting."""
+    reference.begin()
+    cache = reference.new_cache()
+    pieces = [reference(piece, cache=cache) for piece in sample.ids.split(list(sample.chunks), dim=1)]
+    reference.begin()
+    return float((torch.cat(pieces, dim=1).double() - reference(sample.ids).double()).abs().max())
+
+
 def in_double(model: Any) -> Any:
     """The reference in float64; its experts one by one, because torch's grouped product knows no float64."""
     doubled = copy.deepcopy(model).double()

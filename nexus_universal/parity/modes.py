@@ -170,12 +170,14 @@ class Ours:
 
     def __init__(self, model: UniversalTransformer) -> None:
         self.model = model
+        self.quirks = quirks(model.n.origin.family)
 
     def begin(self) -> None:
         """Nothing is left behind by a call."""
 
     def new_cache(self) -> Any:
-        return self.model.new_cache()
+        """Its own, or none where the reference has none: what the own cache computes is held to laws."""
+        return Past() if self.quirks.reads_anew else self.model.new_cache()
 
     def __call__(
         self,
@@ -186,6 +188,9 @@ class Ours:
         cache: Any = None,
         keep: int = 0,
     ) -> Tensor:
+        if isinstance(cache, Past):
+            whole, where = cache.with_piece(ids, positions)
+            return self(whole, mask=mask, positions=where)[:, -(keep or ids.shape[1]) :]
         return self.model(ids, mask, positions, cache=cache, logits_to_keep=keep).logits
 
     def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:

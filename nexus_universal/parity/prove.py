@@ -11,8 +11,8 @@ import torch
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.parity.certificate import Certificate, LawRow, Verdict
-from nexus_universal.parity.draws import asked, pads_leak, steps_differ, switch_length
-from nexus_universal.parity.floors import FACTOR, Floor, measure_floor, padding_change
+from nexus_universal.parity.draws import asked, pads_leak, scans_restart, steps_differ, switch_length
+from nexus_universal.parity.floors import FACTOR, Floor, cutting_change, measure_floor, padding_change
 from nexus_universal.parity.gradients import compare_gradients, every_token
 from nexus_universal.parity.laws import check_laws
 from nexus_universal.parity.localise import first_divergence
@@ -135,6 +135,8 @@ def _enter_laws(certificate: Certificate, pair: Pair, drawn: Sample, floor: Floo
         drawn = sample(model.n.d_vocab, length=switch, batch=3, seed=1, pad=model.n.text.pad)
     # Where pads leak or count, what the reference makes of them is no measure.
     change = 0.0 if pads_leak(model.n) or pair.reference.quirks.counts_slots else padding_change(pair.reference, drawn)
+    if not scans_restart(model.n):
+        change = max(change, cutting_change(pair.reference, drawn))
     cuttable = not steps_differ(model.n)
     if not cuttable and UNCUTTABLE not in certificate.notes:
         certificate.notes.append(UNCUTTABLE)

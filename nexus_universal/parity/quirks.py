@@ -10,8 +10,8 @@ class Quirks:
     """How one type's reference is called.
 
     `starts_anew`: cached calls count positions from 0 again where none are given. `own_cache`: the class of the only
-    cache it takes. `reads_anew`: it has no cache, so that what came before is read again with every piece, in products
-    of other shapes and bits. `counts_slots`: pads count as positions, whatever positions are given, and ours is asked
+    cache it takes. `reads_anew`: it has no cache, so that what came before is read again with every piece, and ours
+    is asked to in proofs: what its own cache computes is held to laws. `counts_slots`: pads count as positions, whatever positions are given, and ours is asked
     to count so. `keeps_all`: logits of all positions come, whichever are asked for: a product over more rows has other
     bits. `takes_new`: a mask speaks of the new positions alone; generation hands none to steps. `widens_mask`: the mask
     of a cached call is shifted by the places of an image, though there be none. `positions_are_rows`: given positions

@@ -15,7 +15,6 @@ from nexus_universal.parity.certificate import Certificate
 from nexus_universal.parity.draws import asked, completed, longest_sample
 from nexus_universal.parity.modes import MODES, Ours, compare, sample
 from nexus_universal.parity.prove import Pair
-from nexus_universal.parity.quirks import quirks
 from nexus_universal.parity.references import reference_and_n
 from nexus_universal.parity.verify import verify_family
 
@@ -24,9 +23,6 @@ BOUNDED = ("nemotron_h", "zamba2")
 """Those whose Δ is bounded in the scan and never in a step: laws of cutting are not asked of them."""
 
 ROUND_ALIKE = [name for name in TYPES if (borrowed := families.find(name).reference) is None or borrowed.rounds_alike]
-
-
-CACHED = {"chunks", "cached decode"}
 
 
 def configs(family: Family) -> st.SearchStrategy[dict[str, Any]]:
@@ -38,13 +34,10 @@ def configs(family: Family) -> st.SearchStrategy[dict[str, Any]]:
 def assert_bit_equal(certificate: Certificate) -> None:
     """Every mode; and gradients, but where another type's class holds apart what is one matrix here.
 
-    The gradient of that matrix's input is one product instead of a sum of several: other bits, within the floor. So
-    are calls with a cache where the reference has none.
+    The gradient of that matrix's input is one product instead of a sum of several: other bits, within the floor.
     """
     rest = {row.mode for row in certificate.rows if row.verdict != "bit-equal"}
     allowed = {"gradients"} if families.find(certificate.model_type).reference is not None else set()
-    if quirks(certificate.model_type).reads_anew:
-        allowed = CACHED
     assert rest <= allowed and (not rest or certificate.proven), certificate.to_markdown()
 
 
@@ -52,7 +45,6 @@ def assert_bit_equal(certificate: Certificate) -> None:
 def test_drawn_configs_give_the_same_bits(model_type: str) -> None:
     """Hypothesis shrinks a failure to the config key that is guilty."""
     family = families.find(model_type)
-    others = CACHED if quirks(model_type).reads_anew else ()
 
     @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(config=configs(family), seed=st.integers(0, 2**16))
@@ -64,9 +56,7 @@ def test_drawn_configs_give_the_same_bits(model_type: str) -> None:
             for mode, run in MODES.items():
                 subject = asked(n, mode, drawn)
                 found = compare(run(pair.reference, subject), run(Ours(pair.model), subject))
-                assert found.equal or mode in others, (
-                    f"{mode} differs by {found.max_difference} (largest logit {found.max_logit})"
-                )
+                assert found.equal, f"{mode} differs by {found.max_difference} (largest logit {found.max_logit})"
 
     check()
 
