@@ -24,7 +24,12 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         reader,
         SIZE,
         NORM,
-        attention=lambda heads, head_dim: {"scale": 1.0, "query_scale": head_dim**-0.5, "kernel": "eager_rounded"},
+        attention=lambda heads, head_dim: {
+            "scale": 1.0,
+            "query_scale": head_dim**-0.5,
+            "kernel": "eager_rounded",
+            "contiguous": True,
+        },
         positions=lambda context: SinusoidPositions(
             count=context + 2, offset=2, layout="sin_cos", closed=True, zero=pad
         ),

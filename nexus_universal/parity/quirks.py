@@ -11,16 +11,16 @@ class Quirks:
 
     `starts_anew`: cached calls count positions from 0 again where none are given. `own_cache`: the class of the only
     cache it takes. `reads_anew`: it has no cache, so that what came before is read again with every piece, and ours
-    is asked to in proofs: what its own cache computes is held to laws. `counts_slots`: pads count as positions, whatever positions are given, and ours is asked
-    to count so. `keeps_all`: logits of all positions come, whichever are asked for: a product over more rows has other
-    bits. `takes_new`: a mask speaks of the new positions alone; generation hands none to steps. `widens_mask`: the mask
-    of a cached call is shifted by the places of an image, though there be none. `positions_are_rows`: given positions
-    are rows of a table whose first ones are no token's. `reads_positions_off_ids`: there are none of embeddings.
-    `gives_states`: it makes its own states in a first call, and calls so what it gives and takes. `steps_alone`: single
-    steps mix the rows of a batch, so that it is asked row by row. `needs_states`: it multiplies no half precision
-    without states of the same dtype. `needs_float32`: half precision runs only where tensors that it loads in float32
-    are so. `not_in_double`: a float64 copy does not run: a float32 number is made of its dtype's lowest one, or float32
-    logits meet its weights.
+    is asked to in proofs: what its own cache computes is held to laws. `counts_slots`: pads count as positions,
+    whatever positions are given, and ours is asked to count so. `keeps_all`: logits of all positions come, whichever
+    are asked for: a product over more rows has other bits. `takes_new`: a mask speaks of the new positions alone;
+    generation hands none to steps. `widens_mask`: the mask of a cached call is shifted by the places of an image,
+    though there be none. `positions_are_rows`: given positions are rows of a table whose first ones are no token's.
+    `reads_positions_off_ids`: there are none of embeddings. `gives_states`: it makes its own states in a first call,
+    and calls so what it gives and takes. `steps_alone`: single steps mix the rows of a batch, so that it is asked row
+    by row. `needs_states`: it multiplies no half precision without states of the same dtype. `needs_float32`: half
+    precision runs only where tensors that it loads in float32 are so. `not_in_double`: a float64 copy does not run: a
+    float32 number is made of its dtype's lowest one, or float32 logits meet its weights.
     """
 
     starts_anew: bool = False
