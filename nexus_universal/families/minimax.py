@@ -79,7 +79,7 @@ FAMILY = Family(
     | {"intermediate_size": 40, "head_dim": 12, "num_local_experts": 6, "block_size": 16, "num_hidden_layers": 3},
     draws=draws.without(draws.DENSE, "attention_bias")
     | {
-        "head_dim": (12, 16, None),
+        "head_dim": (12, 16),
         "num_local_experts": (6, 3),
         "num_experts_per_tok": (2, 1, 3),
         "sliding_window": (None, 7, 24),

@@ -42,7 +42,7 @@ class Call:
     """The model's, in which steps work where the residual is wider."""
     query_growth: dict[int | QueryTemperature, Float[Tensor, "rows one seq one"]] = field(default_factory=dict)
     """What queries are multiplied by, by the rule that says so of a position: a logarithm's base, or a temperature."""
-    distances: dict[int, Int[Tensor, "rows one seq keys"]] = field(default_factory=dict)
+    distances: dict[int, Tensor] = field(default_factory=dict)
     """How far before each query a key stands, by the kind of mask that says which keys there are."""
 
     def only_last(self, count: int) -> Call:

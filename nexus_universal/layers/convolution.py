@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from nexus_universal.cache import State
@@ -75,8 +75,8 @@ class CausalConvolution(KeepsFloat32):
 
 
 def last_inputs(
-    x: Float[Tensor, "batch channels seq"], count: int, trailing: Bool[Tensor, "batch new"] | None
-) -> Float[Tensor, "batch channels kept"]:
+    x: Num[Tensor, "batch channels seq"], count: int, trailing: Bool[Tensor, "batch new"] | None
+) -> Num[Tensor, "batch channels kept"]:
     """The last `count` inputs of every row, zeros before its first; pads behind the last token do not count."""
     x = F.pad(x, (max(count - x.shape[-1], 0), 0))
     if trailing is None:

@@ -68,7 +68,7 @@ class UniversalRouter(KeepsFloat32):
 
     def forward(
         self, x: Float[Tensor, "tokens d_hidden"], token: Int[Tensor, "batch seq"] | None = None
-    ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    ) -> tuple[Float[Tensor, "tokens visited"], Int[Tensor, "tokens k"]]:
         """Weights and experts, weights of those that are always visited last; `token` holds the ids of x.
 
         Raises:

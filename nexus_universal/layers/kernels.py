@@ -62,9 +62,7 @@ def fused_attention(
     return out.reshape(out.shape[0], -1, seq, value.shape[-1]).transpose(1, 2).contiguous()
 
 
-def biased(
-    mask: Mask | None, bias: Float[Tensor, "batch heads queries keys"], *, seq: int
-) -> Float[Tensor, "batch heads queries keys"]:
+def biased(mask: Mask | None, bias: Float[Tensor, "*biased"], *, seq: int) -> Float[Tensor, "*biased"]:
     """Both in one: the bias where a query may see a key, the lowest number elsewhere; without a mask it is causal."""
     if mask is None:
         mask = torch.ones(seq, bias.shape[-1], dtype=torch.bool, device=bias.device).tril() if seq > 1 else mask

@@ -102,7 +102,7 @@ def additive(mask: Mask, dtype: torch.dtype) -> Float[Tensor, "batch heads queri
     return torch.where(mask, torch.zeros((), device=mask.device, dtype=dtype), torch.finfo(dtype).min)
 
 
-def refused(mask: Mask) -> Bool[Tensor, "batch heads queries keys"]:
+def refused(mask: Bool[Tensor, "*seen"] | Float[Tensor, "*seen"]) -> Bool[Tensor, "*seen"]:
     """True where a query may not see a key, in either form of mask."""
     return ~mask if mask.dtype == torch.bool else mask < -1
 

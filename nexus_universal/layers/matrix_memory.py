@@ -17,11 +17,14 @@ from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.support import refuse_unless
 
 Heads = Float[Tensor, "batch heads seq d"]
+Values = Float[Tensor, "batch heads seq d_value"]
 Gates = Float[Tensor, "batch heads seq"]
-Streams = tuple[Heads, Heads, Heads, Gates, Gates]
+Streams = tuple[Heads, Heads, Values, Gates, Gates]
 """Queries, keys, values, and what opens the input and the forget gate."""
 
-Memory = tuple[Float[Tensor, "batch heads key value"], Float[Tensor, "batch heads key"], Float[Tensor, "batch heads 1"]]
+Memory = tuple[
+    Float[Tensor, "batch heads keys values"], Float[Tensor, "batch heads keys"], Float[Tensor, "batch heads 1"]
+]
 """What was written, the sum of its keys, and the exponent to which both are relative."""
 
 
@@ -95,7 +98,7 @@ class UniversalMatrixMemory(nn.Module):
         normed = self.norm(out.transpose(1, 2))
         return self.output(torch.sigmoid(roles["gate"]) * normed)
 
-    def _read(self, streams: Streams, memory: Memory) -> tuple[Heads, Memory]:
+    def _read(self, streams: Streams, memory: Memory) -> tuple[Values, Memory]:
         """As many whole chunks as there are, then position by position."""
         seq = streams[0].shape[2]
         whole, seen = seq // self.part.chunk * self.part.chunk, []
@@ -107,7 +110,7 @@ class UniversalMatrixMemory(nn.Module):
             seen.append(out)
         return torch.cat(seen, dim=2), memory
 
-    def _chunks(self, streams: Streams, memory: Memory) -> tuple[Heads, Memory]:
+    def _chunks(self, streams: Streams, memory: Memory) -> tuple[Values, Memory]:
         """All chunks at once: pairs inside each, and the memory before it for what came earlier."""
         size = self.part.chunk
         query, key, value, opened, kept = (each.unflatten(2, (-1, size)) for each in streams)
@@ -127,7 +130,7 @@ class UniversalMatrixMemory(nn.Module):
         weight = torch.maximum(torch.abs(weight), torch.exp(-top))
         return (total / (weight + self.part.eps)).flatten(2, 3), memory
 
-    def _steps(self, streams: Streams, memory: Memory) -> tuple[Heads, Memory]:
+    def _steps(self, streams: Streams, memory: Memory) -> tuple[Values, Memory]:
         """Position by position, the memory in float32."""
         query, key, value, opened, kept = streams
         written, keys, exponent = (each.to(torch.float32) for each in memory)
@@ -148,13 +151,13 @@ class UniversalMatrixMemory(nn.Module):
         return torch.stack(seen, dim=-2), (written, keys, exponent)
 
 
-def _cut(streams: Streams, where: slice) -> Streams:
+def _cut(streams: Streams, where: slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Some positions of all streams, laid out anew."""
     query, key, value, opened, kept = (each[:, :, where].contiguous() for each in streams)
     return query, key, value, opened, kept
 
 
-def _begun(state: AveragedState | None, key: Heads, value: Heads) -> Memory:
+def _begun(state: AveragedState | None, key: Heads, value: Values) -> Memory:
     """What a state holds, or nothing, in the model's dtype."""
     if state is None or state.recurrent is None:
         lead = key.shape[:2]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nexus_universal.architecture.position import RelativeBias
 from nexus_universal.layers.length_limit import LengthLimit
 
-Biases = Float[Tensor, "batch heads queries keys"]
+Biases = Float[Tensor, "batch query_heads queries keys"]
 
 
 class UniversalRelativeBias(nn.Module):
@@ -25,7 +25,7 @@ class UniversalRelativeBias(nn.Module):
         self,
         mixing: Float[Tensor, "batch queries *rows"],
         distance: Int[Tensor, "rows one queries keys"],
-        growth: Float[Tensor, "rows one queries one"] | None,
+        growth: Float[Tensor, "_ one queries one"] | None,
     ) -> Biases:
         """The biases of every query for keys so many positions before it, in the model's dtype."""
         mixing = mixing.reshape(*mixing.shape[:2], self.heads, -1)

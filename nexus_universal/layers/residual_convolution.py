@@ -59,7 +59,9 @@ class UniversalDynamicConvolution(nn.Module):
         """No tap but the learned ones."""
         nn.init.zeros_(self.taps)
 
-    def forward(self, x: Vectors, z: Vectors, call: Call, state: State | None = None) -> Vectors:
+    def forward(
+        self, x: Vectors, z: Float[Tensor, "batch seq given"], call: Call, state: State | None = None
+    ) -> Vectors:
         """x is what z was projected to."""
         kernel, seq, split = self.part.kernel, x.shape[1], (self.heads, -1, self.part.kernel)
         own = self.project(z).float().unflatten(-1, (self.heads, 1, kernel))

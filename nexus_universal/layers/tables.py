@@ -26,7 +26,7 @@ class Table(nn.Module):
         if self.padding_row is not None:
             nn.init.zeros_(self.weight[self.padding_row])
 
-    def forward(self, index: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq width"]:
+    def forward(self, index: Int[Tensor, "*places"]) -> Float[Tensor, "*places width"]:
         return F.embedding(index, self.weight, self.padding_row)
 
 

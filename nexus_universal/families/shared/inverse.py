@@ -366,7 +366,9 @@ def _small_numbers(question: Question, depth: int) -> Iterator[Any]:
     if list in question.types:
         yield from ([index] for index in range(depth))
         yield []
-        if question.value and all(type(item) is int for item in question.value):  # one more, or one less
+        if isinstance(question.value, list | tuple) and all(
+            type(item) is int for item in question.value
+        ):  # one more, or one less
             yield from (sorted({*question.value} ^ {index}) for index in range(depth + 1))
 
 
