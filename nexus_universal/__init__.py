@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-registry.fill(families.find, families.model_types)
+registry.fill(families.find, families.model_types, families.REFUSED)
 
 LAZY = {
     "UniversalTransformer": "nexus_universal.transformer",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import CheckpointError, InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, load_json
 from nexus_universal.cache import Cache, State
@@ -41,7 +42,7 @@ from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.streams import UniversalStreams
-from nexus_universal.layers.support import refuse_unless
+from nexus_universal.layers.support import kept_in_float32, refuse_unless
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,10 @@ class UniversalTransformer(nn.Module):
         """
         super().__init__()
         self.n = n
-        self.plan = CallPlan(wide=n.embedding.dtype == "float32")
+        self.plan = CallPlan(wide=n.embedding.dtype != "model")
         self.settings = GenerationSettings.of(n)
         self.passed_over: dict[str, str] = {}
+        self.carried: dict[str, Tensor] = {}
         self.embedding = UniversalEmbedding(n.embedding, layers=len(n.layers))
         self.streams = UniversalStreams(n.streams, d_model=n.d_hidden) if n.streams else None
         self.registers = nn.ParameterDict({each.name: nn.Parameter(torch.empty(n.d_hidden)) for each in n.registers})
@@ -83,11 +85,11 @@ class UniversalTransformer(nn.Module):
         if shares.known:
             self.shared = shares.tree()
         self.layers = nn.ModuleList(layers)
-        if n.final_norm and n.final_norm.rounding == "native":
-            refuse_unless(n.embedding, dtype="model")  # torch's kernel takes no wider input than its weights
+        if n.streams or any(norm is not None and norm.rounding == "native" for norm in _residual_norms(n)):
+            refuse_unless(n.embedding, dtype="model")  # projections and torch's kernel take no wider input than weights
         self.first_skipped = _first_skipped(n)
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
-        self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab)
+        self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab, spare=n.embedding.spare or 0)
         if self.device.type != "meta":
             initialise(self, n.text)
 
@@ -124,11 +126,17 @@ class UniversalTransformer(nn.Module):
             x = self.embedding.look_up(input_ids) if input_ids is not None else inputs_embeds
             assert x is not None
             call = self.plan.begin(x, mask=attention_mask, positions=position_ids, cache=cache)
+            if position_ids is None:
+                call.positions = self.embedding.counted(call.positions, input_ids, attention_mask)
             x = self.embedding(x, call.positions)
             call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
+            if inputs_embeds is not None and self.plan.reads_tokens:
+                call.tokens = self.embedding.found(inputs_embeds)
         except IndexError:
             raise self._out_of_range(input_ids) from None
-        new, registers = x.shape[1], {"x": x if self.streams is None else self.streams.fill(x), "e": x}
+        # e is a view of its own: what its readers' gradients are is summed up before it meets the residual's.
+        e = x.view_as(x)
+        new, registers = x.shape[1], {"x": x if self.streams is None else self.streams.fill(x), "e": e}
         for name, vector in self.registers.items():
             registers[name] = vector.detach().to(x.dtype).expand_as(x).contiguous()
         for index, layer in enumerate(self.layers):
@@ -137,7 +145,7 @@ class UniversalTransformer(nn.Module):
             registers = layer(registers, call)
         x = registers["x"] if self.streams is None else self.streams.merge(registers["x"])
         if self.final_norm is not None:
-            x = self.final_norm(x)
+            x = self.final_norm(x.to(call.dtype) if self.n.embedding.dtype == "float32_layers" else x)
         if isinstance(logits_to_keep, Tensor):
             x = x[:, logits_to_keep, :]
         elif logits_to_keep:
@@ -153,7 +161,7 @@ class UniversalTransformer(nn.Module):
             if low < 0 or high >= vocab:
                 return InputError(f"input_ids hold {low} … {high}: must lie in [0, {vocab})")
         kind, table = self.n.pos_embedding_type, self.n.embedding.positions
-        return InputError(f"positions beyond the {kind} table: at most {table.count if table else 0} are known")
+        return InputError(f"positions beyond the {kind} table: at most {table.reach if table else 0} are known")
 
     def new_cache(self, batch_size: int = 1) -> Cache:
         """An empty cache. Its states take the batch of the first call; `batch_size` is accepted for familiarity."""
@@ -207,6 +215,7 @@ class UniversalTransformer(nn.Module):
         shapes = {name: info.shape for name, info in store.infos.items()}
         plan = plan_load(model, registry.family_of(raw).weights, shapes)
         model.passed_over = plan.passed_over | store.passed_over
+        model.carried = {name: store.read(part) for name, part in plan.carried.items()}
         fill(
             model,
             plan,
@@ -232,12 +241,14 @@ class UniversalTransformer(nn.Module):
             raise CheckpointError(f"{directory}: tensors and n disagree about {', '.join(odd[:5])}")
         transposed = set(json.loads(store.metadata.get("transposed", "[]")))
         asked = None if dtype == "auto" else _resolve_dtype(dtype, n, store)
+        wide = set(kept_in_float32(model))
         for name, slot in wanted.items():
             tensor = store.read(name)
             tensor = tensor.mT if name in transposed else tensor
             if tensor.shape != slot.shape:
                 raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, but n asks for {tuple(slot.shape)}")
-            kept = asked if asked is not None and isinstance(slot, nn.Parameter) else tensor.dtype
+            cast = asked is not None and isinstance(slot, nn.Parameter) and name not in wide
+            kept = asked if cast else tensor.dtype
             put(model, name, tensor.to(device=device, dtype=kept))
         model.settings = GenerationSettings.load(directory / GENERATION_CONFIG, n)
         return model.eval()
@@ -271,7 +282,7 @@ class UniversalTransformer(nn.Module):
             documents[NEXUS_CONFIG] = json.loads(self.n.to_json())
         else:
             raw = self.n.to_huggingface(family=family or registry.saved_as(self.n.origin.family))
-            tensors = published_tensors(self, registry.family_of(raw).weights)
+            tensors = published_tensors(self, registry.family_of(raw).weights, carried=self.carried)
             raw = {key: value for key, value in raw.items() if key not in ("torch_dtype", *CONFIG_KEYS)}
             documents[CONFIG_NAME] = raw | {"dtype": str(self.dtype).removeprefix("torch.")}
         write_directory(
@@ -286,6 +297,12 @@ class UniversalTransformer(nn.Module):
     def named_slots(self) -> Iterator[tuple[str, Tensor]]:
         """Canonical names and tensors of everything that a checkpoint holds."""
         yield from slots(self).items()
+
+
+def _residual_norms(n: ArchitectureParameter) -> Iterator[Norm | None]:
+    """The norms that read the residual as it is: the last one, and those of sums."""
+    yield n.final_norm
+    yield from (write.norm for layer in n.layers for step in layer.steps for write in step.writes)
 
 
 def _first_skipped(n: ArchitectureParameter) -> int | None:
@@ -315,6 +332,7 @@ def copy_weights(reference_model: nn.Module, universal_model: UniversalTransform
     plan = plan_load(
         universal_model, registry.family(family).weights, {name: tuple(t.shape) for name, t in state.items()}
     )
+    universal_model.carried = {name: state[part].detach().clone() for name, part in plan.carried.items()}
     wanted = slots(universal_model)
     for name, (rule, names) in plan.sources.items():
         tensor = assemble(

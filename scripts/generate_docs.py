@@ -17,6 +17,7 @@ from typing import Any
 import specification
 
 from nexus_universal import ArchitectureParameter, families
+from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.feed_forward import MixtureOfExperts
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.families.shared.family import Family
@@ -68,6 +69,8 @@ def feed_forwards(n: ArchitectureParameter) -> str:
             if isinstance(part, MixtureOfExperts):
                 shared = " + shared" if part.shared else ""
                 kind = f"{part.per_token} of {part.experts} experts × {part.expert.width}{shared} ({part.router.score})"
+            elif isinstance(part, ChainedExperts):
+                kind = f"1 of {part.experts} experts × {part.expert.width}, or none"
             elif part.role == "feed_forward":
                 kind = f"{'gated ' if part.gated else ''}{part.activation} × {part.width}"
             else:

@@ -28,6 +28,7 @@ from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.reader import INERT
 from nexus_universal.parity import references
 from nexus_universal.parity.draws import scans_restart
+from nexus_universal.parity.quirks import quirks
 
 transformers.logging.set_verbosity_error()
 hypothesis.settings.register_profile(
@@ -44,8 +45,10 @@ ROOT = Path(nexus_universal.__file__).resolve().parents[1]
 MODEL_TYPES: tuple[str, ...] = tuple(name for name in families.model_types() if not families.find(name).reference)
 """Those that transformers has a class of its own for."""
 
+UNTOLD = ("whisper", *(name for name in MODEL_TYPES if quirks(name).counts_slots))
+"""Types whose generation counts pads as positions: nobody tells them otherwise, even if they would listen."""
 
-STEADY: dict[str, dict[str, Any]] = {"nemotron_h": {"time_step_min": 1e-30}}
+STEADY: dict[str, dict[str, Any]] = {key: {"time_step_min": 1e-30} for key in ("nemotron_h", "zamba2")}
 """Changes with which a step is a scan of one position: the reference bounds time steps from below in scans only."""
 
 
@@ -81,14 +84,20 @@ def config(model_type: str, **changes: Any) -> PreTrainedConfig:
 
 
 def inert_values(model_type: str, key: str) -> tuple[Any, ...]:
-    """The values at which a key changes nothing; a reference without fused attention has "eager" for "sdpa".
+    """The values at which a key changes nothing; a reference without fused attention has "eager" for "sdpa",
+    and one that takes its experts one after another says nothing of them.
 
     Beside a tower neither is said: one without fused attention is given another kernel than its text model.
     """
+    if key in families.find(model_type).completes:
+        return (families.find(model_type).completes[key],) * len(INERT[key])
     if families.find(model_type).sections:
         return tuple(None if value == "sdpa" else value for value in INERT[key])
-    fused = MODEL_FOR_CAUSAL_LM_MAPPING[type(config(model_type))]._supports_sdpa
-    return tuple("eager" if value == "sdpa" and not fused else value for value in INERT[key])
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config(model_type))]
+    instead = {} if model._supports_sdpa else {"sdpa": "eager"}
+    if not model._can_set_experts_implementation():
+        instead["grouped_mm"] = None
+    return tuple(instead.get(value, value) if isinstance(value, str) else value for value in INERT[key])
 
 
 def single_changes(model_type: str) -> list[tuple[str, Any]]:
@@ -148,9 +157,20 @@ def pieces(model_type: str) -> list[int]:
     return [14, *(1,) * 6] if scans_restart(pair(model_type)[1].n) else [14, 1, 5]
 
 
+def rows(model_type: str, count: int) -> int:
+    """How many rows go on together where the reference's bits are compared: one where its steps mix them."""
+    return 1 if quirks(model_type).steps_alone else count
+
+
 def ids(batch: int, seq: int, *, seed: int = 1, vocab: int = 97) -> Tensor:
     """Random ids."""
     return torch.randint(0, vocab, (batch, seq), generator=torch.Generator().manual_seed(seed))
+
+
+def ids_without_pads(batch: int, seq: int, *, seed: int = 1) -> Tensor:
+    """Random ids without the pad that RoBERTa and its kin do not count as a position."""
+    found = ids(batch, seq, seed=seed)
+    return torch.where(found == 1, 2, found)
 
 
 def same(left: Tensor, right: Tensor) -> bool:

@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from nexus_universal import UniversalTransformer, families
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.checkpoint.load import idle_layers, plan_load
 from nexus_universal.parity.draws import pads_leak, scans_restart
-from nexus_universal.parity.modes import Reference
+from nexus_universal.parity.modes import Reference, positions_of
+from nexus_universal.parity.quirks import quirks
 from nexus_universal.transformer import CausalOutput
-from tests.helpers import MODEL_TYPES, furthest, ids, pair, reference, same, single_changes, universal
+from tests.helpers import MODEL_TYPES, furthest, ids, pair, reference, rows, same, single_changes, universal
 
 types = pytest.mark.parametrize("model_type", MODEL_TYPES)
 TRAINED = ("qwen3", "gemma3_text", "glm4_moe_lite")
@@ -29,15 +31,18 @@ def test_a_call_is_the_references_bit_for_bit(model_type: str) -> None:
     theirs, ours = pair(model_type)
     x, mask = ids(2, 40), torch.ones(2, 40, dtype=torch.long)
     mask[0, : 0 if pads_leak(ours.n) else 11] = 0
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions = positions_of(mask, "slots" if quirks(model_type).counts_slots else "tokens")
     assert same(ours(x).logits, theirs(x, use_cache=False).logits)
-    expected = theirs(x, attention_mask=mask, position_ids=positions, use_cache=False).logits
-    assert same(ours(x, attention_mask=mask, position_ids=positions).logits[mask.bool()], expected[mask.bool()])
     side, cache = Reference(theirs), ours.new_cache()
+    expected = side(x, mask=mask, positions=positions)
+    assert same(ours(x, attention_mask=mask, position_ids=positions).logits[mask.bool()], expected[mask.bool()])
     kept = side.new_cache()
-    for piece in x.split([28, *(1,) * 12] if scans_restart(ours.n) else [28, 1, 2, 4, 1, 4], dim=1):
+    for piece in x[: rows(model_type, 2)].split(
+        [28, *(1,) * 12] if scans_restart(ours.n) else [28, 1, 2, 4, 1, 4], dim=1
+    ):
         expected = side(piece, cache=kept)
-        assert same(ours(piece, cache=cache).logits, expected)
+        found = ours(piece, cache=cache).logits
+        assert furthest(found, expected) < 1e-5 if side.quirks.reads_anew else same(found, expected)
 
 
 @types
@@ -59,11 +64,13 @@ def test_gradients_are_the_references(model_type: str) -> None:
     ours = universal(theirs)
     x = ids(2, 24)
     for model in (theirs, ours):
-        logits = model(x).logits
+        logits = (model(x) if model is ours else model(x, use_cache=False)).logits
         nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
-    gradients = copy.deepcopy(theirs)
+    gradients = reference(model_type)
     with torch.no_grad():
-        for parameter, source in zip(gradients.parameters(), theirs.parameters(), strict=True):
+        weights, idle = families.find(model_type).weights, idle_layers(ours)
+        for parameter, (name, source) in zip(gradients.parameters(), theirs.named_parameters(), strict=True):
+            assert source.grad is None or not weights.carries(name, idle=idle), name
             parameter.copy_(torch.zeros_like(source) if source.grad is None else source.grad)
     expected = dict(universal(gradients).named_parameters())
     for name, parameter in ours.named_parameters():
@@ -172,13 +179,19 @@ def test_a_model_can_be_copied(model_type: str, how: str) -> None:
 @types
 def test_parameters_are_those_that_n_counts(model_type: str) -> None:
     theirs, ours = pair(model_type)
-    weights, layers = families.find(model_type).weights, ours.n.num_layers
-    expected = [
-        parameter.numel()
-        for name, parameter in theirs.named_parameters()
-        if weights.reason_to_pass_over(name, layers=layers) is None or not families.find(model_type).left_out
-    ]
-    assert sum(parameter.numel() for parameter in ours.parameters()) == sum(expected)
+    family, layers, idle = families.find(model_type), ours.n.num_layers, idle_layers(ours)
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
+    sources = plan_load(ours, family.weights, shapes).sources
+    loaded = {part for _, parts in sources.values() for part in parts}
+    buffers = {part for name, _ in ours.named_buffers() for part in sources[name][1]}  # parameters of some references
+
+    def unused(name: str) -> bool:
+        passed_over = family.left_out and family.weights.reason_to_pass_over(name, layers=layers)
+        return bool(passed_over and name not in loaded) or name in buffers or family.weights.carries(name, idle=idle)
+
+    expected = sum(parameter.numel() for name, parameter in theirs.named_parameters() if not unused(name))
+    assert sum(parameter.numel() for parameter in ours.parameters()) == expected
 
 
 @types
@@ -187,7 +200,7 @@ def test_a_cast_runs_in_its_dtype(model_type: str) -> None:
         ours = universal(reference(model_type)).to(dtype)
         with torch.no_grad():
             logits = ours(ids(1, 9)).logits
-        assert logits.dtype == (torch.float32 if ours.n.head.dtype == "float32" else dtype)
+        assert logits.dtype == (dtype if ours.n.head.dtype == "model" else torch.float32)
         assert bool(torch.isfinite(logits).all())
 
 

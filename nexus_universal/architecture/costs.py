@@ -7,27 +7,22 @@ A part adds a function here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import singledispatch
 from typing import Any
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
-    GatedDeltaRule,
-    LatentAttention,
-    LightningAttention,
-    LowRank,
-    SparseIndexer,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import Attention, LowRank
 from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.program import AltUp, HyperConnection, Linear, StreamSlice
+from nexus_universal.architecture.program import Linear
+from nexus_universal.architecture.recurrences import GatedDeltaRule, LightningAttention
+from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
 
 XIELU_WEIGHTS = 2
 FLOAT32_BYTES = 4
+INTEGER_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,10 @@ def weights(count: int) -> Cost:
 
 def norm_cost(norm: Norm | None, width: int) -> Cost:
     """The weight and bias of a norm over `width`."""
-    return Cost() if norm is None else weights(width * ((norm.scale != "none") + norm.bias))
+    if norm is None:
+        return Cost()
+    gate = linear(width, norm.gate_rank) + linear(norm.gate_rank, width) if norm.gate_rank else Cost()
+    return weights(width * ((norm.scale != "none") + norm.bias)) + gate
 
 
 def convolution_cost(channels: int, kernel: int, place: Place, *, bias: bool = False) -> Cost:
@@ -101,6 +99,28 @@ def convolution_cost(channels: int, kernel: int, place: Place, *, bias: bool = F
         flops=2 * 2 * channels * kernel,
         fixed=channels * kernel * place.bytes,
     )
+
+
+def residual_convolution_cost(part: ResidualConvolution | DynamicConvolution, channels: int, place: Place) -> Cost:
+    """A convolution beside a residual path, its state in float32; one with dynamic taps is multiplied elementwise."""
+    whole = convolution_cost(channels, part.kernel, replace(place, bytes=FLOAT32_BYTES))
+    return whole if isinstance(part, ResidualConvolution) else replace(whole, flops=0)
+
+
+def additions(part: Attention, place: Place) -> Iterator[Cost]:
+    """What stands before and beside the scores: norms, convolutions, limits and biases by distance."""
+    if part.apart:
+        yield from [norm_cost(part.apart, place.width)] * 3
+    for head in (part.head_dim, part.value_width) if part.convolution else ():
+        yield residual_convolution_cost(part.convolution, part.kv_heads * head, place)  # type: ignore[arg-type]
+        if isinstance(part.convolution, DynamicConvolution):
+            yield linear(place.width, part.kv_heads * part.convolution.kernel)
+    if part.length_limit is not None:
+        yield weights(part.heads * part.head_dim)
+    if part.relative:
+        profiles = part.relative.width * part.relative.extent
+        yield Cost(parameters=profiles, flops=2 * part.heads * profiles)
+        yield weights(part.heads * part.relative.width * (part.relative.length_limit is not None))
 
 
 def attention_products(heads: int, keys: int, key_dim: int, value_dim: int) -> Cost:
@@ -116,8 +136,12 @@ def projection_rows(part: Any) -> dict[str, int]:
             rows["key"] = part.kv_heads * part.head_dim
         if not part.reuse and not part.value_is_key:
             rows["value"] = part.kv_heads * part.value_width
+        if part.relative:
+            rows["relative"] = part.heads * part.relative.width
         if part.gate:
             rows["gate"] = part.heads * (part.value_width if part.gate.per == "channel" else 1)
+        if part.projected_sinks:
+            rows["sink"] = part.heads
     elif isinstance(part, FeedForward):
         rows = dict.fromkeys(part.projections if part.gated else ("up",), part.width)
     elif isinstance(part, LightningAttention):
@@ -149,65 +173,45 @@ def cost(part: Any, place: Place) -> Cost:
 @cost.register
 def _(part: Attention, place: Place) -> Cost:
     width, kv_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
+    window = None if part.keeps == "all" else part.window  # what is kept is multiplied, masked or not
+    seen = place.seen(window)
+    place = replace(place, width=place.model) if part.apart else place
     costs = [
         _projections(part, place),
-        attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
+        attention_products(part.heads, seen, part.head_dim, part.value_width),
         linear(part.heads * part.value_width, place.model, "output" in part.biases),
-        weights(part.heads * part.sinks),
+        weights(part.heads * (part.sinks + bool(part.gate and part.gate.head_bias))),
         norm_cost(part.inner_norm, part.heads * part.value_width),
     ]
     if part.differential:  # two mixtures of the same queries and keys, each a product of its own
         costs += [
-            attention_products(part.heads, place.seen(part.window), part.head_dim, part.value_width),
+            attention_products(part.heads, seen, part.head_dim, part.value_width),
             weights(4 * part.head_dim),
             norm_cost(part.differential.norm, 2 * part.head_dim),
         ]
+    costs += additions(part, place)
+    if part.dynamic_mask:
+        step = linear(part.kv_heads * part.value_width, part.kv_heads, part.dynamic_mask.bias)
+        costs += [weights(part.kv_heads), replace(step, flops=step.flops * seen)]
+    if part.indexer:
+        indexer = part.indexer
+        costs += [
+            linear(place.width, (indexer.heads + 1) * indexer.head_dim),
+            norm_cost(indexer.norm, 2 * indexer.head_dim),
+            Cost(flops=2 * indexer.heads * indexer.head_dim * indexer.compared(place.context)),
+            Cost(growing=Fraction(indexer.head_dim * place.bytes + INTEGER_BYTES * indexer.placed)),
+        ]
     if part.qk_norm:
-        widths = (width, kv_width) if part.qk_norm.over == "width" else (part.head_dim, part.head_dim)
+        wide = part.qk_norm.over == "width" or part.qk_norm.own
+        widths = (width, kv_width) if wide else (part.head_dim, part.head_dim)
         costs += [norm_cost(part.qk_norm.norm, each) for each in (widths[:1] if part.reuse else widths)]
     if not part.reuse:
         remembered = kv_width + part.kv_heads * part.value_width
-        costs += [norm_cost(part.value_norm, part.value_width), place.remembered(remembered, part.window)]
+        costs += [
+            norm_cost(part.value_norm, part.value_width),
+            place.remembered(remembered, window),
+        ]
     return total(*costs)
-
-
-@cost.register
-def _(part: LatentAttention, place: Place) -> Cost:
-    latent, values, width = part.latent_rank, part.heads * part.value_dim, place.width
-    if part.query_rank is None:
-        query = linear(width, part.heads * part.head_dim)
-    else:
-        query = total(
-            linear(width, part.query_rank, "query_down" in part.biases),
-            norm_cost(part.latent_norm, part.query_rank),
-            linear(part.query_rank, part.heads * part.head_dim),
-        )
-    expanded = linear(latent, part.heads * (part.nope_dim + part.value_dim))
-    gate_rows = 0 if part.gate is None else part.heads * (part.value_dim if part.gate.per == "channel" else 1)
-    return total(
-        query,
-        linear(width, latent + part.rope_dim, "latent_down" in part.biases),
-        norm_cost(part.latent_norm, latent),
-        replace(expanded, flops=expanded.flops * place.context),
-        attention_products(part.heads, place.context, part.head_dim, part.value_dim),
-        linear(width, gate_rows),
-        linear(values, place.model, "output" in part.biases),
-        weights(part.heads * part.sinks),
-        place.remembered(latent + part.rope_dim, None),
-        _indexer(part.indexer, part.query_rank, place) if isinstance(part.indexer, SparseIndexer) else Cost(),
-    )
-
-
-def _indexer(part: SparseIndexer, query_rank: int | None, place: Place) -> Cost:
-    assert query_rank is not None
-    return total(
-        linear(query_rank, part.heads * part.head_dim),
-        linear(place.width, part.head_dim),
-        norm_cost(part.key_norm, part.head_dim),
-        linear(place.width, part.heads),
-        Cost(flops=2 * part.heads * place.context * (part.head_dim + 1)),
-        place.remembered(part.head_dim, None),
-    )
 
 
 @cost.register
@@ -230,20 +234,6 @@ def _(part: GatedDeltaRule, place: Place) -> Cost:
 
 
 @cost.register
-def _(part: StateSpace, place: Place) -> Cost:
-    inner, state = part.heads * part.head_dim, part.heads * part.head_dim * part.state_dim
-    convolved = inner + 2 * part.groups * part.state_dim
-    return total(
-        linear(place.width, inner + convolved + part.heads, "input" in part.biases),
-        convolution_cost(convolved, part.convolution, place, bias=part.convolution_bias),
-        weights(3 * part.heads),
-        norm_cost(part.norm, inner),
-        Cost(flops=2 * state, fixed=state * FLOAT32_BYTES),
-        linear(inner, place.model, "output" in part.biases),
-    )
-
-
-@cost.register
 def _(part: LightningAttention, place: Place) -> Cost:
     width, state = part.heads * part.head_dim, part.heads * part.head_dim**2
     return total(
@@ -251,49 +241,6 @@ def _(part: LightningAttention, place: Place) -> Cost:
         norm_cost(part.norm, width),
         Cost(flops=2 * 2 * state, fixed=state * place.bytes),
         linear(width, place.model),
-    )
-
-
-@cost.register
-def _(part: CompressedAttention, place: Place) -> Cost:
-    width, rank = part.heads * part.head_dim, part.output_groups * part.output_rank
-    entries = 0 if part.rate is None else place.context // part.rate
-    costs = [
-        linear(place.width, part.query_rank),
-        norm_cost(part.latent_norm, part.query_rank),
-        linear(part.query_rank, width),
-        linear(place.width, part.head_dim),
-        norm_cost(part.latent_norm, part.head_dim),
-        attention_products(part.heads, place.seen(part.window) + entries, part.head_dim, part.head_dim),
-        weights(part.heads),
-        linear(width // part.output_groups, rank),
-        linear(rank, place.model),
-        place.remembered(part.head_dim, part.window),
-    ]
-    if part.rate is not None:
-        costs.append(_compressor(part.head_dim, part.latent_norm, part, place))
-    if part.indexer:
-        indexer = part.indexer
-        costs += [
-            _compressor(indexer.head_dim, indexer.key_norm, part, place),
-            linear(part.query_rank, indexer.heads * indexer.head_dim),
-            linear(place.width, indexer.heads),
-            Cost(flops=2 * indexer.heads * indexer.head_dim * entries),
-        ]
-    return total(*costs)
-
-
-def _compressor(head_dim: int, norm: Norm, part: CompressedAttention, place: Place) -> Cost:
-    """Values and gates of the positions that wait for their entry, and of the window before where series overlap."""
-    assert part.rate is not None
-    series = head_dim * (2 if part.overlap else 1)
-    waiting = 2 * series * (part.rate - 1) + (2 * head_dim * part.rate if part.overlap else 0)
-    return total(
-        linear(place.width, series),
-        linear(place.width, series),
-        weights(part.rate * series),
-        norm_cost(norm, head_dim),
-        Cost(growing=Fraction(head_dim * place.bytes, part.rate), fixed=waiting * place.bytes),
     )
 
 
@@ -311,12 +258,13 @@ def _(part: RoutedAttention, place: Place) -> Cost:
     )
 
 
-def _chosen(expert: Cost, experts: int, per_token: int) -> Cost:
+def _chosen(expert: Cost, experts: int, per_token: int, *, all_run: bool = False) -> Cost:
+    """What experts cost of which a token visits some; where `all_run` the others do, too, on zeros."""
     visited = min(per_token, experts)
     return Cost(
         parameters=experts * expert.parameters,
         idle=(experts - visited) * expert.parameters,
-        flops=visited * expert.flops,
+        flops=(experts if all_run else visited) * expert.flops,
     )
 
 
@@ -338,9 +286,12 @@ def _(part: MixtureOfExperts, place: Place) -> Cost:
             cost(part.expert, replace(place, width=inner, model=part.latent or place.model)),
             part.experts,
             part.per_token,
+            all_run=part.weighs == "inputs",
         ),
-        linear(place.width, part.experts + part.identity_experts, router.bias),
+        linear(place.width, part.experts + part.identity_experts + part.always, router.bias),
         weights(place.width * router.input_scale + part.experts * router.expert_scale + place.model * part.bias),
+        weights(router.learned_scale),
+        *[cost(part.expert, place)] * part.always,
         norm_cost(router.input_norm, place.width),
         norm_cost(part.expert_norm, place.width),
     ]
@@ -369,31 +320,3 @@ def _(part: PerLayerInput, place: Place) -> Cost:
 @cost.register
 def _(part: Linear, place: Place) -> Cost:
     return linear(place.width, place.model, part.bias)
-
-
-@cost.register
-def _(part: HyperConnection, place: Place) -> Cost:
-    maps = (2 + part.streams) * part.streams
-    return total(
-        linear(part.streams * place.model, maps, bias=True),
-        weights(3),
-        Cost(flops=2 * part.streams**2 * place.model),
-    )
-
-
-@cost.register
-def _(part: AltUp, place: Place) -> Cost:
-    streams, width = part.streams, place.model
-    router = linear(width, streams)
-    return total(
-        router + router.without_weights(),
-        norm_cost(part.norm, width),
-        linear(streams, streams**2),
-        linear(streams, streams),
-        Cost(flops=2 * streams**2 * width),
-    )
-
-
-@cost.register
-def _(part: StreamSlice, place: Place) -> Cost:
-    return weights(place.model * part.read_scale)

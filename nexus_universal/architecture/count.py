@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from nexus_universal.architecture.composed_costs import cost
+from nexus_universal.architecture.connection_costs import gate_cost
 from nexus_universal.architecture.costs import (
     Cost,
     Place,
+    attention_products,
     linear,
     norm_cost,
     projection_rows,
@@ -18,7 +21,6 @@ from nexus_universal.architecture.costs import (
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import LearnedPositions, SteppedScaling
 from nexus_universal.architecture.program import Branch, Program, Step
-from nexus_universal.architecture.recurrence_costs import cost
 
 if TYPE_CHECKING:
     from nexus_universal.architecture.ends import Embedding, Head, Streams
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 LENGTH_BYTES = 8
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+
+GAIN_WEIGHTS = {"none": 0, "number": 0, "scale": 1, "shift_scale": 2}
+"""Learned vectors of a term."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         _layers_cost(n, place),
         Cost(fixed=LENGTH_BYTES * len(_kept_lengths(n))),
         norm_cost(n.final_norm, width),
-        _head_cost(n.head, vocab=n.embedding.vocab, width=width),
+        _head_cost(n.head, vocab=n.embedding.rows if n.head.spare else n.embedding.vocab, width=width),
     )
     growing = whole.growing
     return Count(
@@ -105,14 +110,20 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
 
 
 def _embedding_cost(part: Embedding, layers: int) -> Cost:
-    costs = [norm_cost(part.norm, part.width)]
+    inner = part.table_width
+    costs = [norm_cost(part.norm, inner), weights(GAIN_WEIGHTS["shift_scale"] * part.width * part.gain)]
     if part.bands is None:
-        costs.append(weights(part.vocab * part.width))
+        costs.append(weights((part.rows + (part.types or 0) + (part.tasks or 0)) * inner))
     else:
         for start, end, inner in part.bands.spans(vocab=part.vocab, width=part.width):
             costs += [weights((end - start) * inner), linear(inner, part.width)]
     if isinstance(part.positions, LearnedPositions):
-        costs.append(weights(part.positions.count * part.width))
+        costs.append(weights(part.positions.count * inner))
+    if part.narrow:
+        costs.append(linear(inner, part.width, part.narrow.bias))
+    if part.beside:
+        costs += [weights(each.count * each.width) for each in part.beside]
+        costs.append(linear(inner + sum(each.width for each in part.beside), inner, bias=True))
     if part.per_layer:
         all_layers = layers * part.per_layer.width
         costs += [
@@ -132,8 +143,12 @@ def _kept_lengths(n: ArchitectureParameter) -> set[object]:
 
 def _head_cost(part: Head, *, vocab: int, width: int) -> Cost:
     if part.bands is None:
-        whole = linear(width, vocab, part.bias)
-        return replace(whole, parameters=whole.parameters - width * vocab * part.tied)
+        before, read = Cost(), width
+        if part.transform:
+            read = part.transform.width
+            before = total(linear(width, read, part.transform.bias), norm_cost(part.transform.norm, read))
+        whole = linear(read, vocab, part.bias)
+        return total(before, replace(whole, parameters=whole.parameters - read * vocab * part.tied))
     (_, first, _), *further = part.bands.spans(vocab=vocab, width=width)
     within_bands = (linear(width, rank) + linear(rank, end - start) for start, end, rank in further)
     return total(linear(width, first + len(further)), *within_bands)
@@ -146,6 +161,8 @@ def _streams_cost(part: Streams | None, width: int) -> Cost:
     fill = projected if part.fill == "project" else Cost()
     if part.merge == "mean":
         return fill + projected
+    if part.gate:
+        return fill + gate_cost(part.gate, part.count, width)
     return total(fill, linear(part.count * width, part.count, bias=True), weights(1))
 
 
@@ -166,6 +183,10 @@ def _program_costs(program: Program, widths: dict[str, int], place: Place, seen:
     for step in program.steps:
         here = replace(place, width=step.read.width(widths))
         yield norm_cost(step.norm, here.width)
+        if step.read.join == "attend":
+            one = here.width // step.read.queries
+            yield weights(here.width)
+            yield attention_products(step.read.queries, len(step.read.registers), one, one)
         if step.connection:
             yield cost(step.connection, place)
         for branch in step.branches:
@@ -173,6 +194,8 @@ def _program_costs(program: Program, widths: dict[str, int], place: Place, seen:
         _extend(widths, step, here)
         for write in step.writes:
             yield norm_cost(write.norm, widths[write.register])
+            gains = [GAIN_WEIGHTS[term.gain] for term in write.terms]
+            yield weights(sum(gains) * widths[write.register] + sum(term.gain == "number" for term in write.terms))
 
 
 def _extend(widths: dict[str, int], step: Step, place: Place) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
+from nexus_universal.architecture.mixers import Activation
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import LearnedPositions, Norm, SinusoidPositions
+from nexus_universal.architecture.stream_gate import StreamGate
 
 
 @part
@@ -57,15 +59,44 @@ class PerLayerEmbedding(Part):
 
 
 @part
+class Narrow(Part):
+    """Tables of a smaller `width`, and a projection to the model's behind the norm (ALBERT, arXiv 1909.11942)."""
+
+    width: int
+    bias: bool = True
+
+
+@part
+class Beside(Part):
+    """A table of a further feature of `count` kinds, whose first row stands for one that is not said (RoCBert)."""
+
+    name: str
+    count: int
+    width: int
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.name.isidentifier():
+            yield "name", "must be an identifier"
+
+
+@part
 class Embedding(Part):
     """Token table [vocab, width], times `scale`, plus positions.
+
+    `types` are the rows of a table of which every token gets the first, added before the positions; of a table of
+    `tasks` it is added after them (BERT, ERNIE). `narrow` tables are not as wide as the model. Rows `beside` a token's
+    are joined to it and projected with it to the model's width, before anything is added. The norm stands behind all
+    that, or right behind the scale where it is `norm_first` (BlenderbotSmall), of looked-up rows only where
+    `norm_rows`: embeddings that are given have been normed (Inkling). `spare` rows stand behind those of the
+    vocabulary, for ids that no head scores: where an image or a sound goes.
 
     `scale_rounding` "model" rounds the scale to the table's dtype first (Gemma). `scale_inputs` scales embeddings that
     a caller gives instead of ids, too. `padding_row` never receives a gradient. `bands` make it the adaptive input of
     arXiv 1809.10853: every band, the first too, has a table and a projection to `width` of its own.
 
     `dtype` "float32" keeps the residual in float32, whatever the model's dtype: sums are widened by it, and every step
-    but the final norm rounds what it reads to the model's dtype (Mamba).
+    but the final norm rounds what it reads to the model's dtype (Mamba); with "float32_layers" the final norm does,
+    too. `gain` adds a learned vector and multiplies by another one at the end (ZAYA).
     """
 
     vocab: int
@@ -78,11 +109,37 @@ class Embedding(Part):
     padding_row: int | None = None
     per_layer: PerLayerEmbedding | None = None
     bands: Bands | None = None
-    dtype: Literal["model", "float32"] = "model"
+    dtype: Literal["model", "float32", "float32_layers"] = "model"
+    gain: bool = False
+    types: int | None = None
+    tasks: int | None = None
+    narrow: Narrow | None = None
+    norm_first: bool = False
+    norm_rows: bool = False
+    spare: int | None = None
+    beside: tuple[Beside, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many rows the token table has."""
+        return self.vocab + (self.spare or 0)
+
+    @property
+    def table_width(self) -> int:
+        """Width of a token vector in the table."""
+        return self.narrow.width if self.narrow else self.width
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.padding_row is not None and not 0 <= self.padding_row < self.vocab:
-            yield "padding_row", f"must lie in [0, {self.vocab})"
+        if self.narrow and (self.bands or self.per_layer or self.beside):
+            yield "narrow", "must be None where bands, per_layer or beside are set"
+        if self.padding_row is not None and not 0 <= self.padding_row < self.rows:
+            yield "padding_row", f"must lie in [0, {self.rows})"
+        if self.spare and self.bands:
+            yield "spare", "must be None where bands are set"
+        if (self.norm_first or self.norm_rows) and self.norm is None:
+            yield "norm_first" if self.norm_first else "norm_rows", "needs a norm"
+        if self.norm_rows and (self.norm_first or self.scale_inputs or self.bands):
+            yield "norm_rows", "must be False where norm_first, scale_inputs or bands are set"
         if self.scale is None and (self.scale_inputs or self.scale_rounding != "none"):
             yield "scale", "is None, but scale_inputs or scale_rounding is set"
         if self.bands:
@@ -98,20 +155,28 @@ class Streams(Part):
     "copy" repeats it, "project" gives each further stream its own projection, scaled to the embedding's RMS (no
     smaller than √eps). "weigh" takes Σ_j (σ(s f_j + b_j) + eps) x_j, f = F · rms(all streams, concatenated) without
     weight and with `norm_eps`; "mean" the mean after a projection of each further stream, scaled to the first one's
-    RMS.
+    RMS; "gate" what a `gate` makes of them. `late_norm` divides F x by the RMS instead of x (other bits).
     """
 
     count: int
     fill: Literal["copy", "project"]
-    merge: Literal["weigh", "mean"]
-    eps: float
+    merge: Literal["weigh", "mean", "gate"]
+    eps: float = 0.0
     norm_eps: float | None = None
+    late_norm: bool = False
+    gate: StreamGate | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.late_norm and self.merge != "weigh":
+            yield "late_norm", "needs merge = 'weigh'"
         if self.count < 2:
             yield "count", "must be at least 2"
         if (self.norm_eps is not None) != (self.merge == "weigh"):
-            yield "norm_eps", "must be given for merge = 'weigh' and None for 'mean'"
+            yield "norm_eps", "must be given for merge = 'weigh' and None otherwise"
+        if (self.gate is not None) != (self.merge == "gate"):
+            yield "gate", "must be given for merge = 'gate' and None otherwise"
+        if self.eps and self.fill == "copy" and self.merge == "gate":
+            yield "eps", "must be 0 where nothing is rescaled or weighed"
 
 
 @part
@@ -126,12 +191,25 @@ class Register(Part):
 
 
 @part
+class HeadTransform(Part):
+    """norm(act(A h + a)) of `width`: what a head multiplies instead of h (BERT, arXiv 1810.04805)."""
+
+    width: int
+    activation: Activation
+    norm: Norm
+    bias: bool = True
+
+
+@part
 class Head(Part):
     """logits = softcap(scale · W (h / input_divisor) / divisor): `tied` shares W with the token table.
 
-    `dtype` "float32" casts the logits. A `divisor` is no scale: x / 3 and x · (1/3) differ in bits. Positions whose
-    logits are not asked for are left out of the head, or already (`skips` "reusing") of the last layers, where those
-    only reuse keys and values of others: a product over fewer rows has other bits.
+    A `transform` stands before everything else. W may have `spare` rows, as the table has, whose logits are left out.
+
+    `dtype` "float32" casts the logits, "float32_capped" before the softcap. A `divisor` is no scale: x / 3 and x ·
+    (1/3) differ in bits. Positions whose logits are not asked for are left out of the head, or already (`skips`
+    "reusing") of the last layers, where those only reuse keys and values of others: a product over fewer rows has other
+    bits.
 
     `bands` make it the adaptive softmax of arXiv 1609.04309, and the "logits" log-probabilities of the whole
     vocabulary: one softmax over the tokens of band 0 and an entry for each further band, times another within the
@@ -143,18 +221,22 @@ class Head(Part):
     scale: float | None = None
     divisor: float | None = None
     softcap: float | None = None
-    dtype: Literal["model", "float32"] = "model"
+    dtype: Literal["model", "float32", "float32_capped"] = "model"
     bands: Bands | None = None
     skips: Literal["head", "reusing"] = "head"
     input_divisor: float | None = None
+    transform: HeadTransform | None = None
+    spare: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in ("divisor", "input_divisor"):
             if getattr(self, name) == 0:
                 yield name, "must not be zero"
+        if self.dtype == "float32_capped" and self.softcap is None:
+            yield "dtype", "must be 'model' or 'float32' where softcap = None"
         if self.bands:
             plain = Head(tied=False)
-            for name in ("tied", "bias", "scale", "divisor", "input_divisor", "softcap", "dtype"):
+            for name in ("tied", "bias", "scale", "divisor", "input_divisor", "softcap", "dtype", "transform", "spare"):
                 if getattr(self, name) != getattr(plain, name):
                     yield name, f"must be {getattr(plain, name)!r} where the head has bands"
             if self.bands.width is not None:
@@ -170,7 +252,8 @@ class Text(Part):
     `uniform_output`: its convolution and output start uniform in ±1/√fan-in; `shrunk_output`: its output in
     ±1/√(fan-in · layers). `embedding_range`: the std of token vectors, where they start otherwise than matrices.
     `reread_beyond`: a text that grows past so many tokens is read anew, for keys turned by LongRoPE's short factors do
-    not fit its long ones (Phi-3).
+    not fit its long ones (Phi-3). `decay_range`: what a delta rule's exp(A) starts uniform in. `zero_routers`: they
+    start at 0 (AFMoE).
     """
 
     context: int | None = None
@@ -186,6 +269,8 @@ class Text(Part):
     shrunk_output: bool = False
     embedding_range: float | None = None
     reread_beyond: int | None = None
+    decay_range: tuple[float, float] = (0.01, 16.0)
+    zero_routers: bool = False
 
 
 @part

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any
 
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
-    GatedDeltaRule,
-    LatentAttention,
-    LightningAttention,
-    LowRank,
-    SparseIndexer,
-    StateSpace,
-)
+from nexus_universal.architecture.indexers import BlockIndexer, PooledIndexer
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
 from nexus_universal.architecture.notation import (
     bracketed,
+    by_distance,
     call,
     joined,
+    limited,
     listed,
     number,
     product,
+    raised,
     says,
     set_to,
     times,
@@ -30,7 +26,7 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.program import Linear
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.residual_convolution import DynamicConvolution
 from nexus_universal.architecture.symbols import Names, gated, linear, output, seen, softmax
 
 
@@ -43,43 +39,72 @@ def equations(part: Any, name: str, names: Names, width: int, model: int) -> lis
 @equations.register
 def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[str]:
     late = part.qk_norm is not None and part.qk_norm.when == "after_rope"
+    wide = part.qk_norm is not None and part.qk_norm.over == "width"
     norm = part.qk_norm.norm if part.qk_norm else None
+
+    read = {role: names(part.apart, f"z_{{{role}}}") if part.apart else "z" for role in "qkv"}
 
     def clipped(out: str) -> str:
         return out if part.clip is None else rf"\mathrm{{clip}}_{{{number(part.clip)}}}({out})"
 
+    def convolved(out: str) -> str:
+        if part.convolution is None:
+            return out
+        own = " + W_{c} z" if isinstance(part.convolution, DynamicConvolution) else ""
+        return rf"(1 + \mathrm{{conv}}_{{{part.convolution.kernel}}}{own})({out})"
+
     def turned(role: str, factor: float | None = None) -> str:
-        out = times(factor, clipped(linear(role[0], "z", role in part.biases)))
+        out = linear(role[0], read[role[0]], role in part.biases)
+        if part.convolution and role != "query":
+            out = convolved(out)
+        if wide:
+            return names.optional(part.rope, times(factor, clipped(names.optional(norm, out))))
+        out = times(factor, clipped(out))
+        if part.length_limit is not None:
+            out = limited(product("w", out) if role == "query" else out, part.length_limit)
         if late:
             return names.optional(norm, names.optional(part.rope, out))
         return names.optional(part.rope, names.optional(norm, out))
 
-    whole = says("normed over all heads") if part.qk_norm and part.qk_norm.over == "width" else ""
-    query = turned("query")
+    whole = says("normed over all heads") if wide else ""
+    whole = says("each head's norm has its own weights") if part.qk_norm and part.qk_norm.own else whole
+    query = turned("query", part.query_scale)
     if part.log_scale is not None:
         query = rf"\mathrm{{max}}(1, \mathrm{{log}}_{{{part.log_scale}}}(t + 1)) \cdot {query}"
     if part.temperature is not None:
-        grown = rf"{number(part.temperature.growth)} \, \mathrm{{ln}}(1 + \lfloor t / {part.temperature.span} \rfloor)"
-        query = rf"(1 + {grown}) \cdot {query}"
+        grown, next_to = number(part.temperature.growth), "t" if part.temperature.form == "log" else "(t + 1)"
+        share = rf"{next_to} / {part.temperature.span}"
+        steps = (
+            rf"\mathrm{{max}}(1, {share})" if part.temperature.form == "log_above" else rf"1 + \lfloor {share} \rfloor"
+        )
+        factor = rf"1 + {grown} \, \mathrm{{ln}}({steps})"
+        query = rf"({factor if part.temperature.form != 'power' else f'1 + {share}'})" + (
+            rf" \cdot {query}" if part.temperature.form != "power" else rf"^{{{grown}}} \cdot {query}"
+        )
     lines = [listed(within(f"q = {query}", part.heads, part.head_dim), whole)]
     if part.reuse:
         lines.append("k, v = " + says(f"those kept as {part.reuse!r}"))
     else:
-        value = clipped(linear("k" if part.value_is_key else "v", "z", "value" in part.biases))
-        value = names.optional(part.value_norm, value)
+        value = clipped(convolved(linear("k" if part.value_is_key else "v", read["v"], "value" in part.biases)))
+        value = times(part.value_scale, names.optional(part.value_norm, value))
         kept = says(f"kept as {part.emit!r}") if part.emit else ""
         key, pair = f"k = {turned('key', part.key_scale)}", within(f"v = {value}", part.kv_heads, part.value_width)
         lines.append(listed(key if part.value_dim is None else within(key, part.kv_heads, part.head_dim), pair, kept))
     scale: float | str = part.softmax_scale(0)
     if isinstance(part.scale, ByLayer):
         scale = number(part.scale.value) + (r" / (\ell + 1)" if part.scale.rule == "divide" else r" (\ell + 1)")
-    weights = softmax(scale, "q", softcap=part.softcap, sinks=part.sinks, alibi=part.alibi)
+    weights = softmax(scale, "q", softcap=part.softcap, sinks=part.sinks or part.projected_sinks, alibi=part.alibi)
+    own = linear("s", "z").replace("W", "b_{sink} = W", 1) if part.projected_sinks else ""
     mixed = "o = " + weights + r"\, v"
     if part.differential:
         mixed = rf"(a, b) = {weights} \, (v_{{1}} \Vert v_{{2}})"
+    where = _seen(part)
+    if part.indexer:
+        lines += (_pooled_indexer if isinstance(part.indexer, PooledIndexer) else _block_indexer)(part, names)
+        where = r"j \in J_{t}"
     return [
         *lines,
-        listed(mixed, seen(part.window, part.causal), _slopes(part)),
+        listed(mixed, where, _slopes(part), raised(part.dynamic_mask), by_distance(part.relative), own),
         *_difference(part, names),
         output(
             name,
@@ -87,6 +112,45 @@ def _(part: Attention, name: str, names: Names, width: int, model: int) -> list[
             "output" in part.biases,
         ),
     ]
+
+
+def _pooled_indexer(part: Attention, names: Names) -> list[str]:
+    """Which blocks of keys are chosen."""
+    assert isinstance(part.indexer, PooledIndexer)
+    indexer, rate = part.indexer, part.indexer.rate
+    query = names.optional(part.rope, names(indexer.norm, linear("iq", "z")))
+    key = names.optional(part.rope, names(indexer.norm, rf"\mathrm{{mean}}_{{{rate}}}(W_{{ik}} z)"))
+    score = rf"I_{{tb}} = {number(indexer.head_dim**-0.5)} \cdot \sum_{{h}} \mathrm{{relu}}(q'_{{th}} \cdot k'_{{b}})"
+    best = says(f"the {indexer.keep} best blocks of {rate} seen keys by ") + "I_{tb}"
+    return [
+        listed(score, within(f"q' = {query}", indexer.heads, indexer.head_dim), f"k' = {key}"),
+        r"J_{t} = " + best + says(", and the keys behind the last whole one"),
+    ]
+
+
+def _block_indexer(part: Attention, names: Names) -> list[str]:
+    """Which blocks of keys are chosen."""
+    assert isinstance(part.indexer, BlockIndexer)
+    indexer = part.indexer
+    query, key = (names.optional(part.rope, names(indexer.norm, linear(role, "z"))) for role in ("iq", "ik"))
+    best = (
+        says(f"the {indexer.keep} best blocks of {indexer.size} seen keys by ") + r"\max_{j \in b} q'_{t} \cdot k'_{j}"
+    )
+    first = says(f", the last {indexer.near} first") if indexer.near else ""
+    each = says(f" for {part.heads // indexer.heads} heads each")
+    return [
+        listed(within(f"q' = {query}", indexer.heads, indexer.head_dim), f"k' = {key}"),
+        r"J_{t} = " + best + first + each,
+    ]
+
+
+def _seen(part: Attention) -> str:
+    """Which keys a query sees."""
+    return (
+        rf"\lfloor j / {part.window} \rfloor = \lfloor t / {part.window} \rfloor"
+        if part.chunked
+        else seen(part.window, part.causal)
+    )
 
 
 def _difference(part: Attention, names: Names) -> list[str]:
@@ -111,25 +175,26 @@ def _slopes(part: Attention) -> str:
 @equations.register
 def _(part: LatentAttention, name: str, names: Names, width: int, model: int) -> list[str]:
     lines, query = [], linear("q", "z")
+    scales = {"query": None, "latent": None, part.query_scale_on: part.query_scale}
     if part.query_rank is not None:
-        query = linear("uq", "c")
+        query = linear("uq", joined("c", "c'") if part.joint_gate else "c")
         down = names(part.latent_norm, linear("dq", "z", "query_down" in part.biases))
-        lines.append(within(f"c = {down}", part.query_rank))
+        lines.append(within(f"c = {times(scales['latent'], down)}", part.query_rank))
     latent = times(part.latent_scale, names(part.latent_norm, r"\ell "))
     dims = (part.heads, f"({part.nope_dim} + {part.rope_dim})")
     lines += [
-        within(f"{joined('q_{n}', 'q_{r}')} = {times(part.query_scale, query)}", *dims),
+        within(f"{joined('q_{n}', 'q_{r}')} = {times(scales['query'], query)}", *dims),
         listed(
             joined(r"\ell ", "r") + " = " + linear("d", "z", "latent_down" in part.biases),
             within(set_to(r"\ell", latent), part.latent_rank),
-            within("r", part.rope_dim),
+            within(set_to("r", names.optional(part.rope_norm, "r")) if part.rope_norm else "r", part.rope_dim),
         ),
         listed(
             "k = " + joined(r"W_{uk} \ell ", names.optional(part.rope, "r")),
             within(r"v = W_{uv} \ell", part.heads, part.value_dim),
         ),
     ]
-    where = seen(None)
+    where = seen(part.window)
     if isinstance(part.indexer, SparseIndexer):
         lines += _indexer(part.indexer, names, key=names(part.indexer.key_norm, "W_{ik} z"), among=where)
         where = r"j \in J_{t}"
@@ -151,99 +216,6 @@ def _indexer(part: SparseIndexer, names: Names, *, key: str, among: str) -> list
     return [
         listed(score, within(f"q' = {query}", part.heads, part.head_dim), f"k' = {names.optional(part.rope, key)}"),
         listed(r"J_{t} = " + says(f"the {part.keep} best of ") + among + says(" by ") + "I_{tj}", kept),
-    ]
-
-
-@equations.register
-def _(part: GatedDeltaRule, name: str, names: Names, width: int, model: int) -> list[str]:
-    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}(W z)"
-    rank = "W_{a}, W_{g}" + says(f" of rank {part.low_rank}") if part.low_rank else ""
-    per = says("per head" if part.decay == "head" else "per key channel")
-    reach = None if part.beta_range == 1 else part.beta_range
-    return [
-        listed(
-            f"{joined('q', 'k', 'v')} = {call(part.activation, convolved)}",
-            within("q, k", part.key_heads, part.key_dim),
-            within("v", part.value_heads, part.value_dim),
-            says("q and k of length 1"),
-        ),
-        listed(
-            r"\beta = " + times(reach, call("sigmoid", r"W_{b} z")),
-            r"g = -e^{A} \, \mathrm{softplus}(W_{a} z + b)\ " + per,
-            rank,
-        ),
-        listed(
-            set_to("S", r"e^{g} S"),
-            set_to("S", r"S + k (\beta (v - k^{\top} S))^{\top}"),
-            "o = " + times(part.key_dim**-0.5, r"S^{\top} q"),
-        ),
-        output(name, product(names(part.norm, "o"), call(part.gate_activation, linear("g", "z")))),
-    ]
-
-
-@equations.register
-def _(part: StateSpace, name: str, names: Names, width: int, model: int) -> list[str]:
-    low, high = part.time_step
-    bounded = "" if (low, high) == (0.0, float("inf")) else says(f"within [{low:g}, {high:g}]")
-    scales = ""
-    if part.input_scales:
-        scales = says("scaled by ") + "(" + ", ".join(number(scale) for scale in part.input_scales) + ")"
-    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}({joined('s', 'B', 'C')})"
-    gate = call("silu", "g")
-    if part.norm is None:
-        out = product("y", gate)
-    else:
-        out = product(names(part.norm, "y"), gate) if part.norm_first else names(part.norm, product("y", gate))
-    groups = says(f"normed in {part.norm_groups} groups") if part.norm_groups > 1 else ""
-    return [
-        listed(joined("g", "s", "B", "C", r"\delta ") + " = " + linear("i", "z", "input" in part.biases), scales),
-        listed(
-            set_to(joined("s", "B", "C"), call(part.activation, convolved)),
-            within("s", part.heads, part.head_dim),
-            within("B, C", part.groups, part.state_dim),
-        ),
-        listed(r"\Delta = \mathrm{softplus}(\delta + b)", bounded),
-        listed(set_to("S", r"e^{-e^{A} \Delta } S + \Delta \, s B^{\top}"), "y = S C + D s"),
-        listed(output(name, out, "output" in part.biases), groups),
-    ]
-
-
-@equations.register
-def _(part: ShortConvolution, name: str, names: Names, width: int, model: int) -> list[str]:
-    convolved = rf"\mathrm{{conv}}_{{{part.kernel}}}({product('B', 'x')})" + (" + b" if part.bias else "")
-    return [
-        f"{joined('B', 'C', 'x')} = " + linear("i", "z", part.bias),
-        output(name, product("C", convolved), part.bias),
-    ]
-
-
-@equations.register
-def _(part: ChannelStateSpace, name: str, names: Names, width: int, model: int) -> list[str]:
-    convolved = rf"\mathrm{{conv}}_{{{part.convolution}}}(x)" + (" + b" if part.convolution_bias else "")
-    d, b, c = (names.optional(part.inner_norm, role) for role in (r"\delta ", "B", "C"))
-    return [
-        within(f"{joined('x', 'g')} = " + linear("i", "z", "input" in part.biases), 2, part.width),
-        listed(
-            set_to("x", call(part.activation, convolved)),
-            within(joined(r"\delta ", "B", "C") + " = W_{c} x", rf"{part.rank} + 2 \cdot {part.state_dim}"),
-        ),
-        rf"\Delta = \mathrm{{softplus}}(W_{{s}} {d} + b_{{s}})",
-        listed(
-            set_to("S", rf"e^{{-e^{{A}} \Delta }} \odot S + \Delta \, x {b}^{{\top}}"),
-            within("S", part.width, part.state_dim),
-            rf"y = S {c} + D \odot x",
-        ),
-        output(name, product("y", call("silu", "g")), "output" in part.biases),
-    ]
-
-
-@equations.register
-def _(part: LightningAttention, name: str, names: Names, width: int, model: int) -> list[str]:
-    slope = rf"s_{{h}} = 2^{{-8(h + 1)/{part.heads}}} (1 - \ell / {part.depth - 1} + 10^{{-5}})"
-    return [
-        within(f"{joined('q', 'k', 'v')} = {call(part.activation, 'W z')}", part.heads, rf"3 \cdot {part.head_dim}"),
-        listed(set_to("S", r"e^{-s_{h}} S + k^{\top} v"), "o = q S", slope),
-        output(name, product(call("sigmoid", linear("g", "z")), names(part.norm, "o"))),
     ]
 
 
@@ -293,6 +265,10 @@ def _(part: RoutedAttention, name: str, names: Names, width: int, model: int) ->
     ]
 
 
+def _capped(gate: str, up: str, part: FeedForward) -> Iterator[tuple[str, float]]:
+    return zip((gate, up), part.softcaps or (), strict=True)
+
+
 def _feed_forward(part: FeedForward, argument: str) -> str:
     up = linear("u", argument, "up" in part.biases)
     if not part.gated:
@@ -309,6 +285,11 @@ def _feed_forward(part: FeedForward, argument: str) -> str:
         if part.up_shift is not None:
             up += f" + {number(part.up_shift)}"
         inner = product(call(part.activation, gate), bracketed(up))
+        if part.softcaps:
+            linear_gate, up = (
+                times(cap, call("tanh", f"{role} / {number(cap)}")) for role, cap in _capped(gate, up, part)
+            )
+            inner = product(product(linear_gate, call("sigmoid", gate)), up)
     return times(part.output_scale, linear("d", f"({inner})", "down" in part.biases))
 
 
@@ -317,14 +298,26 @@ def _(part: FeedForward, name: str, names: Names, width: int, model: int) -> lis
     return [listed(f"{call(name, 'z')} = {_feed_forward(part, 'z')}", within("W_{u}", part.width, width))]
 
 
-def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
+def _router(part: Any, per_token: int, choices: int, names: Names, always: int = 0) -> list[str]:
     reads = names.optional(part.input_norm, "z")
     if part.input_scale:
         reads = product("d^{-1/2} a", reads)
     logits = linear("r", reads, part.bias)
-    if part.score == "softmax_chosen":
-        chosen = rf"T = \mathrm{{top}}_{{{per_token}}}(s)"
-        return [listed(within(f"s = {logits}", choices), chosen, r"w = \mathrm{softmax}(s_{T})")]
+    if part.softcap is not None:
+        logits = times(part.softcap, rf"\mathrm{{tanh}}({logits} / {number(part.softcap)})")
+    if part.score == "sparse_mixer":
+        near = rf"(m - s) / \mathrm{{max}}(|s|, m) \le {number(part.tolerance)}"
+        chosen = says(f"{per_token} of them one by one, each the best one m of those left")
+        share = r"w = \mathrm{softmax}(s)_{m}" + says(" among those left with ") + near
+        return [listed(within(f"s = {logits}", choices), chosen, share)]
+    if part.score.endswith("_chosen"):
+        late = part.score.partition("_")[0]
+        bias = " + b" if part.selection_bias else ""
+        chosen = rf"T = \mathrm{{top}}_{{{per_token}}}(s{bias})"
+        weight = rf"\mathrm{{{late}}}(s_{{T}})"
+        if part.normalise:
+            weight += rf" / \sum \mathrm{{{late}}}(s_{{T}})"
+        return [listed(within(f"s = {logits}", choices), chosen, f"w = {times(part.scale, weight)}")]
     score = {"sqrt_softplus": rf"\sqrt{{\mathrm{{softplus}}({logits})}}"}.get(part.score) or call(part.score, logits)
     best = rf"\mathrm{{top}}_{{{per_token}}}(s{' + b' if part.selection_bias else ''})"
     if part.by_token:
@@ -332,27 +325,35 @@ def _router(part: Any, per_token: int, choices: int, names: Names) -> list[str]:
     groups = says(f"within the best {part.groups.keep} of {part.groups.count} groups") if part.groups else ""
     weight = "s_{i}"
     if part.normalise:
-        epsilon = f" + {number(part.sum_epsilon)}" if part.sum_epsilon else ""
-        bottom = rf"\sum_{{j \in T}} s_{{j}}{epsilon}"
-        weight = f"s_{{i}} / ({bottom})"
+        among = r"T \cup A" if always else "T"
+        bottom = rf"\sum_{{j \in {among}}} s_{{j}}" + (f" + {number(part.sum_epsilon)}" if part.sum_epsilon else "")
+        least = rf"\mathrm{{max}}({bottom}, {number(part.sum_floor)})" if part.sum_floor else f"({bottom})"
+        weight = f"s_{{i}} / {least}"
     weight = times(part.scale, weight) + (r" \cdot a_{i}" if part.expert_scale else "")
-    return [listed(within(f"s = {score}", choices), f"T = {best}", groups, f"w_{{i}} = {weight}")]
+    weight = rf"g \cdot {weight}" if part.learned_scale else weight
+    steady = says(f"A the last {always}, never in T") if always else ""
+    return [listed(within(f"s = {score}", choices + always), f"T = {best}", steady, groups, f"w_{{i}} = {weight}")]
 
 
 @equations.register
 def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -> list[str]:
     inner = part.latent or width
     expert = f"E_{{i}}(y) = {_feed_forward(part.expert, 'y')}"
-    lines = _router(part.router, part.per_token, part.experts + part.identity_experts, names)
+    lines = _router(part.router, part.per_token, part.experts + part.identity_experts, names, part.always)
     lines.append(listed(expert, within("W_{u}", part.experts, part.expert.width, inner)))
     if part.identity_experts:
         lines[-1] += r",\quad E_{i}(y) = y" + says(f" for the last {part.identity_experts}")
     read = names.optional(part.expert_norm, "z")
-    routed = r"\sum_{i \in T} w_{i} E_{i}(" + (f"W_{{l}} {read}" if part.latent else read) + ")"
+    read = f"W_{{l}} {read}" if part.latent else read
+    routed = r"\sum_{i \in T} " + (
+        rf"w_{{i}} E_{{i}}({read})" if part.weighs == "outputs" else rf"E_{{i}}(w_{{i}} {read})"
+    )
     if part.latent:
         routed = "W_{l'} " + routed
         lines[-1] = listed(lines[-1], within("W_{l}", part.latent, width))
-    total = routed
+    total = times(part.scale, routed)
+    if part.always:
+        total += r" + \sum_{i \in A} " + _feed_forward(part.expert, "z").replace("(", r"(w_{i} \cdot ", 1)
     if part.shared:
         gate = call("sigmoid", "w z") + r" \cdot " if part.shared_gate else ""
         total += f" + {gate}{call('shared', 'z')}"
@@ -361,6 +362,8 @@ def _(part: MixtureOfExperts, name: str, names: Names, width: int, model: int) -
                 f"{call('shared', 'z')} = {_feed_forward(part.shared, 'z')}", within("W_{u}", part.shared.width, width)
             )
         )
+    if part.divisor is not None:
+        total = f"({total}) / {number(part.divisor)}"
     return [*lines, f"{call(name, 'z')} = {total}" + (" + b" if part.bias else "")]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nexus_universal.architecture.equations import equations
+from nexus_universal.architecture.composed_equations import equations
 from nexus_universal.architecture.notation import (
     bracketed,
     call,
@@ -23,7 +23,19 @@ from nexus_universal.architecture.notation import (
 )
 from nexus_universal.architecture.paths import ranges
 from nexus_universal.architecture.position import SinusoidPositions
-from nexus_universal.architecture.program import AltUp, Branch, HyperConnection, Program, Step, StreamSlice, Write
+from nexus_universal.architecture.program import (
+    AltUp,
+    Branch,
+    ChannelGatedStreams,
+    GatedStreams,
+    HyperConnection,
+    Program,
+    Step,
+    StreamSlice,
+    Term,
+    Write,
+)
+from nexus_universal.architecture.stream_gate import StreamGate
 from nexus_universal.architecture.symbols import Names, linear
 
 if TYPE_CHECKING:
@@ -166,6 +178,16 @@ def _read(step: Step, names: Names) -> tuple[list[str], str]:
             rf"C = \mathrm{{sinkhorn}}_{{{connection.iterations}}}({mixing})",
         )
         return [maps, listed(*weights)], r"\sum_{j} a_{j} x_{j}"
+    if isinstance(connection, GatedStreams):
+        eps, streams = number(connection.eps), joined("x_{1}", ELLIPSIS, f"x_{{{connection.streams}}}")
+        maps = joined(r"\alpha ", r"\gamma ") + f" = F {call('RMS', streams)}"
+        magnitude = number(connection.magnitude)
+        gates = call("sigmoid", r"s_{0} \alpha + b"), call("sigmoid", r"s_{1} \gamma + b")
+        weights = f"a = {gates[0]} + {eps}", f"c = {magnitude} {gates[1]} + {eps}"
+        return [maps, listed(*weights)], r"\sum_{j} a_{j} x_{j}"
+    if isinstance(connection, ChannelGatedStreams):
+        normed, u = _gated_streams(connection.gate, connection.streams, names)
+        return [listed(normed, f"c = 2 {call('sigmoid', f'C n / {connection.streams}')}")], u
     if isinstance(connection, AltUp):
         active = connection.active
         predicted = r"p_{j} = x_{j} + \sum_{k} P_{jk} x_{k}"
@@ -174,12 +196,26 @@ def _read(step: Step, names: Names) -> tuple[list[str], str]:
         stream = f"x_{{{connection.read}}}"
         return [], product("w", stream) if connection.read_scale else stream
     registers = [symbol(name) for name in step.read.registers]
+    if step.read.join == "attend":
+        one = r"\sum_{j} \mathrm{softmax}_{j}(q \cdot y_{j} / \sqrt{d}) \, y_{j}"
+        stacked = rf"y = {call('RMS', ', '.join(registers))}"
+        each = says(f"for {step.read.queries} learned q, side by side") if step.read.queries > 1 else ""
+        return [listed(stacked, each)], times(step.read.scale, one)
     read = joined(*registers) if step.read.join == "concat" else " + ".join(registers)
     return [], times(step.read.scale, bracketed(read) if step.read.scale is not None else read)
 
 
+def _gated_streams(gate: StreamGate, streams: int, names: Names) -> tuple[str, str]:
+    """A line that says what n is, and the vector that a gate makes of streams."""
+    gates = call("sigmoid", f"B {call('silu', f'A n / {streams}')}") + "_{j}"
+    normed = f"n_{{j}} = {names(gate.norm, 'x_{j}')}"
+    return listed(normed, within("A", gate.rank, f"{streams} d")), rf"\mathrm{{mean}}_{{j}}({product(gates, 'n_{j}')})"
+
+
 def _back_to_streams(step: Step, names: Names) -> list[str]:
     connection = step.connection
+    if isinstance(connection, GatedStreams | ChannelGatedStreams):
+        return [set_to("x_{j}", r"x_{j} + c_{j} y")]
     if isinstance(connection, HyperConnection):
         return [set_to("x_{j}", r"c_{j} y + \sum_{i} C_{ij} x_{i}")]
     if isinstance(connection, AltUp):
@@ -199,32 +235,61 @@ def _output(branch: Branch, v: str, names: Names) -> str:
 
 
 def _sum(write: Write, outputs: dict[str, str], names: Names) -> str:
-    terms = [times(term.scale, outputs.get(term.source) or symbol(term.source)) for term in write.terms]
+    terms = [_term(term, outputs) for term in write.terms]
     total = " + ".join(terms)
     if write.divisor is not None:
         total = f"{bracketed(total)} / {number(write.divisor)}"
     total = names.optional(write.norm, total)
+    if write.dtype != "terms":
+        total = f"{bracketed(total)} " + says(f"in {'float32' if write.dtype == 'float32' else 'the dtype of weights'}")
     if write.scale is not None:
         total = times(write.scale, bracketed(total))
     return bracketed(total) + r" \cdot \lambda_{\ell }" if write.layer_scale else total
 
 
+def _term(term: Term, outputs: dict[str, str]) -> str:
+    value = times(term.scale, outputs.get(term.source) or symbol(term.source))
+    if term.gain == "shift_scale":
+        value = f"({value} + b_{{{term.source}}})"
+    if term.gain == "number":
+        return rf"w_{{{term.source}}} \cdot {value}"
+    return value if term.gain == "none" else product(f"w_{{{term.source}}}", value)
+
+
 def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
     part = n.embedding
     rows = times(part.scale, r"E_{token}")
+    if part.norm_first:
+        rows = names.optional(part.norm, rows)
+    inner = part.table_width
+    if part.beside:
+        first = (rf"F^{{{each.name}}}_{{0}}" for each in part.beside)
+        rows = linear("j", "[" + r" \mid ".join((rows, *first)) + "]", bias=True)
+    if part.types:
+        rows += " + T_{0}"
     if part.positions:
         rows += " + P_{t" + (f" + {part.positions.offset}" if part.positions.offset else "") + "}"
-    wide = says("in float32") if part.dtype == "float32" else ""
-    lines = [listed(f"x = e = {names.optional(part.norm, rows)}", wide)]
+    if part.tasks:
+        rows += " + K_{0}"
+    wide = says("in float32") if part.dtype != "model" else ""
+    rows = names.optional(None if part.norm_first else part.norm, rows)
+    if part.narrow:
+        rows = linear("e", rows if part.norm else bracketed(rows), part.narrow.bias)
+    if part.gain:
+        rows = product("w_{e}", f"({rows} + b_{{e}})")
+    lines = [listed(f"x = e = {rows}", wide)]
+    lines += [within(name, count, inner) for name, count in (("T", part.types), ("K", part.tasks)) if count]
+    lines += [within(rf"F^{{{each.name}}}", each.count, each.width) for each in part.beside]
     if part.bands is None:
-        lines[0] = listed(lines[0], within("E", part.vocab, part.width))
+        lines[0] = listed(lines[0], within("E", part.rows, inner))
     else:
         lines += _banded_rows(part.bands, vocab=part.vocab, width=part.width)
     if isinstance(part.positions, SinusoidPositions):
-        waves = (rf"P_{{t, 2i{odd}}} = {call(wave, 'a_{i}')}" for wave, odd in (("sin", ""), ("cos", "+1")))
-        lines.append(listed(*waves, r"a_{i} = t \cdot 10000^{-2i/d}", rf"t \in [0, {part.positions.count})"))
+        lines.append(_sinusoids(part.positions))
     elif part.positions:
-        lines.append(within("P", part.positions.count, part.width))
+        uncounted = part.positions.uncounted
+        skipped = "" if uncounted is None else says(f"t counts no token {uncounted}")
+        lines.append(listed(within("P", part.positions.count, inner), skipped))
     if part.per_layer:
         table, width = part.per_layer, part.per_layer.width
         projected = names(table.norm, rf"{number(part.width**-0.5)} \cdot W_{{p}} e")
@@ -237,6 +302,16 @@ def _embedding(n: ArchitectureParameter, names: Names) -> list[str]:
         last = n.streams.count - 1
         lines.append(listed("x_{0} = e", r"x_{j} = \mathrm{rescaled}_{e}(W_{j} e)", rf"j = 1, \ldots , {last}"))
     return lines
+
+
+def _sinusoids(part: SinusoidPositions) -> str:
+    """What the rows of a table of sinusoids hold."""
+    places = {"pairs": ("2i", "2i+1"), "sin_cos": ("i", "d/2+i"), "cos_sin": ("d/2+i", "i")}[part.layout]
+    waves = (rf"P_{{t, {at}}} = {call(wave, 'a_{i}')}" for wave, at in zip(("sin", "cos"), places, strict=True))
+    falling = "-i/(d/2-1)" if part.closed else "-2i/d"
+    row = "" if part.zero is None else f"P_{{{part.zero}}} = 0"
+    skipped = "" if part.uncounted is None else says(f"t counts no token {part.uncounted}")
+    return listed(*waves, rf"a_{{i}} = t \cdot 10000^{{{falling}}}", rf"t \in [0, {part.count})", row, skipped)
 
 
 def _banded_rows(bands: Bands, *, vocab: int, width: int) -> list[str]:
@@ -272,12 +347,19 @@ def _head(n: ArchitectureParameter, names: Names) -> list[str]:
         normed = call("RMS", joined("x_{1}", ELLIPSIS, f"x_{{{n.streams.count}}}"))
         weights = call("sigmoid", f"s W_{{a}} {normed} + b") + f" + {number(n.streams.eps)}"
         lines.append(listed(r"x = \sum_{j} a_{j} x_{j}", f"a = {weights}"))
+    elif n.streams and n.streams.gate:
+        normed, x = _gated_streams(n.streams.gate, n.streams.count, names)
+        lines += [normed, f"x = {x}"]
     elif n.streams:
         lines.append(r"x = \mathrm{mean}(x_{0}, \mathrm{rescaled}_{x_{0}}(W'_{j} x_{j}))")
     if n.head.bands:
         hidden = names.optional(n.final_norm, "x")
         return lines + _banded_logits(n.head.bands, hidden, vocab=n.embedding.vocab, width=n.embedding.width)
     hidden = names.optional(n.final_norm, "x")
+    transform, width = n.head.transform, n.embedding.width
+    if transform:
+        hidden = names(transform.norm, call(transform.activation, linear("a", hidden, transform.bias)))
+        width = transform.width
     hidden = hidden if n.head.input_divisor is None else f"({hidden} / {number(n.head.input_divisor)})"
     logits = linear("h", hidden, n.head.bias)
     logits = times(n.head.scale, f"({logits})" if n.head.bias and n.head.scale is not None else logits)
@@ -285,6 +367,7 @@ def _head(n: ArchitectureParameter, names: Names) -> list[str]:
         logits = f"{bracketed(logits)} / {number(n.head.divisor)}"
     if n.head.softcap is not None:
         logits = rf"{number(n.head.softcap)} \cdot \mathrm{{tanh}}({logits} / {number(n.head.softcap)})"
-    weight = "W_{h} = E" if n.head.tied else within("W_{h}", n.embedding.vocab, n.embedding.width)
+    weight = "W_{h} = E" if n.head.tied else within("W_{h}", n.embedding.vocab, width)
+    spare = says(f"of W's {n.embedding.rows} rows") if n.head.spare else ""
     dtype = says("in float32") if n.head.dtype == "float32" else ""
-    return [*lines, listed(rf"\mathrm{{logits}} = {logits}", weight, dtype)]
+    return [*lines, listed(rf"\mathrm{{logits}} = {logits}", weight, spare, dtype)]

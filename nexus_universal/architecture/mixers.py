@@ -6,116 +6,116 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from nexus_universal.architecture.differential import Differential
+from nexus_universal.architecture.dynamic_mask import DynamicMask
+from nexus_universal.architecture.indexers import BlockIndexer, PooledIndexer, ReusedIndices, SparseIndexer
+from nexus_universal.architecture.packing import Packed, packing_problems
 from nexus_universal.architecture.part import ByLayer, Part, part
-from nexus_universal.architecture.position import Alibi, Norm, QueryTemperature, Rope, YarnScaling, yarn_mscale
+from nexus_universal.architecture.position import (
+    Alibi,
+    Norm,
+    QueryTemperature,
+    RelativeBias,
+    Rope,
+    YarnScaling,
+    yarn_mscale,
+)
+from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
 
 Activation = Literal[
-    "silu", "gelu", "gelu_tanh", "gelu_new", "gelu_fast", "gelu_quick", "relu", "relu_squared", "sigmoid", "tanh"
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "gelu_new",
+    "gelu_fast",
+    "gelu_derived",
+    "gelu_quick",
+    "relu",
+    "relu_squared",
+    "sigmoid",
+    "tanh",
 ]
-"""gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, other names."""
-
-
-@part
-class Packed(Part):
-    """Projections stored as one matrix and multiplied at once.
-
-    The rows lie in `groups` equal blocks, each holding its share of every role in order: 1 group is [q|k|v], as many
-    groups as heads is [q0|g0|q1|g1|…]. It is part of n because one matrix product has other bits than three.
-    """
-
-    roles: tuple[str, ...]
-    groups: int = 1
-
-    @property
-    def name(self) -> str:
-        return "_".join(self.roles)
-
-
-def packing_problems(
-    packing: tuple[Packed, ...], roles: tuple[str, ...], biases: tuple[str, ...] = ()
-) -> Iterator[tuple[str, str]]:
-    """A packing may name each of the mixer's input projections at most once, and has one bias for all or none."""
-    named = [role for packed in packing for role in packed.roles]
-    for role in named:
-        if role not in roles:
-            yield "packing", f"names {role!r} (known: {', '.join(roles)})"
-    if len(named) != len(set(named)):
-        yield "packing", "names a role twice"
-    for packed in packing:
-        if 0 < len(set(packed.roles) & set(biases)) < len(packed.roles):
-            yield "biases", f"must name all or none of {', '.join(packed.roles)}, which are packed into one matrix"
+"""gelu is exact (erf); gelu_tanh is torch's fused tanh form, gelu_new the same written out: other bits, other names.
+gelu_fast rounds its constant, and gelu_derived is the same with a derivative written out."""
 
 
 @part
 class QueryKeyNorm(Part):
-    """A norm on queries and keys, over each head or over the whole width, before or after the rotation."""
+    """A norm on queries and keys, over each head or over the whole width, before or after the rotation.
+
+    With `own` every head has weights of its own. `order` is that in which heads are normed before the rotation:
+    position by position, or head by head (the same numbers, other bits in gradients).
+    """
 
     norm: Norm
     over: Literal["head", "width"] = "head"
     when: Literal["before_rope", "after_rope"] = "before_rope"
+    own: bool = False
+    order: Literal["positions", "heads"] = "positions"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.own and (self.over == "width" or self.when == "after_rope"):
+            yield "own", "needs over = 'head' and when = 'before_rope'"
+        if self.order == "heads" and (self.over == "width" or self.when == "after_rope"):
+            yield "order", "must be 'positions' but where each head is normed before the rotation"
+        if self.own and (self.order == "heads") != (self.norm.rounding == "native"):
+            yield (
+                "order",
+                "must be 'heads' where own weights meet torch's kernel, which takes one head, else 'positions'",
+            )
         if self.over == "width" and self.when == "after_rope":
             yield "when", "must be 'before_rope' where over = 'width': heads that are turned have been split"
 
 
 @part
 class OutputGate(Part):
-    """The mixer's output times an activation of a projection of its input (arXiv 2505.06708)."""
+    """The mixer's output times an activation of a projection of its input (arXiv 2505.06708).
+
+    `wide` takes the "activation" in float32, or the "product" with the output, too. `head_bias` adds a learned number
+    per head to the projection's channels.
+    """
 
     activation: Literal["sigmoid", "softplus"] = "sigmoid"
     per: Literal["channel", "head"] = "channel"
-
-
-@part
-class SparseIndexer(Part):
-    """DeepSeek sparse attention: cheap scores choose, per query, the `keep` keys that attention may see.
-
-    score_ts = Σ_h w_th · heads^-0.5 · relu(q_th · k_s · head_dim^-0.5), causal, in float32: q from the query latent,
-    k and w from x. `scale_on` "weights" moves head_dim^-0.5 out of the relu to w (other bits). `emit` names the
-    chosen set so that later layers can reuse it. `rope_dim` are the leading dimensions that turn, None all.
-    """
-
-    heads: int
-    head_dim: int
-    keep: int
-    key_norm: Norm
-    rope: Rope | None = None
-    scale_on: Literal["scores", "weights"] = "scores"
-    emit: str | None = None
-    rope_dim: int | None = None
+    wide: Literal["none", "activation", "product"] = "none"
+    head_bias: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.rope_dim is not None and not (self.rope and self.rope_dim <= self.head_dim):
-            yield "rope_dim", f"needs a rope, and must not exceed head_dim = {self.head_dim}"
-
-
-@part
-class ReusedIndices(Part):
-    """The keys that an earlier layer's indexer chose and emitted under the name `reuse` (GLM-5)."""
-
-    reuse: str
+        if self.head_bias and self.per == "head":
+            yield "head_bias", "must be False where per = 'head': the projection's own bias says it"
 
 
 @part
 class Attention(Part):
     """Softmax attention with any number of key/value heads (arXiv 2305.13245).
 
-    `window` counts the query itself: key > query - window. `scale` None means head_dim^-0.5. `reuse` takes keys and
-    values that an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it
-    is not head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks`
-    give every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds
-    what the projections give on both sides, `inner_norm` norms all heads together before the output projection.
+    Projected keys and values each pass a `convolution` of their own before anything else. `apart` norms, each with its
+    own weights, what keys, what values and what all else is projected of: x, or three vectors that x joins (queries',
+    keys', values'). Queries times learned numbers, and keys, are no longer than `length_limit`. `projected_sinks` give
+    every head a score from x that takes part in a float32 softmax and has no value.
+    `window` counts the query itself: key > query - window; `chunked`, it is the query's own of chunks of so many
+    positions, of which it sees no other (Llama 4). `scale` None means head_dim^-0.5. `reuse` takes keys and values that
+    an earlier layer `emit`s and has no projections for them. `value_dim` is a value head's width where it is not
+    head_dim. `log_scale` n multiplies the query at position t ≥ n by log_n(t + 1) (arXiv 2202.12172). `sinks` give
+    every head a learned score that takes part in the softmax and has no value (arXiv 2309.17453). `clip` bounds what
+    the projections, and a norm of their whole width, give on both sides; `inner_norm` norms all heads together before
+    the output projection. `query_scale` multiplies the projected query, `value_scale` values. `contiguous` copies
+    queries, keys and values head by head before they meet: the same numbers, other bits in gradients. A layer with a
+    window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo). An `indexer` chooses keys.
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
-    "eager" is written out, its softmax in float32 (with sinks in the model's dtype); "eager_gated" leaves sinks out of
-    it and multiplies by the share that they leave. `repeat_first` repeats key/value heads before the rotation,
-    `late_bias` adds biases to the finished, rounded product.
+    "eager" is written out, its softmax in float32 (with sinks in the model's dtype), "eager_rounded" with one in the
+    model's dtype always; "eager_gated" leaves sinks out of it and multiplies by the share that they leave.
+    "eager_divided" divides scores by 1/`scale`; "eager_wide" does so, too, and multiplies queries and keys in float32;
+    "eager_fused" scales and adds the mask within the product, and "eager_fused_rounded" does so before a softmax in the
+    model's dtype; "eager_shifted" takes the scores' maximum off before a
+    softmax in their dtype, as "eager" does with sinks; "eager_wide_sinks" has sinks beside float32 scores.
+    `repeat_first` repeats key/value heads before the rotation, `late_bias` adds biases to the finished, rounded
+    product.
     """
 
     role: ClassVar[str] = "mixer"
-    projections: ClassVar[tuple[str, ...]] = ("query", "key", "value", "gate")
+    projections: ClassVar[tuple[str, ...]] = ("query", "key", "value", "relative", "gate", "sink")
 
     heads: int
     kv_heads: int
@@ -133,7 +133,19 @@ class Attention(Part):
     sinks: bool = False
     key_scale: float | None = None
     value_is_key: bool = False
-    kernel: Literal["sdpa", "sdpa_masked", "eager", "eager_gated"] = "sdpa"
+    kernel: Literal[
+        "sdpa",
+        "sdpa_masked",
+        "eager",
+        "eager_rounded",
+        "eager_gated",
+        "eager_divided",
+        "eager_wide",
+        "eager_fused",
+        "eager_fused_rounded",
+        "eager_shifted",
+        "eager_wide_sinks",
+    ] = "sdpa"
     alibi: Alibi | None = None
     repeat_first: bool = False
     late_bias: bool = False
@@ -145,8 +157,42 @@ class Attention(Part):
     clip: float | None = None
     inner_norm: Norm | None = None
     differential: Differential | None = None
+    dynamic_mask: DynamicMask | None = None
+    query_scale: float | None = None
+    value_scale: float | None = None
+    contiguous: bool = False
+    keeps: Literal["window", "all"] = "window"
+    chunked: bool = False
+    convolution: ResidualConvolution | DynamicConvolution | None = None
+    relative: RelativeBias | None = None
+    apart: Norm | None = None
+    length_limit: float | None = None
+    projected_sinks: bool = False
+    indexer: PooledIndexer | BlockIndexer | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.convolution and (self.reuse or self.value_is_key or self.packing):
+            yield "convolution", "needs keys and values of its own, each from a matrix of its own"
+        if self.relative and (self.kernel not in ("sdpa", "eager") or self.alibi or self.dynamic_mask):
+            yield "relative", "needs kernel = 'sdpa' or 'eager', and neither alibi nor dynamic_mask"
+        if self.relative and self.differential:
+            yield "relative", "must be None beside differential"
+        if self.apart and (self.packing or self.reuse or self.value_is_key):
+            yield "apart", "needs keys and values of its own, each from a matrix of its own"
+        if self.length_limit is not None and (self.qk_norm or self.reuse):
+            yield "length_limit", "must be None beside qk_norm and reuse"
+        if self.projected_sinks and (self.kernel != "eager" or self.sinks):
+            yield "projected_sinks", "needs kernel = 'eager' and sinks = False"
+        if self.indexer and (self.kernel != "sdpa" or self.window or self.alibi or self.reuse or self.dynamic_mask):
+            yield "indexer", "needs kernel = 'sdpa', and neither window, alibi, reuse nor dynamic_mask"
+        if isinstance(self.indexer, BlockIndexer) and self.heads % self.indexer.heads:
+            yield "indexer.heads", f"must divide heads = {self.heads}"
+        if self.indexer and self.rope and self.rope.dims(self.head_dim) > self.indexer.head_dim:
+            yield "indexer.head_dim", f"must be at least {self.rope.dims(self.head_dim)}, of which the rope turns all"
+        if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
+            yield "dynamic_mask", "needs kernel = 'sdpa', and neither alibi, reuse nor differential"
+        if self.dynamic_mask and self.repeat_first:
+            yield "repeat_first", "must be False where a dynamic_mask reads the values of key/value heads"
         if self.differential and self.kv_heads % 2:
             yield "kv_heads", "must be even where differential pairs heads"
         if self.differential and (self.value_dim or self.gate or self.repeat_first or self.kernel != "sdpa"):
@@ -157,17 +203,32 @@ class Attention(Part):
         if self.heads % self.kv_heads:
             yield "kv_heads", f"must divide heads = {self.heads}"
         if self.rope:
-            yield from self.rope.problems_in_head(self.head_dim, width="rope.fraction")
-        if self.gate is None and any("gate" in packed.roles for packed in self.packing):
-            yield "packing", "names 'gate', but gate = None"
+            yield from self.rope.problems_in_head(
+                self.head_dim, width="rope.fraction", kept=self.kernel == "eager_wide"
+            )
+        for role in (role for packed in self.packing for role in packed.roles if self._lacks(role)):
+            yield "packing", f"names {role!r}, of which there is none"
         if self.gate is None and "gate" in self.biases:
             yield "biases", "names 'gate', but gate = None"
         if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
+        plain = ("eager_divided", "eager_wide", "eager_fused", "eager_fused_rounded")
+        if self.kernel in plain and (self.softcap is not None or self.sinks):
+            yield "kernel", f"is {self.kernel!r} without softcap and sinks only"
         if self.kernel == "eager_gated" and not (self.sinks and self.softcap is None):
             yield "kernel", "is 'eager_gated' with sinks and without softcap only"
+        if self.kernel in ("eager_rounded", "eager_shifted") and self.sinks:
+            yield "kernel", f"is {self.kernel!r} without sinks only: with them 'eager' does so already"
+        if self.kernel == "eager_wide_sinks" and not self.sinks:
+            yield "kernel", "is 'eager_wide_sinks' with sinks only"
         if self.kernel == "sdpa_masked" and self.kv_heads not in (1, self.heads) and not self.repeat_first:
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
+        if self.chunked and (self.window is None or self.alibi):
+            yield "chunked", "needs a window, and no alibi"
+        if self.alibi and self.alibi.rounding == "none" and not self.kernel.startswith("eager"):
+            yield "alibi.rounding", "must not be 'none' but for an eager kernel: a fused one takes no wider mask"
+        if self.keeps == "all" and self.window is None:
+            yield "keeps", "must be 'window' where there is none: all is kept anyway"
         if self.late_bias and not self.biases:
             yield "late_bias", "needs biases"
         if self.value_dim is not None and self.value_is_key:
@@ -176,9 +237,10 @@ class Attention(Part):
             if role in self.biases or any(role in packed.roles for packed in self.packing):
                 yield "biases" if role in self.biases else "packing", f"names {role!r}, which has no projection here"
         if self.reuse:
-            for name, plain in (("emit", None), ("value_is_key", False), ("value_norm", None), ("key_scale", None)):
-                if getattr(self, name) != plain:
-                    yield name, f"must be {plain}: reuse takes finished keys and values from an earlier layer"
+            plain = {"emit": None, "value_is_key": False, "value_norm": None, "key_scale": None, "value_scale": None}
+            for name, value in plain.items():
+                if getattr(self, name) != value:
+                    yield name, f"must be {value}: reuse takes finished keys and values from an earlier layer"
         yield from packing_problems(self.packing, self.projections, self.biases)
 
     def _absent_roles(self) -> tuple[str, ...]:
@@ -186,6 +248,9 @@ class Attention(Part):
         if self.reuse:
             return ("key", "value")
         return ("value",) if self.value_is_key else ()
+
+    def _lacks(self, role: str) -> bool:
+        return not {"gate": self.gate, "relative": self.relative, "sink": self.projected_sinks}.get(role, True)
 
     @property
     def value_width(self) -> int:
@@ -204,7 +269,12 @@ class LatentAttention(Part):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values expand from one small latent.
 
     Per head the query and key are [nope | rope]; the rotated key is shared by all heads. `query_rank` None projects the
-    query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature.
+    query directly. `scale_by_yarn` multiplies the softmax scale by YaRN's squared temperature. A `late_gate` is
+    projected behind the attention and not before it: gradients then meet in another order, and differ in bits. A
+    `joint_gate` and the query are one product of the query latent joined to what its norm reads (A.X K2). `query_scale`
+    multiplies the query, or with `query_scale_on` "latent" the normed latent that it and an indexer's query come from;
+    `latent_scale` the normed latent of keys and values. `rope_norm` norms the shared key before it turns. A `window`
+    is as in `Attention`.
     """
 
     role: ClassVar[str] = "mixer"
@@ -220,8 +290,13 @@ class LatentAttention(Part):
     scale_by_yarn: bool = False
     biases: tuple[Literal["query_down", "latent_down", "output"], ...] = ()
     query_scale: float | None = None
+    query_scale_on: Literal["query", "latent"] = "query"
     latent_scale: float | None = None
+    rope_norm: Norm | None = None
+    window: int | None = None
     gate: OutputGate | None = None
+    late_gate: bool = False
+    joint_gate: bool = False
     sinks: bool = False
     indexer: SparseIndexer | ReusedIndices | None = None
 
@@ -230,6 +305,14 @@ class LatentAttention(Part):
             yield from self.rope.problems_in_head(self.rope_dim, width="rope_dim")
         if "query_down" in self.biases and self.query_rank is None:
             yield "biases", "names 'query_down', but query_rank = None"
+        if (self.late_gate or self.joint_gate) and self.gate is None:
+            yield "late_gate" if self.late_gate else "joint_gate", "needs a gate"
+        if self.joint_gate and (self.late_gate or self.query_rank is None or (self.gate and self.gate.per == "head")):
+            yield "joint_gate", "needs query_rank, a gate per channel, and late_gate = False"
+        if self.query_scale_on == "latent" and (self.query_rank is None or self.query_scale is None):
+            yield "query_scale_on", "must be 'query' where there is no query latent, or no query_scale"
+        if self.window is not None and self.indexer:
+            yield "window", "must be None where an indexer chooses among all keys"
         if self.query_rank is None and isinstance(self.indexer, SparseIndexer):
             yield "query_rank", "must not be None: the indexer's queries come from the query latent"
         if self.scale_by_yarn and not (self.rope and isinstance(self.rope.scaling, YarnScaling)):
@@ -248,102 +331,6 @@ class LatentAttention(Part):
             mscale = yarn_mscale(self.rope.scaling.factor, self.rope.scaling.mscale_all_dim or 0.0)
             scale = scale * mscale * mscale
         return scale
-
-
-@part
-class GatedDeltaRule(Part):
-    """Gated delta rule (arXiv 2412.06464), or Kimi delta attention where the decay is per key channel (2510.26692).
-
-    S ← exp(g)·S;  S ← S + k (β (v − kᵀS))ᵀ;  o = Sᵀ q · key_dim^-0.5, with g = −exp(A)·softplus(a + bias), q and k
-    L2-normed, after a causal depthwise convolution over [q|k|v]; the output is normed per head and gated.
-    """
-
-    role: ClassVar[str] = "mixer"
-    projections: ClassVar[tuple[str, ...]] = ("query", "key", "value", "gate", "beta", "decay")
-
-    key_heads: int
-    value_heads: int
-    key_dim: int
-    value_dim: int
-    convolution: int
-    norm: Norm
-    activation: Activation = "silu"
-    gate_activation: Literal["silu", "sigmoid"] = "silu"
-    decay: Literal["head", "channel"] = "head"
-    low_rank: int | None = None
-    beta_range: float = 1.0
-    chunk: int = 64
-    packing: tuple[Packed, ...] = ()
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.value_heads % self.key_heads:
-            yield "key_heads", f"must divide value_heads = {self.value_heads}"
-        if self.low_rank and self.decay == "head":
-            yield "low_rank", "factorises the decay and the gate of decay = 'channel' only"
-        yield from packing_problems(self.packing, self.projections)
-
-
-@part
-class StateSpace(Part):
-    """Mamba-2 (arXiv 2405.21060): s ← exp(Δ·A)·s + Δ·B xᵀ; y = C·s + D x, with scalar A per head.
-
-    x, B and C come out of a causal depthwise convolution and `activation`; Δ = softplus(Δ + bias), bounded by
-    `time_step` in the scan only. The output is norm(y · silu(z)) over `norm_groups` slices, or norm(y) · silu(z)
-    where `norm_first`; `norm` None leaves y · silu(z). `input_scales`, rounded to the model's dtype, multiply the
-    segments (z, x, B, C, Δ) of the input projection (muP, arXiv 2203.03466). The state is float32.
-    """
-
-    role: ClassVar[str] = "mixer"
-
-    heads: int
-    head_dim: int
-    state_dim: int
-    groups: int
-    convolution: int
-    norm: Norm | None
-    norm_groups: int = 1
-    norm_first: bool = False
-    activation: Activation = "silu"
-    time_step: tuple[float, float] = (0.0, float("inf"))
-    convolution_bias: bool = True
-    biases: tuple[Literal["input", "output"], ...] = ()
-    chunk: int = 256
-    input_scales: tuple[float, ...] | None = None
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.heads % self.groups:
-            yield "groups", f"must divide heads = {self.heads}"
-        if self.input_scales is not None and len(self.input_scales) != 5:
-            yield "input_scales", "must hold five numbers: z, x, B, C, time step"
-        if self.heads * self.head_dim % self.norm_groups:
-            yield "norm_groups", f"must divide heads · head_dim = {self.heads * self.head_dim}"
-        if self.norm is None and (self.norm_groups != 1 or self.norm_first):
-            yield "norm", "is None, but norm_groups or norm_first is set"
-        if not 0 <= self.time_step[0] < self.time_step[1]:
-            yield "time_step", "must be (lowest, highest) with 0 ≤ lowest < highest"
-
-
-@part
-class LightningAttention(Part):
-    """Linear attention with a fixed decay per head (arXiv 2401.04658): S ← exp(−s)·S + kᵀv; o = qS.
-
-    s_h = 2^(−8(h+1)/heads) · (1 − l/(depth − 1 + 1e-5) + 1e-5) at layer l of `depth`. q, k and v pass `activation`;
-    the output is σ(gate x) ⊙ norm(o), over all heads at once. The state has the model's dtype.
-    """
-
-    role: ClassVar[str] = "mixer"
-    projections: ClassVar[tuple[str, ...]] = ("query", "key", "value", "gate")
-
-    heads: int
-    head_dim: int
-    depth: int
-    norm: Norm
-    activation: Activation = "silu"
-    block: int = 256
-    packing: tuple[Packed, ...] = ()
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from packing_problems(self.packing, self.projections)
 
 
 @part
@@ -374,8 +361,13 @@ class CompressedAttention(Part):
     indexer: SparseIndexer | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from self.rope.problems_in_head(self.head_dim, width="head_dim")
         if self.rate is None and (self.overlap or self.indexer):
             yield "rate", "is None, but overlap and indexer work on compressed entries"
+        if self.indexer and self.indexer.rope_dim is not None:
+            yield "indexer.rope_dim", "must be None: its rope says what of compressed entries turns"
+        if self.indexer and self.indexer.rope and self.indexer.rope.rounded == "kept":
+            yield "indexer.rope.rounded", "must be 'all': compressed entries are rounded"
         if self.heads % self.output_groups:
             yield "output_groups", f"must divide heads = {self.heads}"
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import re
 
+from nexus_universal.architecture.dynamic_mask import DynamicMask
+from nexus_universal.architecture.position import RelativeBias
+
 _WORDS = {
     r"\leftarrow": "←",
     r"\cdot": "·",
     r"\odot": "⊙",
     r"\times": "×",
     r"\in": "∈",
+    r"\cup": "∪",
     r"\le": "≤",
     r"\sum": "Σ",
     r"\top": "ᵀ",
@@ -43,6 +47,28 @@ _WORDS = {
 _LOWER = dict(zip("0123456789+-=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
 _UPPER = dict(zip("0123456789+-=()inT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁱⁿᵀ", strict=True)) | {"ᵀ": "ᵀ"}
 _TOKEN = re.compile(r"\\mathbb\{R\}|\\[A-Za-z]+ ?|\\.|[_^{}]|[^\\_^{}]+")
+
+
+def raised(part: DynamicMask | None) -> str:
+    """What keys add to their own scores."""
+    if part is None:
+        return ""
+    return r"s_{j} = q \cdot k_{j} + e^{a \, \mathrm{softplus}(W_{a} v_{j})}" + says(
+        f" for the {part.keep} keys with the highest"
+    )
+
+
+def by_distance(part: RelativeBias | None) -> str:
+    """What queries add to their scores by distance."""
+    if part is None:
+        return ""
+    mixing = "W_{r} z" if part.length_limit is None else limited(r"w_{r} \odot W_{r} z", part.length_limit)
+    return rf"s_{{j}} = q \cdot k_{{j}} + ({mixing})^{{\top}} p_{{t-j}},\quad t - j < {part.extent}"
+
+
+def limited(expression: str, most: float | None) -> str:
+    """A vector no longer than `most`."""
+    return expression if most is None else rf"\mathrm{{shortened}}_{{{number(most)}}}({expression})"
 
 
 def to_unicode(latex: str) -> str:

@@ -15,47 +15,66 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from nexus_universal.architecture.chained_experts import ChainedExperts
+from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
-    GatedDeltaRule,
-    LatentAttention,
-    LightningAttention,
-    LowRank,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank
+from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
+    DecayedAverage,
+    GatedDeltaRule,
+    GatedLinearRecurrence,
+    LightningAttention,
+    MatrixMemory,
+    ShiftedFeedForward,
+    ShortConvolution,
+    StateSpace,
+)
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
+from nexus_universal.architecture.stream_gate import StreamGate
 
 
 @part
 class Read(Part):
-    """What a step works on: a register, the ordered sum of several, or their concatenation."""
+    """What a step works on: a register, the ordered sum of several, their concatenation, or attention over them.
+
+    "attend" is Σ_j softmax_j(q · y_j / √d) y_j with y_j = r_j / rms(r_j), all in float32, for each of so many learned
+    `queries`, side by side; a norm behind it rounds to the model's dtype (Inkling 2).
+    """
 
     registers: tuple[str, ...] = ("x",)
-    join: Literal["sum", "concat"] = "sum"
+    join: Literal["sum", "concat", "attend"] = "sum"
     scale: float | None = None
+    queries: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.registers:
             yield "registers", "must name at least one register"
-        if self.join == "concat" and len(self.registers) < 2:
-            yield "join", "'concat' needs two registers or more"
+        if self.join != "sum" and len(self.registers) < 2:
+            yield "join", f"{self.join!r} needs two registers or more"
+        if self.join != "attend" and self.queries > 1:
+            yield "queries", "must be 1 but where join = 'attend'"
 
     def width(self, widths: Mapping[str, int]) -> int:
         """How wide u is, given the registers' widths."""
         read = [widths[name] for name in self.registers]
-        return sum(read) if self.join == "concat" else read[0]
+        return sum(read) if self.join == "concat" else self.queries * read[0]
 
 
 @part
 class Term(Part):
-    """One summand of a write: a register, `u`, `v` or a branch, times a number."""
+    """One summand of a write: a register, `u`, `v` or a branch, times a number.
+
+    `gain` "scale" multiplies it by a learned vector, "shift_scale" adds another one first (ZAYA); "number" multiplies
+    it by a single learned number (Inkling).
+    """
 
     source: str
     scale: float | None = None
+    gain: Literal["none", "number", "scale", "shift_scale"] = "none"
 
 
 @part
@@ -63,7 +82,7 @@ class Write(Part):
     """register = scale · norm(Σ terms / divisor): the terms are summed from the left, so their order is part of n.
 
     A `divisor` is no scale: x / √2 and x · (1/√2) differ in bits. `layer_scale` multiplies at the end by a number
-    that the checkpoint holds for this layer (Gemma 4).
+    that the checkpoint holds for this layer (Gemma 4). `dtype` "float32" widens the terms, "model" rounds the sum.
     """
 
     terms: tuple[Term, ...]
@@ -72,6 +91,7 @@ class Write(Part):
     norm: Norm | None = None
     layer_scale: bool = False
     divisor: float | None = None
+    dtype: Literal["terms", "float32", "model"] = "terms"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.terms:
@@ -100,6 +120,36 @@ class HyperConnection(Part):
         for name in ("eps", "norm_eps"):
             if getattr(self, name) < 0:
                 yield name, "must not be negative"
+
+
+@part
+class GatedStreams(Part):
+    """Hyper-connections whose streams are never mixed (Hunyuan 4): u = Σ_j a_j x_j; then x_j = x_j + c_j y.
+
+    [α | γ] = (F x) / rms(x) over all streams, concatenated, in float32 with epsilon `norm_eps`; a = σ(s₀ α + b) + eps
+    and c = `magnitude` · σ(s₁ γ + b') + eps. The sum is float32, too.
+    """
+
+    streams: int
+    magnitude: float
+    eps: float
+    norm_eps: float
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in ("eps", "norm_eps"):
+            if getattr(self, name) < 0:
+                yield name, "must not be negative"
+
+
+@part
+class ChannelGatedStreams(Part):
+    """Streams that a `gate` makes one u of, channel by channel, and that are never mixed: x_j = x_j + c_j y.
+
+    c = 2σ(C n / streams), where n are the gate's normed streams (Qwen4-Exp).
+    """
+
+    streams: int
+    gate: StreamGate
 
 
 @part
@@ -134,7 +184,7 @@ class StreamSlice(Part):
             yield "write", "must name streams, each once"
 
 
-Connection = HyperConnection | AltUp | StreamSlice
+Connection = HyperConnection | GatedStreams | ChannelGatedStreams | AltUp | StreamSlice
 
 
 @part
@@ -165,13 +215,21 @@ class Branch(Part):
         | StateSpace
         | ShortConvolution
         | ChannelStateSpace
+        | GatedLinearRecurrence
         | LightningAttention
+        | DecayedAverage
+        | ShiftedFeedForward
+        | MatrixMemory
         | CompressedAttention
         | RoutedAttention
+        | ConvolvedAttention
+        | ResidualConvolution
         | FeedForward
         | MixtureOfExperts
+        | ChainedExperts
         | LowRank
         | PerLayerInput
+        | HashedNgrams
         | Linear
         | Program
     )
@@ -203,7 +261,8 @@ class Linear(Part):
 class Step(Part):
     """Read, norm, branch, write. Writes happen in order: each sees what the one before it wrote.
 
-    Where x is several streams, a `connection` turns them into the one u, and what is written to x back into them.
+    Where x is several streams, a `connection` turns them into the one u, and what is written to x back into them; a
+    branch that reads them all needs none.
     """
 
     branches: tuple[Branch, ...]
@@ -220,9 +279,13 @@ class Step(Part):
                 yield "writes", f"drop the branch {name!r}: a term must name it"
         if not self.writes:
             yield "writes", "must not be empty"
+        if self.norm and not self.branches and "v" not in written:
+            yield "norm", "must be None where neither a branch nor a term reads v"
         if self.connection:
             if self.read.registers != ("x",):
                 yield "read", "must be x where a connection reads the streams"
+            if self.read.scale is not None:
+                yield "read.scale", "must be None where a connection reads the streams"
             if [write.register for write in self.writes] != ["x"] or "x" in written:
                 yield "writes", "must be one, to x and without x among its terms: the connection adds the streams"
 
@@ -255,6 +318,9 @@ class Program(Part):
         names = [branch.name for branch in self.branches()]
         if not self.steps:
             yield "steps", "must not be empty"
+        typed = any(write.dtype != "terms" for step in self.steps for write in step.writes)
+        if typed and all(step.read.join != "attend" for step in self.steps):
+            yield "steps", "write sums of another dtype, which nothing reads but attention over registers"
         if len(names) != len(set(names)):
             yield "steps", f"name a branch twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"
 
@@ -276,17 +342,34 @@ def projection_names(value: Part, prefix: str = "") -> tuple[str, ...]:
 
 
 def sequential_layer(
-    *parts: tuple[str, Part], norm: Norm | None, output_norm: Norm | None = None, scale: float | None = None
+    *parts: tuple[str, Part],
+    norm: Norm | None,
+    output_norm: Norm | None = None,
+    scale: float | None = None,
+    sum_norm: Norm | None = None,
 ) -> Program:
-    """One residual step after the other, all with the same norm: the layer of most decoders."""
-    steps = (residual_step(name, part, norm=norm, output_norm=output_norm, scale=scale) for name, part in parts)
-    return Program(steps=tuple(steps))
+    """One residual step after the other, all with the same norms: the layer of most decoders."""
+    norms = {"norm": norm, "output_norm": output_norm, "sum_norm": sum_norm}
+    return Program(steps=tuple(residual_step(name, part, scale=scale, **norms) for name, part in parts))
+
+
+def parallel_layer(*parts: tuple[str, Part], norm: Norm | None, sum_order: tuple[str, ...]) -> Program:
+    """One step whose branches read the same normed x; what they give and x are added as `sum_order` names them."""
+    branches = tuple(Branch(name=name, part=part) for name, part in parts)  # type: ignore[arg-type]
+    write = Write(terms=tuple(Term(source=source) for source in sum_order))
+    return Program(steps=(Step(branches=branches, writes=(write,), norm=norm),))
 
 
 def residual_step(
-    name: str, part: Part, *, norm: Norm | None, output_norm: Norm | None = None, scale: float | None = None
+    name: str,
+    part: Part,
+    *,
+    norm: Norm | None,
+    output_norm: Norm | None = None,
+    scale: float | None = None,
+    sum_norm: Norm | None = None,
 ) -> Step:
-    """x = x + scale · output_norm(part(norm(x))): the step of nearly every layer."""
+    """x = sum_norm(x + scale · output_norm(part(norm(x)))): the step of nearly every layer."""
     branch = Branch(name=name, part=part, output_norm=output_norm)  # type: ignore[arg-type]
     terms = (Term(source="x"), Term(source=name, scale=scale))
-    return Step(branches=(branch,), writes=(Write(terms=terms),), norm=norm)
+    return Step(branches=(branch,), writes=(Write(terms=terms, norm=sum_norm),), norm=norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
@@ -28,12 +28,16 @@ NEAR = 3
 
 _find: Callable[[str], Any] | None = None
 _names: Callable[[], tuple[str, ...]] = tuple
+_refused: Mapping[str, str] = {}
 
 
-def fill(find: Callable[[str], Any], names: Callable[[], tuple[str, ...]]) -> None:
-    """Set where families come from: `find(model_type)` loads one, `names()` lists all. Called once by the package."""
-    global _find, _names
-    _find, _names = find, names
+def fill(find: Callable[[str], Any], names: Callable[[], tuple[str, ...]], refused: Mapping[str, str]) -> None:
+    """Set where families come from: `find(model_type)` loads one, `names()` lists all, `refused` says why some are not.
+
+    Called once by the package.
+    """
+    global _find, _names, _refused
+    _find, _names, _refused = find, names, refused
 
 
 def known_families() -> tuple[str, ...]:
@@ -45,9 +49,11 @@ def family(model_type: str) -> Any:
     """The family of a model type.
 
     Raises:
-        UnknownModelType: naming the nearest known type.
+        UnknownModelType: naming the nearest known type, or the reason why this one is refused.
     """
     names = known_families()
+    if model_type in _refused:
+        raise UnknownModelType(f"model_type {model_type!r} is refused: it {_refused[model_type]}")
     if _find is None or model_type not in names:
         longer = [name for name in names if model_type and name.startswith(model_type)]
         near = longer[:NEAR] or difflib.get_close_matches(model_type, names, n=NEAR, cutoff=0.5)

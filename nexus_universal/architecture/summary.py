@@ -5,19 +5,23 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import Any
 
+from nexus_universal.architecture.chained_experts import ChainedExperts
+from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, LowRank, SparseIndexer
+from nexus_universal.architecture.program import Branch, Linear, Program
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
+    DecayedAverage,
     GatedDeltaRule,
-    LatentAttention,
+    GatedLinearRecurrence,
     LightningAttention,
-    LowRank,
-    SparseIndexer,
+    MatrixMemory,
+    ShiftedFeedForward,
+    ShortConvolution,
     StateSpace,
 )
-from nexus_universal.architecture.program import Branch, Linear, Program
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.residual_convolution import ResidualConvolution
 from nexus_universal.architecture.serial import runs
 
 
@@ -48,7 +52,7 @@ def part_line(part: Any) -> str:
 @part_line.register
 def _(part: Attention) -> str:
     marks = [f" w{part.window}"] if part.window else []
-    marks += [" alibi"] if part.alibi else [" nope"] if part.rope is None else []
+    marks += [" alibi"] if part.alibi else [] if part.rope else [" relative" if part.relative else " nope"]
     marks += [f" kv of {part.reuse!r}"] if part.reuse else []
     return f"attention {part.heads}/{part.kv_heads}×{part.head_dim}{''.join(marks)}"
 
@@ -56,7 +60,8 @@ def _(part: Attention) -> str:
 @part_line.register
 def _(part: LatentAttention) -> str:
     sparse = f" top {part.indexer.keep}" if isinstance(part.indexer, SparseIndexer) else ""
-    return f"latent attention {part.heads}×{part.head_dim} rank {part.latent_rank}{sparse}"
+    window = f" w{part.window}" if part.window else ""
+    return f"latent attention {part.heads}×{part.head_dim} rank {part.latent_rank}{window}{sparse}"
 
 
 @part_line.register
@@ -75,13 +80,38 @@ def _(part: ShortConvolution) -> str:
 
 
 @part_line.register
+def _(part: ResidualConvolution) -> str:
+    return f"residual convolution {part.kernel}"
+
+
+@part_line.register
 def _(part: ChannelStateSpace) -> str:
     return f"state space {part.width}×{part.state_dim}"
 
 
 @part_line.register
+def _(part: GatedLinearRecurrence) -> str:
+    return f"gated recurrence {part.width}"
+
+
+@part_line.register
 def _(part: LightningAttention) -> str:
     return f"lightning attention {part.heads}×{part.head_dim}"
+
+
+@part_line.register
+def _(part: DecayedAverage) -> str:
+    return "decayed average"
+
+
+@part_line.register
+def _(part: ShiftedFeedForward) -> str:
+    return f"shifted ffn {part.width}"
+
+
+@part_line.register
+def _(part: MatrixMemory) -> str:
+    return f"matrix memory {part.heads}×{part.key_dim}×{part.value_dim}"
 
 
 @part_line.register
@@ -96,6 +126,17 @@ def _(part: RoutedAttention) -> str:
 
 
 @part_line.register
+def _(part: ConvolvedAttention) -> str:
+    window = f" w{part.window}" if part.window else ""
+    return f"convolved attention {part.heads}/{part.kv_heads}×{part.head_dim}{window}"
+
+
+@part_line.register
+def _(part: ChainedExperts) -> str:
+    return f"experts 1/{part.experts}×{part.expert.width}+none"
+
+
+@part_line.register
 def _(part: FeedForward) -> str:
     return f"ffn {part.width}"
 
@@ -103,7 +144,8 @@ def _(part: FeedForward) -> str:
 @part_line.register
 def _(part: MixtureOfExperts) -> str:
     identity = f"+{part.identity_experts} identity" if part.identity_experts else ""
-    return f"experts {part.per_token}/{part.experts}×{part.expert.width}{identity}{'+shared' if part.shared else ''}"
+    shared = "+shared" if part.shared else f"+{part.always} always" if part.always else ""
+    return f"experts {part.per_token}/{part.experts}×{part.expert.width}{identity}{shared}"
 
 
 @part_line.register

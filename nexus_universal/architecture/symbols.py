@@ -68,7 +68,8 @@ def _meaning(part: Norm | Rope) -> str:
     spread = r"\mathrm{mean}(x^2)" if part.kind == "rms" else r"\mathrm{var}(x)"
     weight = {"weight": r"w \odot ", "one_plus_weight": r"(1 + w) \odot ", "none": ""}[part.scale]
     normed = weight + centred + r" / \sqrt{" + spread + f" + {number(part.eps)}}}" + (" + b" if part.bias else "")
-    return listed(normed, says("w in float32") if weight and part.rounding == "after_scale" else "")
+    own = says(f"times its own gate of rank {part.gate_rank}") if part.gate_rank else ""
+    return listed(normed, own, says("w in float32") if weight and part.rounding == "after_scale" else "")
 
 
 def _scaling(part: Any) -> str:
@@ -85,7 +86,10 @@ def linear(role: str, argument: str, bias: bool = False) -> str:
 
 def gated(expression: str, gate: OutputGate | None, bias: bool = False) -> str:
     """An output times its gate."""
-    return product(expression, call(gate.activation, linear("g", "z", bias))) if gate else expression
+    if gate is None:
+        return expression
+    learned = linear("g", "z", bias) + (" + b_{h}" if gate.head_bias else "")
+    return product(expression, call(gate.activation, learned))
 
 
 def output(name: str, expression: str, bias: bool = False, role: str = "o") -> str:

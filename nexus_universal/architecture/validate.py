@@ -9,14 +9,18 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any, Literal
 
+from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.ends import Embedding, Head
 from nexus_universal.architecture.feed_forward import PerLayerInput
 from nexus_universal.architecture.mixers import Attention
+from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.paths import anchor, fields_of
 from nexus_universal.architecture.program import (
     AltUp,
     Branch,
+    ChannelGatedStreams,
+    GatedStreams,
     HyperConnection,
     Program,
     Step,
@@ -25,7 +29,23 @@ from nexus_universal.architecture.program import (
 )
 from nexus_universal.architecture.serial import type_hints
 
-SIGNED_OR_ZERO = {"offset", "bos", "pad", "eos", "padding_row", "read", "write", "active", "identity_experts"}
+SIGNED_OR_ZERO = {
+    "offset",
+    "uncounted",
+    "zero",
+    "bos",
+    "pad",
+    "eos",
+    "padding_row",
+    "read",
+    "write",
+    "active",
+    "identity_experts",
+    "always",
+    "separator",
+    "seed",
+    "index",
+}
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 
 Problem = tuple[str, Any, str]
@@ -49,9 +69,10 @@ def problems(root: Part) -> Iterator[Problem]:
         yield from _emitted(layers)
         streams = root.streams  # type: ignore[attr-defined]
         for index, layer in enumerate(layers):
-            yield from _streams(layer, streams.count if streams else 1, f"layers.{index}")
+            yield from _streams(layer, streams.count if streams else None, f"layers.{index}")
         yield from _per_layer(layers, embedding.per_layer)
         yield from _unread(layers, registers)
+        yield from _chained(layers)
         yield from _looked_up(layers, embedding.vocab)
 
 
@@ -62,6 +83,17 @@ def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iter
             yield f"head.{name}", getattr(head.bands, name.removeprefix("bands.")), message
     if head.skips == "reusing" and not only_reuses(layers[-1]):
         yield "head.skips", "reusing", "must be 'head' where the last layer keeps keys and values of its own"
+    width = head.transform.width if head.transform else embedding.width
+    if head.tied and not embedding.bands and width != embedding.table_width:
+        yield (
+            "head.tied",
+            True,
+            f"must be False: the head reads {width} numbers, rows have {embedding.table_width}",
+        )
+    if head.tied and embedding.spare:
+        yield "head.tied", True, "must be False where the embedding has spare rows: the table is longer than the head"
+    if head.spare and not embedding.spare:
+        yield "head.spare", True, "needs embedding.spare"
     if head.tied and embedding.bands:
         yield "head.tied", True, "must be False where the embedding has bands: there is no single table to share"
 
@@ -157,7 +189,7 @@ def _step_wiring(step: Step, widths: dict[str, int], path: str, where: str, widt
             yield f"{where}.read.registers", name, f"must be written before it is read (so far: {_names(widths)})"
             return
     read = {name: widths[name] for name in step.read.registers}
-    if step.read.join == "sum" and len(set(read.values())) > 1:
+    if step.read.join != "concat" and len(set(read.values())) > 1:
         yield f"{where}.read.registers", step.read.registers, f"must be equally wide to be summed ({_widths(read)})"
     wide = step.read.width(widths)
     for branch in step.branches:
@@ -228,20 +260,39 @@ def _fits_emitter(where: str, holder: Any, emitter: Any) -> Iterator[Problem]:
                 yield f"{where}.{name}", found, f"must be {wanted}, as where {holder.reuse!r} is emitted"
 
 
-def _streams(program: Program, count: int, path: str) -> Iterator[Problem]:
+def _streams(program: Program, count: int | None, path: str) -> Iterator[Problem]:
     """Several streams are read through a connection, a single one never is; a nested program's x is a single one."""
     for index, step in enumerate(program.steps):
         where, connection = f"{path}.{anchor(step, index)}.connection", step.connection
-        if isinstance(connection, HyperConnection | AltUp) and connection.streams != count:
+        if connection and count is None:
+            yield where, connection, "must be None: x is a single stream"
+        elif (
+            isinstance(connection, HyperConnection | GatedStreams | ChannelGatedStreams | AltUp)
+            and connection.streams != count
+        ):
             yield f"{where}.streams", connection.streams, f"must equal streams.count = {count}"
-        if isinstance(connection, StreamSlice) and max(connection.read, *connection.write) >= count:
+        elif isinstance(connection, StreamSlice) and count and max(connection.read, *connection.write) >= count:
             yield where, (connection.read, connection.write), f"must name streams below streams.count = {count}"
         touched = {*step.read.registers, *(term.source for write in step.writes for term in write.terms)}
-        if connection is None and count > 1 and "x" in touched | {write.register for write in step.writes}:
+        readers = [branch for branch in step.branches if isinstance(branch.part, HashedNgrams)]
+        if readers:
+            yield from _reads_streams(step, readers, count, path)
+        elif connection is None and count and "x" in touched | {write.register for write in step.writes}:
             yield where, None, f"must not be None: x is {count} streams"
         for branch in step.branches:
             if isinstance(branch.part, Program):
-                yield from _streams(branch.part, 1, f"{path}.{branch.name}")
+                yield from _streams(branch.part, None, f"{path}.{branch.name}")
+
+
+def _reads_streams(step: Step, readers: list[Branch], count: int | None, path: str) -> Iterator[Problem]:
+    """What works on all streams at once stands in a step of its own kind: from x to x, without a connection."""
+    for branch in readers:
+        wanted, found = count or "the number of several", branch.part.streams  # type: ignore[union-attr]
+        if found != count:
+            yield f"{path}.{branch.name}.streams", found, f"must equal streams.count = {wanted}"
+    from_x, to_x = step.read.registers == ("x",), {write.register for write in step.writes} == {"x"}
+    if step.connection or not (from_x and to_x) or len(readers) < len(step.branches):
+        yield f"{path}.{readers[0].name}", "all streams", "must be read from x and written to it without a connection"
 
 
 def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:
@@ -257,19 +308,38 @@ def _per_layer(layers: tuple[Program, ...], table: Any) -> Iterator[Problem]:
 
 
 def _unread(layers: tuple[Program, ...], registers: list[str]) -> Iterator[Problem]:
-    """A register with a learned start is read by some layer."""
-    nested = (branch.part for _, branch in _all_branches(layers) if isinstance(branch.part, Program))
-    steps = [step for program in (*layers, *nested) for step in program.steps]
-    read = {name for step in steps for name in step.read.registers}
-    read |= {term.source for step in steps for write in step.writes for term in write.terms}
+    """A register with a learned start is read by some layer before it is written."""
+    written: set[str] = set()
+    read = {name for program in layers for name in _starts(program, written)}
     for name in registers:
         if name not in read:
-            yield "registers", name, "is read by no layer"
+            yield "registers", name, "is read by no layer" if name not in written else "is written before it is read"
+
+
+def _starts(program: Program, written: set[str]) -> Iterator[str]:
+    """What is read before it is written; `written` is extended, but what a nested program writes is its own."""
+    for step in program.steps:
+        yield from (name for name in step.read.registers if name not in written)
+        for branch in step.branches:
+            if isinstance(branch.part, Program):
+                yield from _starts(branch.part, set(written))
+        for write in step.writes:
+            yield from (term.source for term in write.terms if term.source not in written)
+            written.add(write.register)
+
+
+def _chained(layers: tuple[Program, ...]) -> Iterator[Problem]:
+    """A router that continues another comes after one."""
+    parts = [(path, branch.part) for path, branch in _all_branches(layers) if isinstance(branch.part, ChainedExperts)]
+    if parts and parts[0][1].chained:
+        yield f"{parts[0][0]}.chained", True, "must be False in the first layer that has such experts: none come before"
 
 
 def _looked_up(layers: tuple[Program, ...], vocab: int) -> Iterator[Problem]:
     """A table of choices has a row for every token."""
     for path, branch in _all_branches(layers):
         tokens = getattr(getattr(branch.part, "router", None), "by_token", None)
+        if isinstance(branch.part, HashedNgrams) and branch.part.vocab != vocab:
+            yield f"{path}.vocab", branch.part.vocab, f"must equal embedding.vocab = {vocab}"
         if tokens not in (None, vocab):
             yield f"{path}.router.by_token", tokens, f"must equal embedding.vocab = {vocab}"

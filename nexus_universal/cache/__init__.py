@@ -2,21 +2,35 @@
 
 from nexus_universal.cache.cache import Cache
 from nexus_universal.cache.states import (
+    AveragedState,
     CompressedState,
+    ConvolvedPairState,
+    ConvolvedPairWindowState,
+    ConvolvedState,
+    ConvolvedWindowState,
     FirstLength,
     IndexedState,
     KeyValueState,
+    NgramState,
+    PlacedState,
     RecurrentState,
     State,
     WindowState,
 )
 
 __all__ = [
+    "AveragedState",
     "Cache",
     "CompressedState",
+    "ConvolvedPairState",
+    "ConvolvedPairWindowState",
+    "ConvolvedState",
+    "ConvolvedWindowState",
     "FirstLength",
     "IndexedState",
     "KeyValueState",
+    "NgramState",
+    "PlacedState",
     "RecurrentState",
     "State",
     "WindowState",

@@ -122,6 +122,61 @@ class IndexedState(KeyValueState):
             self.index = self.index[:, :length]
 
 
+class PlacedState(IndexedState):
+    """The same, and at which positions the keys stand."""
+
+    fields = ("keys", "values", "index", "positions")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions: Tensor | None = None
+
+    def extend_positions(self, positions: Int[Tensor, "batch new"]) -> Int[Tensor, "batch total"]:
+        """Append along the sequence and return all of them."""
+        self.positions = positions if self.positions is None else torch.cat([self.positions, positions], dim=-1)
+        return self.positions
+
+    def crop(self, length: int, *, seen: int) -> None:
+        super().crop(length, seen=seen)
+        if self.positions is not None:
+            self.positions = self.positions[:, :length]
+
+
+class ConvolvedState(KeyValueState):
+    """Keys and values, the last inputs of what convolves them, and what comes a position late."""
+
+    fields = ("keys", "values", "convolution", "late")
+    keeps_positions = False
+
+    def __init__(self, *window: int) -> None:
+        super().__init__(*window)
+        self.convolution: Tensor | None = None
+        self.late: Tensor | None = None
+
+    def crop(self, length: int, *, seen: int) -> None:
+        if length < seen:
+            State.crop(self, length, seen=seen)
+
+
+class ConvolvedWindowState(ConvolvedState, WindowState):
+    """The same for a sliding window."""
+
+
+class ConvolvedPairState(ConvolvedState):
+    """Keys and values, and the last inputs of a convolution for each of the two."""
+
+    fields = ("keys", "values", "key_inputs", "value_inputs")
+
+    def __init__(self, *window: int) -> None:
+        super().__init__(*window)
+        self.key_inputs: Tensor | None = None
+        self.value_inputs: Tensor | None = None
+
+
+class ConvolvedPairWindowState(ConvolvedPairState, WindowState):
+    """The same for a sliding window."""
+
+
 class CompressedState(WindowState):
     """A window of vectors that are keys and values at once, and what compressors make of the positions before.
 
@@ -183,6 +238,27 @@ class RecurrentState(State):
     def crop(self, length: int, *, seen: int) -> None:
         if length < seen:
             super().crop(length, seen=seen)
+
+
+class NgramState(RecurrentState):
+    """The last tokens, and the last inputs of a causal convolution."""
+
+    fields = ("convolution", "tokens")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: Tensor | None = None
+
+
+class AveragedState(RecurrentState):
+    """The last input, a recurrent sum, that of its weights, and the exponent to which both are relative."""
+
+    fields = ("convolution", "recurrent", "weights", "exponent")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: Tensor | None = None
+        self.exponent: Tensor | None = None
 
 
 def _append(kept: Tensor | None, new: Tensor) -> Tensor:

@@ -12,7 +12,11 @@ from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import TensorStore
 from nexus_universal.checkpoint.rules import (
     Direct,
+    Folded,
+    Interleaved,
     Joined,
+    Leading,
+    Numbered,
     Rule,
     Sliced,
     Squeezed,
@@ -21,21 +25,32 @@ from nexus_universal.checkpoint.rules import (
     WeightMap,
     names_of,
 )
+from nexus_universal.layers.support import kept_in_float32
 
 SHOWN = 5
 
 
 @dataclass
 class LoadPlan:
-    """Which tensors fill which parameter, and which are passed over and why; made from names and shapes alone."""
+    """Which tensors fill which parameter, and which are passed over and why; made from names and shapes alone.
+
+    `carried` are those that fill none but are saved with the rest, by the table's names.
+    """
 
     sources: dict[str, tuple[Rule, list[str]]] = field(default_factory=dict)
     passed_over: dict[str, str] = field(default_factory=dict)
+    carried: dict[str, str] = field(default_factory=dict)
 
 
 def slots(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor that a checkpoint fills: parameters, and buffers such as a router's selection bias."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def idle_layers(model: nn.Module) -> tuple[int, ...]:
+    """The layers that hold nothing: what a text does not pass through in a model of text and images."""
+    layers = model.get_submodule("layers").children()
+    return tuple(index for index, layer in enumerate(layers) if not any(True for _ in layer.parameters()))
 
 
 def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[int, ...]]) -> LoadPlan:
@@ -47,14 +62,15 @@ def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[i
     plan = LoadPlan()
     missing: list[str] = []
     available, given = _names(shapes, weights)
-    for name, slot in slots(model).items():
+    wanted = slots(model)
+    for name, slot in wanted.items():
         try:
-            rules, indices = weights.rules(name)
+            rules, indices = weights.rules(name, tied="head.weight" not in wanted)
         except KeyError:
             missing.append(f"{name} (of which the family knows no tensor)")
             continue
         experts = slot.shape[0] if slot.dim() else 1
-        choices = [(rule, names_of(rule, indices=indices, experts=experts)) for rule in rules]
+        choices = [(rule, names_of(rule, indices=indices, experts=experts, given=available)) for rule in rules]
         complete = next((choice for choice in choices if all(part in available for part in choice[1])), None)
         if complete is None:
             missing += [part for part in choices[0][1] if part not in available]
@@ -62,13 +78,15 @@ def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[i
         rule, parts = complete
         plan.sources[name] = (rule, [given[part] for part in parts])
         _check_shape(name, tuple(slot.shape), rule, [(part, available[part]) for part in parts])
+    idle = idle_layers(model)
+    plan.carried = {ours: theirs for ours, theirs in given.items() if weights.carries(ours, idle=idle)}
     used = {part for _, parts in plan.sources.values() for part in parts}
     unexpected: list[str] = []
     layers = len(list(model.get_submodule("layers").children()))
     for name in shapes:
-        if name in used:
+        if name in used or name in plan.carried.values():
             continue
-        reason = weights.reason_to_pass_over(name, layers=layers) or _tied(name, weights, model)
+        reason = weights.reason_to_pass_over(name, layers=layers, idle=idle) or _tied(name, weights, model)
         if reason is None:
             unexpected.append(name)
         else:
@@ -109,18 +127,23 @@ def _check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tupl
     Raises:
         CheckpointError: naming the tensor, its shape and the shape that n asks for.
     """
-    if isinstance(rule, Joined):
+    if isinstance(rule, Joined | Numbered):
         found = (sum(found[0] for _, found in parts), *parts[0][1][1:])
         parts = [(" + ".join(part for part, _ in parts), found)]
     for part, found in parts:
         if isinstance(rule, Transposed):
             expected = (*shape[:-2], shape[-1], shape[-2])
-        elif isinstance(rule, Squeezed):
-            expected = (*shape[: rule.axis], 1, *shape[rule.axis :])
+        elif isinstance(rule, Squeezed | Joined) and rule.axis is not None:
+            expected = tuple(torch.empty(shape, device="meta")[added(rule.axis, len(shape))].shape)
         elif isinstance(rule, Stacked):
             expected = (shape[1] // len(rule.names), *shape[2:])
+        elif isinstance(rule, Folded):
+            rows, width = (shape[2], shape[1]) if rule.transposed else shape[1:]
+            expected = (shape[0] * rows, width)
         elif isinstance(rule, Sliced):
             expected = (shape[0] * rule.count, *shape[1:])
+        elif isinstance(rule, Leading):
+            expected = (max(found[0], shape[0]), *shape[1:])
         else:
             expected = shape
         if found != expected:
@@ -144,8 +167,11 @@ def assemble(
             expert, part = divmod(index, len(rule.names))
             read_into(name, out[expert, part * rows : (part + 1) * rows])
         return out
-    if isinstance(rule, Joined):
+    if isinstance(rule, Numbered) and len(names) > 1:
         return torch.cat([read(name) for name in names]).to(dtype)
+    if isinstance(rule, Joined):
+        joined = torch.cat([read(name) for name in names]).to(dtype)
+        return joined if rule.axis is None else joined.squeeze(rule.axis)
     tensor = read(names[0])
     if isinstance(rule, Transposed):
         tensor = tensor.mT
@@ -153,17 +179,40 @@ def assemble(
         tensor = tensor.squeeze(rule.axis)
     elif isinstance(rule, Sliced):
         tensor = tensor.chunk(rule.count)[rule.index]
+    elif isinstance(rule, Leading):
+        tensor = tensor[: slot.shape[0]]
+    elif isinstance(rule, Interleaved):
+        tensor = tensor.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+    elif isinstance(rule, Folded):
+        tensor = tensor.unflatten(0, (slot.shape[0], -1))
+        tensor = tensor.mT if rule.transposed else tensor
     return tensor if tensor.dtype == dtype or not tensor.is_floating_point() else tensor.to(dtype)
 
 
-def disassemble(tensor: Tensor, rule: Rule, names: list[str]) -> dict[str, Tensor]:
-    """The file's tensors of one slot, a slice being a part of its own: the inverse of `assemble`, bytes unchanged."""
-    if isinstance(rule, Direct | Sliced):
+def added(axis: int | tuple[int, ...], dims: int) -> tuple[slice | None, ...]:
+    """The index that gives a tensor of `dims` dimensions further ones of length 1, which then lie at `axis`."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    return tuple(None if place in axes else slice(None) for place in range(dims + len(axes)))
+
+
+def disassemble(tensor: Tensor, rule: Rule, names: list[str], *, rows: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    """The file's tensors of one slot, a slice being a part of its own: the inverse of `assemble`, bytes unchanged.
+
+    `rows` are those of tensors that lie one below the other.
+    """
+    if isinstance(rule, Joined) and rows:
+        apart = tensor if rule.axis is None else tensor[added(rule.axis, tensor.dim())]
+        return dict(zip(names, apart.split(rows), strict=True))
+    if isinstance(rule, Direct | Sliced | Numbered):
         return {names[0]: tensor}
     if isinstance(rule, Transposed):
         return {names[0]: tensor.mT}
     if isinstance(rule, Squeezed):
-        return {names[0]: tensor.unsqueeze(rule.axis)}
+        return {names[0]: tensor[added(rule.axis, tensor.dim())]}
+    if isinstance(rule, Interleaved):
+        return {names[0]: tensor.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)}
+    if isinstance(rule, Folded):
+        return {names[0]: (tensor.mT if rule.transposed else tensor).flatten(0, 1)}
     assert isinstance(rule, Stacked), f"{rule} is a layout to load from, not to save in"
     pieces = [piece for expert in tensor for piece in expert.chunk(len(rule.names), dim=0)]
     return dict(zip(names, pieces, strict=True))
@@ -190,9 +239,10 @@ def fill(
 ) -> None:
     """Carry out a plan. Slots of a dtype of their own (a selection bias in float32) keep it."""
     wanted, buffers = slots(model), {name for name, _ in model.named_buffers()}
+    wide = set(kept_in_float32(model))
     for name in progress(list(plan.sources)):
         rule, names = plan.sources[name]
         slot = wanted[name]
-        kept = slot.dtype if name in buffers else dtype
+        kept = torch.float32 if name in wide else slot.dtype if name in buffers else dtype
         tensor = assemble(slot, rule, names, read=store.read, read_into=store.read_into, dtype=kept)
         put(model, name, tensor.to(device))

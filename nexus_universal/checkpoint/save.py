@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import INDEX, SINGLE
-from nexus_universal.checkpoint.load import disassemble, slots
+from nexus_universal.checkpoint.load import disassemble, idle_layers, slots
 from nexus_universal.checkpoint.rules import Sliced, WeightMap, names_of
 
 NEXUS_CONFIG = "nexus.json"
@@ -32,20 +32,34 @@ TOKENIZER = (
 )
 
 
-def published_tensors(model: nn.Module, weights: WeightMap) -> dict[str, Tensor]:
-    """All tensors under the family's published names and layouts, contiguous, their bytes unchanged."""
-    tensors: dict[str, Tensor] = {}
+def published_tensors(
+    model: nn.Module, weights: WeightMap, *, carried: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """All tensors under the family's published names and layouts, contiguous, their bytes unchanged.
+
+    `carried` are tensors that nothing is computed with, in the model's dtype if the family keeps them.
+    """
+    dtype = next(model.parameters()).dtype
+    idle = idle_layers(model)
+    kept = {name: tensor for name, tensor in (carried or {}).items() if weights.carries(name, idle=idle)}
+    tensors = {name: tensor.to(dtype) for name, tensor in kept.items()}
     slices: dict[str, dict[int, Tensor]] = {}
-    for name, slot in slots(model).items():
-        rules, indices = weights.rules(name)
+    held = slots(model)
+    for name, slot in held.items():
+        rules, indices = weights.rules(name, tied="head.weight" not in held)
         names = names_of(rules[0], indices=indices, experts=slot.shape[0] if slot.dim() else 1)
-        parts = disassemble(slot.detach(), rules[0], names)
+        parts = disassemble(slot.detach(), rules[0], names, rows=_rows_apart(model, name))
         if isinstance(rules[0], Sliced):
             slices.setdefault(names[0], {})[rules[0].index] = parts[names[0]]
         else:
             tensors.update(parts)
     tensors |= {name: torch.cat([parts[index] for index in sorted(parts)]) for name, parts in slices.items()}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _rows_apart(model: nn.Module, name: str) -> tuple[int, ...]:
+    """The rows of each of several tensors that a file holds apart and a module as one; it says them, if any."""
+    return getattr(model.get_submodule(name.rpartition(".")[0]), "parts", ())
 
 
 def canonical_tensors(model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:

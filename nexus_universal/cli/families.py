@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from nexus_universal.cli import options, output
 
@@ -13,8 +16,17 @@ PROVEN = Path(__file__).resolve().parent.parent / "parity" / "proven.json"
 """What scripts/prove_families.py saw last."""
 
 
-def families(as_json: options.AsJson = False) -> None:
+def families(
+    why: Annotated[
+        str | None, typer.Option("--why", metavar="TYPE", help="Only this type: its verdicts, or why it is refused.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
     """List the model types that load, with their mixers, feed-forwards and verdicts (float32, bfloat16)."""
+    if why is not None:
+        found = explained(why)
+        output.print_json(found) if as_json else print("\n".join(_lines(found)))
+        return
     rows = listed()
     if as_json:
         output.print_json(rows)
@@ -49,6 +61,36 @@ def listed() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def explained(model_type: str) -> dict[str, Any]:
+    """What is known of one type: the reason of its refusal, or each precision's verdict, modes and notes.
+
+    Raises:
+        UnknownModelType: neither known nor refused.
+    """
+    from nexus_universal.architecture import registry
+    from nexus_universal.families import REFUSED
+
+    if model_type in REFUSED:
+        return {"type": model_type, "refused": REFUSED[model_type]}
+    family = registry.family(model_type)
+    proven = json.loads(PROVEN.read_text(encoding="utf-8"))["families"] if PROVEN.is_file() else {}
+    return {"type": model_type, "title": family.title, "proven": proven.get(model_type, {})}
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    if "refused" in found:
+        yield f"{found['type']} is refused: it {found['refused']}"
+        return
+    yield f"{found['type']}: {found['title']}"
+    for dtype, entry in found["proven"].items():
+        yield f"  {dtype}: {entry['verdict']}"
+        for mode, row in entry["modes"].items():
+            yield f"    {mode}: {row['verdict']} (largest difference {row['max_difference']:.3g})"
+        yield from (f"    {note}" for note in entry["notes"])
+    if not found["proven"]:
+        yield "  not yet run"
 
 
 ROLES = ("mixer", "feed_forward")

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from nexus_universal.families.shared.family import Family
+from nexus_universal.families.shared.refused import REFUSED as REFUSED
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families.shared import common, dense, draws, names
 from nexus_universal.families.shared.family import Family
@@ -19,6 +21,7 @@ SIZE = dense.Size(
     pad=0,
     tied=True,
 )
+ROTATION: dict[str, Any] = {"pairing": "interleaved", "table": "float32", "product": "float32"}
 
 
 def read(reader: ConfigReader) -> ArchitectureParameter:
@@ -28,7 +31,7 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
         SIZE,
         common.rms_norm(reader, 1e-5),
         null_head_dim=True,
-        rope={"pairing": "interleaved", "table": "float32", "product": "float32"},
+        rope=ROTATION,
         feed_forward=dense.gated_biases(reader, "use_bias"),
         biases=common.ALL_BIASES if reader.take("use_bias", False) else (),
     )

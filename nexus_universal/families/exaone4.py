@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from nexus_universal.architecture.mixers import Attention, QueryKeyNorm
 from nexus_universal.architecture.parameter import ArchitectureParameter
@@ -27,17 +28,19 @@ def kinds_of(reader: ConfigReader, depth: int, *, windows: bool) -> tuple[str, .
     return listed or tuple(KINDS[bool((index + 1) % cycle)] for index in range(depth))
 
 
+def attentions(reader: ConfigReader, rotated: Attention, depth: int) -> Iterable[Attention]:
+    """Full layers turn nothing where others have windows."""
+    window = reader.count("sliding_window", 4096, optional=True)
+    kinds = kinds_of(reader, depth, windows=window is not None)
+    reader.require(bool(window) or KINDS[1] not in kinds, "sliding_window", window, "layer_types needs it")
+    full = replace(rotated, rope=None) if window else rotated
+    return common.windowed(kinds, full, sliding=replace(rotated, window=window))
+
+
 def read(reader: ConfigReader) -> ArchitectureParameter:
     """The n of a config."""
     norm = common.rms_norm(reader, 1e-5)
-
-    def mixers(rotated: Attention, depth: int) -> Iterable[Attention]:
-        window = reader.count("sliding_window", 4096, optional=True)
-        kinds = kinds_of(reader, depth, windows=window is not None)
-        reader.require(bool(window) or KINDS[1] not in kinds, "sliding_window", window, "layer_types needs it")
-        full = replace(rotated, rope=None) if window else rotated
-        return common.windowed(kinds, full, sliding=replace(rotated, window=window))
-
+    mixers = partial(attentions, reader)
     return dense.decoder(reader, SIZE, norm, normed="after", mixers=mixers, biases=(), qk_norm=QueryKeyNorm(norm=norm))
 
 

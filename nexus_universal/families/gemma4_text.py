@@ -65,7 +65,10 @@ FAMILY = Family(
     title="Gemma 4 (text)",
     read=read,
     weights=names.weights(gemma_layers.sandwich(), passed_over=reuse.PASSED_OVER),
-    irrelevant={"cache_implementation": "a default of generation"},
+    irrelevant={
+        "cache_implementation": "a default of generation",
+        "expert_intermediate_size": "the reference's class does not read it",
+    },
     rope="none",
     rope_default=ROPE,
     tiny=draws.without(draws.TINY, "num_hidden_layers")

@@ -1,4 +1,4 @@
-"""HRM-Text: two stacks in nested loops, written out: low ← L(low + x) some times, then x ← H(x + low), and again."""
+"""HRM-Text: two stacks in nested loops, written out: low ← L(low + x) some times, x ← H(x + low), again."""
 
 from __future__ import annotations
 

@@ -13,6 +13,11 @@ SIZE = dense.Size(context=2048, vocab=290943, width=4096, inner=11008, depth=32,
 BESIDE_ALPHA = ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 """What published configs write beside `alpha`, and the reference reads of no dynamic rotation that has one."""
 
+NORMS: names.Names = {
+    "layers.{i}.attention.query_norm": f"{names.LAYER}.self_attn.query_layernorm",
+    "layers.{i}.attention.key_norm": f"{names.LAYER}.self_attn.key_layernorm",
+}
+
 
 def rope(reader: ConfigReader) -> Rope:
     """A "dynamic" rotation with an `alpha` is none: its base is θ · α^(d/(d-2)) at any length."""
@@ -36,12 +41,7 @@ FAMILY = Family(
     model_type="hunyuan_v1_dense",
     title="Hunyuan (dense)",
     read=read,
-    weights=names.weights(
-        {
-            "layers.{i}.attention.query_norm": f"{names.LAYER}.self_attn.query_layernorm",
-            "layers.{i}.attention.key_norm": f"{names.LAYER}.self_attn.key_layernorm",
-        }
-    ),
+    weights=names.weights(NORMS),
     irrelevant={
         "eod_token_id": "speaks of the tokenizer",
         "pretraining_tp": "split products in training; transformers no longer reads it",

@@ -104,7 +104,7 @@ def _check_lengths(n: ArchitectureParameter, longest: int, *, new: int) -> None:
     if context is not None and longest > context:
         raise InputError(f"the prompt has {longest} tokens, the context is {context}")
     # The last new token is never fed back, so it needs no position.
-    if learned is not None and longest + new - 1 > (count := learned.count - learned.offset):
+    if learned is not None and longest + new - 1 > (count := learned.reach):
         raise InputError(
             f"the prompt has {longest} tokens and {new} new ones are asked for, but the context is {count}, by "
             f"{n.pos_embedding_type} positions: there is room for {count - longest + 1}"

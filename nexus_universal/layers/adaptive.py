@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nexus_universal.architecture.ends import Bands, Embedding
+from nexus_universal.architecture.ends import Bands, Embedding, Text
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.support import refuse_unless
 from nexus_universal.layers.tables import Table
@@ -24,6 +24,11 @@ class Band(nn.Module):
         super().__init__()
         self.rows = Table(rows, inner, padding_row=padding_row)
         self.projection = Linear(inner, width, bias=False)
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """Each band's output alike, however narrow (fairseq's adaptive_input.py)."""
+        nn.init.normal_(self.rows.weight, std=self.rows.weight.shape[1] ** -0.5)
+        nn.init.xavier_uniform_(self.projection.weight)
 
     def forward(self, index: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq width"]:
         return self.projection(self.rows(index))

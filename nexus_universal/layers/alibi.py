@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nexus_universal.architecture.position import Alibi
-from nexus_universal.layers.masks import Extent, Mask, refused
+from nexus_universal.layers.masks import Extent, Mask, refused, trailing
 
 
 class UniversalAlibi:
@@ -18,7 +18,7 @@ class UniversalAlibi:
     def __init__(self, part: Alibi, *, heads: int, scale: float) -> None:
         self.part, self.heads, self.scale = part, heads, scale
         with torch.device("cpu"):  # whatever device the model is built on
-            self._slopes = slopes(heads)
+            self._slopes = slopes(heads, reciprocal=part.slopes == "reciprocals")
 
     def masked(
         self, mask: Mask, extent: Extent, padding: Bool[Tensor, "batch total"] | None, dtype: torch.dtype
@@ -27,8 +27,12 @@ class UniversalAlibi:
         if padding is None:
             positions = torch.arange(extent.keys + extent.key_offset, device=mask.device)[None]
         else:
-            positions = (padding.long().cumsum(-1) - 1) * padding
-        bias = self._biases(positions[:, extent.key_offset :], dtype)
+            counts = padding | trailing(padding) if self.part.origin == "last" else padding
+            positions = (counts.long().cumsum(-1) - 1) * counts
+        if self.part.origin == "last":
+            positions = positions - positions[:, -1:]
+        width = torch.promote_types(torch.float32, dtype) if self.part.rounding == "none" else dtype
+        bias = self._biases(positions[:, extent.key_offset :], width)
         return torch.masked_fill(bias, refused(mask), torch.finfo(dtype).min)
 
     def _biases(self, positions: Int[Tensor, "rows keys"], dtype: torch.dtype) -> Float[Tensor, "rows heads one keys"]:
@@ -39,14 +43,21 @@ class UniversalAlibi:
         return bias / (1 / self.scale) if self.part.scaled else bias  # divided by √d: a product has other bits
 
 
-def slopes(heads: int) -> Float[Tensor, " heads"]:
+def slopes(heads: int, *, reciprocal: bool = False) -> Float[Tensor, " heads"]:
     """2^(-8h/whole) for the largest power of two, then every second slope of twice as many."""
     whole = 2 ** math.floor(math.log2(heads))
+    if reciprocal:
+        all_of_twice = _reciprocals(2 * whole)
+        return _reciprocals(whole) if whole == heads else torch.cat([all_of_twice[1::2], all_of_twice[::2]])[:heads]
     found = torch.pow(_base(whole), torch.arange(1, whole + 1, dtype=torch.int32))
     if whole == heads:
         return found
     between = torch.arange(1, 1 + 2 * (heads - whole), 2, dtype=torch.int32)
     return torch.cat([found, torch.pow(_base(2 * whole), between)])
+
+
+def _reciprocals(heads: int) -> Float[Tensor, " heads"]:
+    return 1.0 / torch.pow(2, torch.arange(1, heads + 1).float() * (8 / heads))
 
 
 def _base(heads: int) -> Float[Tensor, ""]:

@@ -18,7 +18,7 @@ from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import Alibi, QueryTemperature, Rope, SteppedScaling
 from nexus_universal.cache import Cache, FirstLength, KeyValueState, State
 from nexus_universal.layers.alibi import UniversalAlibi
-from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask
+from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask, distances
 from nexus_universal.layers.rope import Tables, UniversalRoPE
 
 
@@ -42,6 +42,8 @@ class Call:
     """The model's, in which steps work where the residual is wider."""
     query_growth: dict[int | QueryTemperature, Float[Tensor, "rows one seq one"]] = field(default_factory=dict)
     """What queries are multiplied by, by the rule that says so of a position: a logarithm's base, or a temperature."""
+    distances: dict[int, Tensor] = field(default_factory=dict)
+    """How far before each query a key stands, by the kind of mask that says which keys there are."""
 
     def only_last(self, count: int) -> Call:
         """The same call for the last `count` positions, in layers that keep no state."""
@@ -54,6 +56,7 @@ class Call:
             tokens=None if self.tokens is None else self.tokens[:, last],
             per_layer=None if self.per_layer is None else self.per_layer[:, last],
             query_growth={rule: growth[:, :, last] for rule, growth in self.query_growth.items()},
+            distances={index: found[:, :, last] for index, found in self.distances.items()},
         )
 
 
@@ -62,6 +65,7 @@ class MaskKind:
     """What a kind of layer needs of its mask: a window, one that is always there, numbers to add, biases per head."""
 
     window: int | None = None
+    chunked: bool = False
     form: Literal["omissible", "always", "additive"] = "omissible"
     alibi: Alibi | None = None
     heads: int = 0
@@ -78,7 +82,11 @@ class CallPlan:
         self.mask_keys: list[str | None] = []
         self.biases: dict[MaskKind, UniversalAlibi] = {}
         self.growths: set[int | QueryTemperature] = set()
+        self.measured: set[int] = set()
+        """The kinds of mask whose layers ask how far keys are."""
         self.recurrent = False
+        self.reads_tokens = False
+        """Whether something needs the ids even of embeddings that a caller gives instead."""
 
     @property
     def windows(self) -> list[int | None]:
@@ -149,13 +157,14 @@ class CallPlan:
             for index, rope in enumerate(self.ropes)
         ]
         growth = {rule: _growth(rule, positions) for rule in self.growths}
+        real = mask.to(device=x.device, dtype=torch.bool) if mask is not None and mask.dim() == 2 else None
+        extents = {index: self._extent(index, seen=seen, new=new, cache=cache) for index in self.measured}
+        apart = {index: distances(extent, real, x.device) for index, extent in extents.items()}
+        settled = {"tables": tables, "dtype": x.dtype, "query_growth": growth, "distances": apart}
         if mask is not None and mask.dim() == 4:
             masks = [self._finished(index, mask, x, seen=seen, cache=cache) for index in range(len(self.mask_kinds))]
-            return Call(
-                positions=positions, cache=cache, tables=tables, masks=masks, dtype=x.dtype, query_growth=growth
-            )
+            return Call(positions=positions, cache=cache, masks=masks, **settled)
 
-        real = mask.to(device=x.device, dtype=torch.bool) if mask is not None else None
         if cache is not None and real is not None:
             self._refuse_inner_pads(real)
         may_be_packed = given if mask is None and cache is None else None
@@ -166,12 +175,13 @@ class CallPlan:
                 batch=batch,
                 device=x.device,
                 window=kind.window,
+                chunked=kind.chunked,
                 padding=real,
                 positions=may_be_packed,
                 always=kind.form != "omissible" or kind.alibi is not None,
             )
             masks.append(self._finished(index, seeing, x, seen=seen, cache=cache, padding=real))
-        call = Call(positions=positions, cache=cache, tables=tables, masks=masks, dtype=x.dtype, query_growth=growth)
+        call = Call(positions=positions, cache=cache, masks=masks, **settled)
         if self.recurrent and mask is not None and new > 1:
             self._mark_pads(call, mask[:, -new:])
         return call
@@ -234,5 +244,12 @@ def _growth(rule: int | QueryTemperature, positions: Int[Tensor, "rows seq"]) ->
     if isinstance(rule, int):  # in float64 first, as a table of Python numbers would be
         grown = (positions + 1).double().log() / math.log(rule)
         return grown.clamp(min=1.0).float()[:, None, :, None]
-    grown = 1 + rule.growth * torch.log(1 + torch.floor(positions / rule.span))
+    if rule.form == "log":
+        grown = 1 + rule.growth * torch.log(1 + torch.floor(positions / rule.span))
+    elif rule.form == "log_above":
+        grown = 1.0 + rule.growth * torch.log(((positions + 1).float() / rule.span).clamp(min=1.0))
+    elif rule.form == "log_next":
+        grown = torch.log1p(torch.floor((positions.float() + 1.0) / rule.span)) * rule.growth + 1.0
+    else:
+        grown = torch.exp(rule.growth * torch.log1p((positions.float() + 1) / rule.span))
     return grown[:, None, :, None]

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import ChannelStateSpace
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.starts import start_decays, start_ends, start_step_weight, start_steps
 
 Channels = Float[Tensor, "batch width seq"]
 States = Float[Tensor, "batch width n"]
@@ -43,6 +45,13 @@ class UniversalChannelStateSpace(nn.Module):
             UniversalNorm.of(part.inner_norm, width) if part.inner_norm else nn.Identity()
             for width in (part.rank, part.state_dim, part.state_dim)
         )
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """As `text` says of Δ and of what is read and written."""
+        start_decays(self.decay_log, self.skip)
+        start_step_weight(self.step.weight, self.part.rank, text)
+        start_steps(self.step.bias, text)
+        start_ends(self.convolution.weight, self.output.weight, text, depth=depth)
 
     def new_state(self) -> State:
         """An empty state for this mixer."""

@@ -73,7 +73,8 @@ class UniversalCompressedAttention(nn.Module):
             entries = self.compressor(x, state, rows)
             mask = torch.cat([mask, self._entry_mask(x, latent, entries, mask, call, state, rows)], dim=-1)
             shared = torch.cat([shared, entries.unsqueeze(1)], dim=2)
-        mixed = eager_attention(query, shared, shared, mask=mask, scale=part.head_dim**-0.5, sinks=self.sinks)
+        scale = part.head_dim**-0.5
+        mixed = eager_attention(query, shared, shared, mask=mask, scale=scale, sinks=self.sinks, shifted=True)
         cos, sin = tables
         mixed = rope.turned(mixed.transpose(1, 2), (cos, -sin)).transpose(1, 2)
         return self.output_up(self._grouped(mixed.reshape(*lead, part.output_groups, -1)).flatten(2))

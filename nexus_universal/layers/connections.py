@@ -5,6 +5,7 @@ x is [batch, seq, streams, d_hidden]; in which order its memory lies is each con
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,9 +13,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.program import AltUp, Connection, HyperConnection, StreamSlice
+from nexus_universal.architecture.ends import Text
+from nexus_universal.architecture.program import (
+    AltUp,
+    ChannelGatedStreams,
+    Connection,
+    GatedStreams,
+    HyperConnection,
+    StreamSlice,
+)
 from nexus_universal.layers.linear import Linear
-from nexus_universal.layers.norms import UniversalNorm, bare_rms
+from nexus_universal.layers.norms import UniversalNorm, bare_rms, reciprocal
+from nexus_universal.layers.stream_gate import UniversalStreamGate
 
 StreamsOf = Float[Tensor, "batch seq streams d_hidden"]
 One = Float[Tensor, "batch seq d_hidden"]
@@ -83,6 +93,10 @@ class UniversalHyperConnection(nn.Module):
         self.bias = nn.Parameter(torch.empty(rows))
         self.scale = nn.Parameter(torch.empty(3))
 
+    def start(self, text: Text, *, depth: int) -> None:
+        """Biases as they are."""
+        nn.init.ones_(self.scale)
+
     def read(self, x: StreamsOf) -> tuple[One, tuple[Tensor, ...]]:
         """The weighed sum of the streams; and how what is made of it goes back, the mixing matrix, and the streams."""
         count, eps = self.part.streams, self.part.eps
@@ -107,7 +121,61 @@ class UniversalHyperConnection(nn.Module):
         return post.to(x.dtype).unsqueeze(-1) * y.unsqueeze(-2) + mixed
 
 
+class UniversalGatedStreams(nn.Module):
+    """Streams are collapsed by gates, and each gets its share of what is made of them."""
+
+    def __init__(self, part: GatedStreams, *, d_model: int) -> None:
+        super().__init__()
+        self.part = part
+        self.weight = nn.Parameter(torch.empty(2 * part.streams, part.streams * d_model))
+        self.bias = nn.Parameter(torch.empty(2 * part.streams))
+        self.scale = nn.Parameter(torch.empty(2))
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """Gates hardly look at x; what is read is a stream's share of all."""
+        nn.init.constant_(self.scale, 0.01)
+        self.bias[: self.part.streams] = -math.log(max(self.part.streams - 1, 1))
+
+    def read(self, x: StreamsOf) -> tuple[One, tuple[Tensor, ...]]:
+        """The weighed sum of the streams; and each one's share of what is made of it, and the streams."""
+        count, eps = self.part.streams, self.part.eps
+        flat = x.flatten(2).float()
+        rows = F.linear(flat, self.weight.float()) * reciprocal(flat, self.part.norm_eps)
+        (pre_bias, post_bias), (pre_scale, post_scale) = self.bias.split(count), self.scale.unbind(0)
+        pre, post = rows.split(count, dim=-1)
+        pre = torch.sigmoid(pre * pre_scale + pre_bias) + eps
+        post = self.part.magnitude * torch.sigmoid(post * post_scale + post_bias) + eps
+        return torch.sum(pre.unsqueeze(-1) * x, dim=2).to(x.dtype), (post, x)
+
+    def write(self, kept: tuple[Tensor, ...], y: One) -> StreamsOf:
+        """The streams, each with its share of y."""
+        post, x = kept
+        return (post.float().unsqueeze(-1) * y.float().unsqueeze(-2) + x.float()).to(x.dtype)
+
+
+class UniversalChannelGatedStreams(nn.Module):
+    """Streams are collapsed channel by channel, and each gets its share of what is made of them."""
+
+    def __init__(self, part: ChannelGatedStreams, *, d_model: int) -> None:
+        super().__init__()
+        self.part = part
+        self.gate = UniversalStreamGate(part.gate, streams=part.streams, d_model=d_model)
+        self.inject = Linear(part.streams * d_model, part.streams, bias=False)
+
+    def read(self, x: StreamsOf) -> tuple[One, tuple[Tensor, ...]]:
+        """The one vector; and each stream's share of what is made of it, and the streams."""
+        u, normed = self.gate(x)
+        return u, (2 * torch.sigmoid(self.inject(normed) / self.part.streams), x)
+
+    def write(self, kept: tuple[Tensor, ...], y: One) -> StreamsOf:
+        """The streams, each with its share of y."""
+        post, x = kept
+        return x + y.unsqueeze(-2) * post.unsqueeze(-1)
+
+
 CONNECTIONS: dict[type, Any] = {
+    ChannelGatedStreams: UniversalChannelGatedStreams,
+    GatedStreams: UniversalGatedStreams,
     AltUp: UniversalAltUp,
     HyperConnection: UniversalHyperConnection,
     StreamSlice: UniversalStreamSlice,

@@ -15,7 +15,7 @@ class UniversalDifferential(nn.Module):
 
     def __init__(self, part: Differential, *, head_dim: int, layer_index: int) -> None:
         super().__init__()
-        self.start = part.start(layer_index)
+        self.initial = part.start(layer_index)
         self.norm = UniversalNorm.of(part.norm, 2 * head_dim)
         self.first_query = nn.Parameter(torch.empty(head_dim))
         self.first_key = nn.Parameter(torch.empty(head_dim))
@@ -33,7 +33,7 @@ class UniversalDifferential(nn.Module):
         """`left` and `right` are the mixtures of the two halves of the values, for all heads."""
         a, b = torch.cat([left, right], dim=-1).chunk(2, dim=2)
         weight = self._exp(self.first_query, self.first_key, left) - self._exp(self.second_query, self.second_key, left)
-        return (1 - self.start) * self.norm(a - (weight + self.start) * b)
+        return (1 - self.initial) * self.norm(a - (weight + self.initial) * b)
 
     @staticmethod
     def _exp(query: Float[Tensor, " d"], key: Float[Tensor, " d"], like: Tensor) -> Float[Tensor, ""]:

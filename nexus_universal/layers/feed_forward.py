@@ -73,6 +73,13 @@ def gated_product(
         gate, up = gate.clamp(max=part.gate_limit), up.clamp(min=-part.gate_limit, max=part.gate_limit)
     if part.up_shift is not None:
         up = up + part.up_shift
+    if part.softcaps:
+        linear, bounded = (
+            torch.tanh(role.float() / cap) * cap for role, cap in zip((gate, up), part.softcaps, strict=True)
+        )
+        return (linear * torch.sigmoid(gate.float()) * bounded).to(gate.dtype)
+    if part.product == "float32":
+        return (ACTIVATIONS[part.activation](gate.float()) * up.float()).to(gate.dtype)
     return ACTIVATIONS[part.activation](gate) * up
 
 

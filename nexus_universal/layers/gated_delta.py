@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.mixers import GatedDeltaRule
+from nexus_universal.architecture.ends import Text
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution
 from nexus_universal.layers.delta_rule import chunked_delta_rule, recurrent_delta_rule
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.norms import GatedNorm
+from nexus_universal.layers.starts import start_steps
 from nexus_universal.layers.support import refuse_unless
 
 
@@ -40,12 +42,20 @@ class UniversalGatedDelta(nn.Module):
         # Packed roles are multiplied first, and the rest in the references' order: gradients' bits depend on it.
         order = dict.fromkeys((*(role for packed in part.packing for role in packed.roles), *rows))
         self.project = InputProjections(self, {role: rows[role] for role in order}, d_in=d_model, packing=part.packing)
-        channels = 2 * self.key_width + self.value_width
-        self.convolution = CausalConvolution(channels, part.convolution, activation=part.activation)
+        parts = (self.key_width, self.key_width, self.value_width)
+        self.convolution = CausalConvolution(
+            sum(parts), part.convolution, activation=part.activation, cut=part.cut, parts=parts
+        )
         self.decay_log = nn.Parameter(torch.empty(part.value_heads))
         self.decay_bias = nn.Parameter(torch.empty(part.value_heads))
         self.norm = GatedNorm(part.norm, part.value_dim, activation=part.gate_activation)
         self.output = Linear(self.value_width, d_model, bias=False)
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """Decays are log U, with bias 1, or as steps start."""
+        self.decay_log.uniform_(*text.decay_range).log_()
+        nn.init.ones_(self.decay_bias)
+        start_steps(self.decay_bias, text)
 
     def new_state(self) -> State:
         """An empty state for this mixer."""

@@ -11,10 +11,13 @@ from torch import Tensor
 
 
 def sorted_pairs(
-    chosen: Int[Tensor, "tokens k"], experts: int
+    chosen: Int[Tensor, "tokens k"], experts: int, *, stable: bool = False
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " experts"]]:
-    """The (token, expert) pairs sorted by expert: expert and number of each, and where each run ends."""
-    expert, order = torch.sort(chosen.reshape(-1))
+    """The (token, expert) pairs sorted by expert: expert and number of each, and where each run ends.
+
+    Which of an expert's pairs comes first shows in the bits of sums over them; `stable` is by number.
+    """
+    expert, order = torch.sort(chosen.reshape(-1), stable=stable)
     counted = expert.float() if chosen.device.type in ("cpu", "mps") else expert.int()
     per_expert = torch.histc(counted, bins=experts, min=0, max=experts - 1)
     return expert, order, torch.cumsum(per_expert, dim=0, dtype=torch.int32)
@@ -25,29 +28,38 @@ def grouped_linear(
     weight: Float[Tensor, "experts d_out d_in"],
     ends: Int[Tensor, " experts"],
     bias: Float[Tensor, "pairs d_out"] | None = None,
+    *,
+    apart: bool = False,
 ) -> Float[Tensor, "pairs d_out"]:
-    """x[start:end] @ weight[e]ᵀ for each expert's run of rows, `ends` being the runs' ends, plus each row's bias."""
+    """x[start:end] @ weight[e]ᵀ for each expert's run of rows, `ends` being the runs' ends, plus each row's bias.
+
+    There may be more runs than matrices: the product of a run that has none is 0. With `apart` every product is by
+    itself, whose gradients have other bits.
+    """
     x, matrices = x.to(weight.dtype), weight.transpose(-2, -1)
-    if torch.compiler.is_compiling() and weight.dtype != torch.bfloat16:
+    if torch.compiler.is_compiling() and (weight.dtype != torch.bfloat16 or len(ends) > len(matrices)):
         out = torch.ops.nexus_universal.grouped_product(x, matrices, ends)  # dynamo knows the kernel in bfloat16 only
     else:
-        out = _product(x, matrices, ends)
+        out = _product(x, matrices, ends, apart=apart)
     return out if bias is None else out + bias
 
 
-def _product(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+def _product(x: Tensor, matrices: Tensor, ends: Tensor, *, apart: bool = False) -> Tensor:
     """x [rows, in], matrices [runs, in, out].
 
     torch's kernel, which the reference needs, knows no float64, and only rows of whole 16 bytes; the rest is a loop.
     """
-    if matrices.dtype == torch.float64 or any(size * matrices.element_size() % 16 for size in matrices.shape[1:]):
-        runs = x.tensor_split(ends[:-1].tolist())
-        return torch.cat([run @ matrix for run, matrix in zip(runs, matrices, strict=True)])
+    odd = matrices.dtype == torch.float64 or any(size * matrices.element_size() % 16 for size in matrices.shape[1:])
+    if apart or odd or len(ends) > len(matrices):
+        *runs, behind = x.tensor_split(ends[: len(matrices)].tolist())
+        products = [run @ matrix for run, matrix in zip(runs, matrices, strict=True)]
+        return torch.cat([*products, behind.new_zeros(behind.shape[0], matrices.shape[-1])])
     return F.grouped_mm(x, matrices, offs=ends)
 
 
 def _backward(grad: Tensor, x: Tensor, matrices: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    rows, grads = (each.tensor_split(ends[:-1].tolist()) for each in (x, grad))
+    runs = ends[: len(matrices)].tolist()
+    rows, grads = (each.tensor_split(runs)[:-1] for each in (x, grad))
     of_matrices = torch.stack([row.T @ g for row, g in zip(rows, grads, strict=True)])
     return _product(grad.contiguous(), matrices.transpose(-2, -1), ends), of_matrices
 

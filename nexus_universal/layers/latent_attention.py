@@ -7,10 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.mixers import LatentAttention, SparseIndexer
-from nexus_universal.cache import IndexedState, KeyValueState, State
+from nexus_universal.cache import IndexedState, KeyValueState, State, WindowState
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
-from nexus_universal.layers.kernels import fused_attention
+from nexus_universal.layers.kernels import eager_attention, fused_attention
 from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.sparse_indexer import ReusedSelection, UniversalSparseIndexer
 from nexus_universal.layers.support import refuse_unless
@@ -23,23 +24,35 @@ class UniversalLatentAttention(nn.Module):
         self, part: LatentAttention, *, d_model: int, plan: CallPlan | None = None, key: str | None = None
     ) -> None:
         super().__init__()
-        refuse_unless(part, query_scale=None, latent_scale=None, gate=None, sinks=False)
+        if part.gate:
+            widths = "none" if part.gate.wide == "activation" else part.gate.wide
+            refuse_unless(part.gate, activation="sigmoid", wide=widths, head_bias=False)
         self.part = part
         self.plan = plan or CallPlan()
+        if part.gate and not part.joint_gate:
+            rows = part.heads * (part.value_dim if part.gate.per == "channel" else 1)
+            self.gate = Linear(d_model, rows, bias=False)
         query_width = part.heads * part.head_dim
         if part.query_rank is None:
             self.query = Linear(d_model, query_width, bias=False)
         else:
             self.query_down = Linear(d_model, part.query_rank, bias="query_down" in part.biases)
             self.query_norm = UniversalNorm.of(part.latent_norm, part.query_rank)
-            self.query_up = Linear(part.query_rank, query_width, bias=False)
+            if part.joint_gate:
+                self.query_gate = Linear(2 * part.query_rank, query_width + part.heads * part.value_dim, bias=False)
+            else:
+                self.query_up = Linear(part.query_rank, query_width, bias=False)
         self.latent_down = Linear(d_model, part.latent_rank + part.rope_dim, bias="latent_down" in part.biases)
         self.latent_norm = UniversalNorm.of(part.latent_norm, part.latent_rank)
+        self.key_rope_norm = UniversalNorm.of(part.rope_norm, part.rope_dim) if part.rope_norm else None
         self.latent_up = Linear(part.latent_rank, part.heads * (part.nope_dim + part.value_dim), bias=False)
         self.output = Linear(part.heads * part.value_dim, d_model, bias="output" in part.biases)
+        self.query_scales = {"query": None, "latent": None, part.query_scale_on: part.query_scale}
         self.rope_index = self.plan.rope(part.rope, part.rope_dim) if part.rope else None
         self.indexer = self._indexer(d_model)
-        self.mask_index = self.plan.mask(MaskKind(form="always" if self.indexer else "omissible"), key)
+        self.sinks = nn.Parameter(torch.empty(part.heads)) if part.sinks else None
+        form = "additive" if part.sinks else "always" if self.indexer else "omissible"
+        self.mask_index = self.plan.mask(MaskKind(window=part.window, form=form), key)
 
     def _indexer(self, d_model: int) -> nn.Module | None:
         """What narrows the mask, called (input, query latent, mask, call, state)."""
@@ -51,7 +64,9 @@ class UniversalLatentAttention(nn.Module):
 
     def new_state(self) -> State:
         """An empty state for this mixer."""
-        return IndexedState() if isinstance(self.part.indexer, SparseIndexer) else KeyValueState()
+        if isinstance(self.part.indexer, SparseIndexer):
+            return IndexedState()
+        return KeyValueState() if self.part.window is None else WindowState(self.part.window)
 
     def forward(
         self,
@@ -61,14 +76,25 @@ class UniversalLatentAttention(nn.Module):
     ) -> Float[Tensor, "batch seq d_hidden"]:
         call = call or self.plan.begin(x)
         part, (batch, seq) = self.part, x.shape[:2]
-        query_latent = x if part.query_rank is None else self.query_norm(self.query_down(x))
-        query = (self.query if part.query_rank is None else self.query_up)(query_latent)
+        gate = self.gate(x) if part.gate and not (part.late_gate or part.joint_gate) else None
+        down = x if part.query_rank is None else self.query_down(x)
+        query_latent = x if part.query_rank is None else _times(self.query_norm(down), self.query_scales["latent"])
+        if part.joint_gate:
+            both = self.query_gate(torch.cat([query_latent, down], dim=-1)).view(batch, seq, part.heads, -1)
+            query, gate = both.split([part.head_dim, part.value_dim], dim=-1)
+            gate = gate.reshape(batch, seq, -1)
+        else:
+            query = (self.query if part.query_rank is None else self.query_up)(query_latent)
         query = query.view(batch, seq, part.heads, part.head_dim).transpose(1, 2)
-        query_nope, query_rope = query.split([part.nope_dim, part.rope_dim], dim=-1)
+        query_nope, query_rope = (
+            _times(half, self.query_scales["query"]) for half in query.split([part.nope_dim, part.rope_dim], dim=-1)
+        )
 
         latent, key_rope = self.latent_down(x).split([part.latent_rank, part.rope_dim], dim=-1)
-        latent = self.latent_norm(latent).view(batch, 1, seq, part.latent_rank)
+        latent = _times(self.latent_norm(latent), part.latent_scale).view(batch, 1, seq, part.latent_rank)
         key_rope = key_rope.view(batch, 1, seq, part.rope_dim)
+        if self.key_rope_norm is not None:
+            key_rope = self.key_rope_norm(key_rope)
         if self.rope_index is not None:
             rope = self.plan.ropes[self.rope_index]
             query_rope, key_rope = rope.rotate(query_rope, key_rope, call.tables[self.rope_index])
@@ -81,8 +107,21 @@ class UniversalLatentAttention(nn.Module):
         mask = call.masks[self.mask_index]
         if self.indexer is not None:
             mask = self.indexer(x, query_latent, mask, call, state)
-        mixed = fused_attention(query, key, value, mask=mask, scale=part.softmax_scale)
+        mixed = self._attend(query, key, value, mask)
+        gate = self.gate(x) if part.late_gate else gate
+        if gate is not None:
+            opened = gate.reshape(batch, seq, part.heads, -1)
+            wide = part.gate is not None and part.gate.wide == "product"
+            mixed = (mixed * torch.sigmoid(opened.float() if wide else opened)).to(mixed.dtype)
         return self.output(mixed.reshape(batch, seq, -1))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
+        if self.sinks is None:
+            return fused_attention(query, key, value, mask=mask, scale=self.part.softmax_scale)
+        assert mask is not None
+        return eager_attention(
+            query, key, value, mask=mask, scale=self.part.softmax_scale, sinks=self.sinks, shifted=True
+        )
 
     def expand(
         self, latent: Float[Tensor, "batch one keys rank"], key_rope: Float[Tensor, "batch one keys rope"]
@@ -93,3 +132,7 @@ class UniversalLatentAttention(nn.Module):
         expanded = self.latent_up(latent).view(batch, keys, part.heads, -1).transpose(1, 2)
         key_nope, value = expanded.split([part.nope_dim, part.value_dim], dim=-1)
         return torch.cat((key_nope, key_rope.expand(-1, part.heads, -1, -1)), dim=-1), value
+
+
+def _times(x: Float[Tensor, "*lead width"], scale: float | None) -> Float[Tensor, "*lead width"]:
+    return x if scale is None else x * scale

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -74,6 +75,7 @@ class InputProjections:
         late_bias: bool = False,
     ) -> None:
         self.layers: list[tuple[str, Linear]] = []
+        self.additions: dict[str, nn.Module] = {}
         by_role = {role: packed for packed in packing for role in packed.roles}
         for role, count in rows.items():
             packed = by_role.get(role)
@@ -87,12 +89,28 @@ class InputProjections:
         owner.add_module(name, layer)
         self.layers.append((name, layer))
 
-    def __call__(self, x: Float[Tensor, "*lead d_in"]) -> dict[str, Tensor]:
-        """Each role's output: [*lead, rows], or [*lead, groups, rows / groups] where it was packed."""
+    def __call__(
+        self, x: Float[Tensor, "*lead d_in"] | Mapping[str, Tensor], then: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Each role's output: [*lead, rows], or [*lead, groups, rows / groups] where it was packed.
+
+        x is the same for all, or each role's own.
+        `then` is done to every product before it is split.
+        """
+        products = {name: layer(x if isinstance(x, Tensor) else x[name]) for name, layer in self.layers}
+        for name, addition in self.additions.items():
+            products[name] = products[name] + addition(x if isinstance(x, Tensor) else x[name])
         out: dict[str, Tensor] = {}
         for name, layer in self.layers:
+            product = products[name] if then is None else then(products[name])
             if isinstance(layer, PackedLinear):
-                out.update(layer.split(layer(x)))
+                out.update(layer.split(product))
             else:
-                out[name] = layer(x)
+                out[name] = product
         return out
+
+    def with_additions(self, additions: Mapping[str, nn.Module]) -> InputProjections:
+        """The same projections, to some of which another module of x is added once all are multiplied."""
+        whole = copy.copy(self)
+        whole.additions = dict(additions)
+        return whole

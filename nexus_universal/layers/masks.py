@@ -31,8 +31,11 @@ def attention_mask(
     padding: Bool[Tensor, "batch total"] | None,
     positions: Int[Tensor, "rows seq"] | None,
     always: bool = False,
+    chunked: bool = False,
 ) -> Bool[Tensor, "batch one queries keys"] | None:
     """True where a query may see a key; None where `is_causal` (or a single query) needs no mask, unless `always`.
+
+    A `chunked` window is the query's own chunk, counted from the first token that is no pad.
 
     `positions` are given only where several sequences may be packed into one row: they are then kept apart. The rules
     for leaving the mask out are the reference's (masking_utils.py): another choice would take a kernel of other bits.
@@ -53,7 +56,9 @@ def attention_mask(
         positions = positions.expand(batch, -1)
         at_query, at_key = positions[rows, query], positions[rows, key]
     seen = at_key <= at_query
-    if window is not None:
+    if window is not None and chunked:
+        seen = (_chunk(at_key, window, padding) == _chunk(at_query, window, padding)) & seen
+    elif window is not None:
         seen = (at_key > at_query - window) & seen
     if sequence is not None:
         sequence = sequence.expand(batch, -1)
@@ -63,6 +68,33 @@ def attention_mask(
     return seen.expand(batch, -1, extent.queries, extent.keys)
 
 
+def _chunk(
+    at: Int[Tensor, "rows one queries keys"], size: int, padding: Bool[Tensor, "batch total"] | None
+) -> Int[Tensor, "_ one queries keys"]:
+    """The number of the chunk that a place lies in; those of a padded row begin behind its pads."""
+    if padding is None:
+        return at // size
+    pads = (padding.cumsum(-1) == 0).sum(-1)
+    return (at - pads[:, None, None, None]) // size
+
+
+def trailing(padding: Bool[Tensor, "batch total"]) -> Bool[Tensor, "batch total"]:
+    """Pads behind the last real token."""
+    return padding.flip(-1).cumsum(-1).flip(-1) == 0
+
+
+def distances(
+    extent: Extent, padding: Bool[Tensor, "batch total"] | None, device: torch.device
+) -> Int[Tensor, "rows one queries keys"]:
+    """How many positions before each query a key stands; pads do not count, but for those behind the last token."""
+    if padding is None:
+        positions = torch.arange(extent.keys + extent.key_offset, device=device)[None]
+    else:
+        positions = (padding | trailing(padding)).cumsum(-1) - 1
+    keys = positions[:, extent.key_offset :]
+    return (keys[:, -extent.queries :, None] - keys[:, None, :])[:, None]
+
+
 def additive(mask: Mask, dtype: torch.dtype) -> Float[Tensor, "batch heads queries keys"]:
     """0 where a query may see a key, the lowest number of the model's dtype elsewhere."""
     if mask.dtype != torch.bool:
@@ -70,7 +102,7 @@ def additive(mask: Mask, dtype: torch.dtype) -> Float[Tensor, "batch heads queri
     return torch.where(mask, torch.zeros((), device=mask.device, dtype=dtype), torch.finfo(dtype).min)
 
 
-def refused(mask: Mask) -> Bool[Tensor, "batch heads queries keys"]:
+def refused(mask: Bool[Tensor, "*seen"] | Float[Tensor, "*seen"]) -> Bool[Tensor, "*seen"]:
     """True where a query may not see a key, in either form of mask."""
     return ~mask if mask.dtype == torch.bool else mask < -1
 

@@ -59,7 +59,7 @@ def find_tokens(
     alike = (rows[position] == table[token]).all(-1)
     position, token = position[alike], token[alike]
     if not torch.equal(position, torch.arange(rows.shape[0], device=x.device)):
-        raise InputError("inputs_embeds must hold rows of the scaled token table: the per-layer table needs their ids")
+        raise InputError("inputs_embeds must hold rows of the scaled token table: another table needs their ids")
     return token.view(x.shape[:2])
 
 

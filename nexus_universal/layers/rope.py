@@ -25,9 +25,9 @@ from nexus_universal.architecture.position import (
 Tables = tuple[Float[Tensor, "rows seq _"], Float[Tensor, "rows seq _"]]
 
 
-def _plain(theta: float | Tensor, dims: int) -> Tensor:
+def _plain(theta: float | Tensor, dims: int, dtype: torch.dtype = torch.float) -> Tensor:
     device = theta.device if isinstance(theta, Tensor) else None
-    exponents = torch.arange(0, dims, 2, dtype=torch.float, device=device) / dims
+    exponents = (torch.arange(0, dims, 2, dtype=torch.float, device=device) / dims).to(dtype)
     return 1.0 / (theta**exponents)
 
 
@@ -150,6 +150,8 @@ class UniversalRoPE(nn.Module):
             kept = {"initial": frequencies(part.scaling, part, head_dim)}
             if isinstance(part.scaling, LongRopeScaling):
                 kept["long"] = longrope_frequencies(part.scaling.long_factors, part, head_dim)
+            if part.frequencies == "model":
+                kept |= {str(dtype): _plain(part.theta, self.dims, dtype) for dtype in (torch.bfloat16, torch.float16)}
         self._kept = {(name, made.device): made for name, made in kept.items()}
 
     def _frequencies(self, device: torch.device, name: str = "initial") -> Float[Tensor, " half"]:
@@ -176,6 +178,24 @@ class UniversalRoPE(nn.Module):
             return torch.where(beyond, self._frequencies(device, "long"), self._frequencies(device))
         return self._frequencies(device)
 
+    def _table_factor_of_call(self, positions: Int[Tensor, "rows seq"]) -> float | Float[Tensor, ""]:
+        """What cos and sin are multiplied by."""
+        longer = getattr(self.part.scaling, "long_attention_factor", None)
+        if longer is None:
+            return self.table_factor
+        beyond = torch.max(positions) + 1 > self.part.scaling.original_context  # type: ignore[union-attr]
+        return torch.where(beyond, longer, self.table_factor)
+
+    def _angles(
+        self, positions: Int[Tensor, "rows seq"], dtype: torch.dtype, lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "rows seq half"]:
+        if self.part.frequencies == "float64":
+            exponents = torch.arange(0, self.dims, 2, dtype=torch.double, device=positions.device) / self.dims
+            return positions[..., None].double() / self.part.theta**exponents
+        if self.part.frequencies == "model" and dtype in (torch.bfloat16, torch.float16):
+            return positions[..., None].float() * self._frequencies(positions.device, str(dtype))
+        return positions[..., None].float() * self._frequencies_of_call(positions, lengths)
+
     @torch.no_grad()
     def forward(
         self, positions: Int[Tensor, "rows seq"], dtype: torch.dtype, lengths: Int[Tensor, " batch"] | None = None
@@ -184,7 +204,7 @@ class UniversalRoPE(nn.Module):
 
         `lengths` are those of the rows at the first call, where that is not this one.
         """
-        angles = positions[..., None].float() * self._frequencies_of_call(positions, lengths)
+        angles = self._angles(positions, dtype, lengths)
         angles = -angles if self.part.clockwise else angles
         if self.part.pairing == "interleaved":
             angles = torch.repeat_interleave(angles, 2, dim=-1)
@@ -193,7 +213,8 @@ class UniversalRoPE(nn.Module):
         if self.part.product == "complex64":
             turns = torch.polar(torch.ones_like(angles), angles)
             return turns.real * self.table_factor, turns.imag * self.table_factor
-        cos, sin = angles.cos() * self.table_factor, angles.sin() * self.table_factor
+        factor = self._table_factor_of_call(positions)
+        cos, sin = angles.cos().float() * factor, angles.sin().float() * factor
         kept = torch.float32 if self.part.table == "float32" else dtype
         return cos.to(kept), sin.to(kept)
 
@@ -203,13 +224,16 @@ class UniversalRoPE(nn.Module):
         """Queries and keys `turned`."""
         return self.turned(query, tables), self.turned(key, tables)
 
-    def turned(self, x: Float[Tensor, "batch heads seq d"], tables: Tables) -> Float[Tensor, "batch heads seq d"]:
-        """Rotate queries or keys; dimensions beyond the tables pass through."""
+    def turned(
+        self, x: Float[Tensor, "batch heads seq d"], tables: Tables, *, wide: bool = False
+    ) -> Float[Tensor, "batch heads seq d"]:
+        """Rotate queries or keys; dimensions beyond the tables pass through. A `wide` result is not rounded."""
         if self.part.over == "positions":
-            return self._turned(x.transpose(1, 2), tables[0].unsqueeze(2), tables[1].unsqueeze(2)).transpose(1, 2)
-        return self._turned(x, tables[0].unsqueeze(1), tables[1].unsqueeze(1))
+            tables = tables[0].unsqueeze(2), tables[1].unsqueeze(2)
+            return self._turned(x.transpose(1, 2), *tables, wide=wide).transpose(1, 2)
+        return self._turned(x, tables[0].unsqueeze(1), tables[1].unsqueeze(1), wide=wide)
 
-    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor, *, wide: bool) -> Tensor:
         turned, rest = self._parted(x)
         dtype = turned.dtype
         if self.part.product == "complex64":
@@ -225,8 +249,7 @@ class UniversalRoPE(nn.Module):
             out = torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
         else:
             out = (turned * cos) + (self._quarter_turn(turned) * sin)
-        out = out.to(dtype)
-        return self._joined(out, rest)
+        return self._joined(out if wide else out.to(dtype), rest)
 
     def _parted(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The dimensions that turn, and those that do not."""

@@ -60,5 +60,5 @@ class UniversalRoutedAttention(nn.Module):
         mask = call.masks[self.mask_index]
         mixed = fused_attention(query, key, value, mask=mask, scale=part.head_dim**-0.5)
         answered = grouped_linear(mixed.reshape(len(order), -1)[order], self.output, ends)
-        answered = answered * weights.flatten()[order][:, None]
+        answered = (answered * weights.flatten()[order][:, None]).to(x.dtype)
         return torch.zeros_like(flat).index_add(0, order // part.per_token, answered).view_as(x) + self.bias

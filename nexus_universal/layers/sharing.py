@@ -1,8 +1,16 @@
-"""Weights that several uses share: kept once, under the name that n gives them."""
+"""Weights that several uses share: kept once, under the name that n gives them; and what one use adds to them."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+
 from torch import nn
+
+from nexus_universal.architecture.mixers import LowRank
+from nexus_universal.architecture.program import Adapter
+from nexus_universal.layers.linear import InputProjections
+from nexus_universal.layers.low_rank import UniversalLowRank
 
 
 class Shares:
@@ -10,6 +18,8 @@ class Shares:
 
     def __init__(self) -> None:
         self.known: dict[str, nn.Module] = {}
+        self.uses = 0
+        """How many uses of shared weights have had adapters so far: theirs are numbered through the model."""
 
     def find(self, name: str | None) -> nn.Module | None:
         """The module that was kept under this name."""
@@ -35,3 +45,25 @@ class Shares:
                 holder = holder.get_submodule(key)
             holder.add_module(last, module)
         return root
+
+
+def adapted(shared: nn.Module, adapters: Iterable[Adapter], *, d_in: int, use: int) -> nn.Module:
+    """A module of the same weights whose input projections have low-rank additions (arXiv 2106.09685).
+
+    The shared module holds those of all uses, by projection and number: `query_adapters.3`.
+    """
+    project = shared.project
+    assert isinstance(project, InputProjections)
+    additions: dict[str, nn.Module] = {}
+    for adapter in adapters:
+        name = f"{adapter.target}_adapters"
+        if name not in shared._modules:
+            shared.add_module(name, nn.ModuleDict())
+        rows = shared.get_submodule(adapter.target).out_features
+        assert isinstance(rows, int)
+        additions[adapter.target] = UniversalLowRank(LowRank(rank=adapter.rank), d_model=d_in, d_out=rows)
+        shared.get_submodule(name).add_module(str(use), additions[adapter.target])
+    module = copy.copy(shared)
+    module._modules = {name: child for name, child in shared._modules.items() if not name.endswith("_adapters")}
+    module.project = project.with_additions(additions)  # type: ignore[assignment]
+    return module

@@ -12,7 +12,6 @@ from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import UniversalNorm
-from nexus_universal.layers.support import refuse_unless
 
 Chosen = Int[Tensor, "batch queries keep"]
 
@@ -22,7 +21,6 @@ class UniversalSparseIndexer(nn.Module):
 
     def __init__(self, part: SparseIndexer, *, d_model: int, query_rank: int, plan: CallPlan) -> None:
         super().__init__()
-        refuse_unless(part, scale_on="scores")
         self.part, self.plan = part, plan
         self.query = Linear(query_rank, part.heads * part.head_dim, bias=False)
         self.key = Linear(d_model, part.head_dim, bias=False)
@@ -44,13 +42,19 @@ class UniversalSparseIndexer(nn.Module):
         query = self.query(latent).view(batch, seq, part.heads, part.head_dim).transpose(1, 2)
         key = self.key_norm(self.key(x)).unsqueeze(1)
         if self.rope_index is not None:
-            query, key = self.plan.ropes[self.rope_index].rotate(query, key, call.tables[self.rope_index])
+            rope, tables = self.plan.ropes[self.rope_index], call.tables[self.rope_index]
+            wide = rope.part.rounded == "kept"
+            query, key = (rope.turned(side, tables, wide=wide) for side in (query, key))
         query, key = query.transpose(1, 2), key.squeeze(1)
         if state is not None:
             assert isinstance(state, IndexedState)
             key = state.extend_index(key)
-        scores = torch.matmul(query.float(), key.transpose(-1, -2).float().unsqueeze(1)) * part.head_dim**-0.5
+        scores = torch.matmul(query.float(), key.transpose(-1, -2).float().unsqueeze(1))
         weights = self.weights(x).float() * part.heads**-0.5
+        if part.scale_on == "scores":
+            scores = scores * part.head_dim**-0.5
+        else:
+            weights = weights * part.head_dim**-0.5
         total = torch.matmul(weights.unsqueeze(-2), torch.relu(scores)).squeeze(-2)
         seen = mask[:, 0]
         total = total.masked_fill(~seen, float("-inf")) if seen.dtype == torch.bool else total + seen

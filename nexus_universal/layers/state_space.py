@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nexus_universal.architecture.mixers import StateSpace
+from nexus_universal.architecture.ends import Text
+from nexus_universal.architecture.recurrences import StateSpace
 from nexus_universal.cache import RecurrentState, State
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import SlicedGatedNorm
 from nexus_universal.layers.selective_scan import chunked_scan, single_step
+from nexus_universal.layers.starts import start_decays, start_ends, start_steps
 
 
 class UniversalStateSpace(nn.Module):
@@ -42,6 +44,12 @@ class UniversalStateSpace(nn.Module):
             else None
         )
         self.output = Linear(self.width, d_model, bias="output" in part.biases)
+
+    def start(self, text: Text, *, depth: int) -> None:
+        """As `text` says of Δ and of what is read and written."""
+        start_decays(self.decay_log, self.skip)
+        start_steps(nn.init.ones_(self.step_bias), text)
+        start_ends(self.convolution.weight, self.output.weight, text, depth=depth)
 
     def new_state(self) -> State:
         """An empty state for this mixer."""

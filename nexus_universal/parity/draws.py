@@ -7,14 +7,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nexus_universal.architecture.mixers import CompressedAttention, StateSpace
+from nexus_universal.architecture.convolved_attention import ConvolvedAttention
+from nexus_universal.architecture.indexers import BlockIndexer
+from nexus_universal.architecture.mixers import CompressedAttention
 from nexus_universal.architecture.position import DynamicScaling, LongRopeScaling, SteppedScaling
-from nexus_universal.architecture.recurrences import ChannelStateSpace, ShortConvolution
+from nexus_universal.architecture.recurrences import (
+    ChannelStateSpace,
+    DecayedAverage,
+    GatedLinearRecurrence,
+    MatrixMemory,
+    ShortConvolution,
+    StateSpace,
+)
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.family import Family
-from nexus_universal.parity.modes import GIVEN, LEFT_PADDED, Sample
+from nexus_universal.parity.modes import GIVEN, LAST, LEFT_PADDED, Sample
+from nexus_universal.parity.quirks import quirks
 
 CONVOLVING = (StateSpace, ChannelStateSpace, ShortConvolution)
+UNMASKED = (GatedLinearRecurrence, DecayedAverage, MatrixMemory)
+"""Mixers whose references ask no mask."""
 
 
 def draw_configs(family: Family, count: int, *, seed: int) -> list[dict[str, Any]]:
@@ -96,18 +108,34 @@ def switch_length(n: Any) -> int | None:
 
 def asked(n: Any, mode: str, sample: Sample) -> Sample:
     """What the reference is asked in a mode: without pads on the left where it lets them into the tokens after them."""
+    odd = quirks(n.origin.family)
     if mode == GIVEN and n.embedding.per_layer and n.embedding.per_layer.finds_tokens:
         return replace(sample, given="looked up")
     if mode == GIVEN and any(getattr(getattr(part, "router", None), "by_token", None) for part in _parts(n)):
         return replace(sample, given="ids")  # experts are chosen by them
+    if mode in ("chunks", "cached decode") and odd.steps_alone:
+        return sample.one_row()
     if mode == "chunks" and scans_restart(n):
         return sample.stepped()
-    return sample.unpadded() if mode in LEFT_PADDED and pads_leak(n) else sample
+    if mode == GIVEN and odd.reads_positions_off_ids and n.embedding.positions.uncounted is not None:
+        return replace(sample, given="ids")  # positions are made of them
+    if mode == LAST and odd.keeps_all:
+        return replace(sample, keep=0)
+    if mode in LEFT_PADDED and odd.counts_slots:
+        return replace(sample, counted="slots")
+    leaks = pads_leak(n) if mode in LEFT_PADDED else False
+    return sample.unpadded() if leaks or (mode == "cached decode" and odd.widens_mask) else sample
 
 
 def pads_leak(n: Any) -> bool:
-    """Whether a reference lets pads in: a convolution that reads their bias, or a compressor that pools them."""
+    """Whether a reference lets pads in: a convolution reads their bias, they are pooled, or blocks count from them."""
     if any(isinstance(part, CompressedAttention) and part.rate for part in _parts(n)):
+        return True
+    if any(
+        isinstance(part, UNMASKED) or isinstance(getattr(part, "indexer", None), BlockIndexer) for part in _parts(n)
+    ):
+        return True
+    if any(isinstance(part, ConvolvedAttention) and part.bias for part in _parts(n)):
         return True
     biased = [part.bias if isinstance(part, ShortConvolution) else "input" in part.biases for part in _convolving(n)]
     return any(biased)
@@ -120,7 +148,7 @@ def steps_differ(n: Any) -> bool:
 
 def scans_restart(n: Any) -> bool:
     """Whether a reference forgets its state where several positions are read after others."""
-    return any(isinstance(part, ChannelStateSpace) for part in _convolving(n))
+    return any(isinstance(part, ChannelStateSpace | GatedLinearRecurrence) for part in _parts(n))
 
 
 def _convolving(n: Any) -> list[StateSpace | ChannelStateSpace | ShortConvolution]:
@@ -134,4 +162,4 @@ def _parts(n: Any) -> list[Any]:
 def longest_sample(n: Any, *, wanted: int) -> int:
     """A length past every window and the original context, but inside a learned position table."""
     table = n.embedding.positions
-    return min(wanted, table.count) if table is not None else wanted
+    return min(wanted, table.reach) if table is not None else wanted

@@ -64,7 +64,7 @@ def measure_floor(
         variations["steps"] = stepped
     if other_attention is not None:
         variations["other attention form"] = lambda: full(Reference(other_attention))
-    if double:
+    if double and not reference.quirks.not_in_double:
         variations["float64"] = lambda: full(Reference(in_double(reference.model)))
     changes = {name: float((run() - base).abs().max()) for name, run in variations.items()}
     with _threads(1 if torch.get_num_threads() > 1 else 2):
@@ -87,6 +87,16 @@ def padding_change(reference: Reference, sample: Sample) -> float:
         alone = reference(sample.ids[row : row + 1, real])[0]
         worst = max(worst, float((together[row, real].double() - alone.double()).abs().max()))
     return worst
+
+
+@torch.no_grad()
+def cutting_change(reference: Reference, sample: Sample) -> float:
+    """How far the reference's own logits move when a text is read in chunks: the same for the laws of cutting."""
+    reference.begin()
+    cache = reference.new_cache()
+    pieces = [reference(piece, cache=cache) for piece in sample.ids.split(list(sample.chunks), dim=1)]
+    reference.begin()
+    return float((torch.cat(pieces, dim=1).double() - reference(sample.ids).double()).abs().max())
 
 
 def in_double(model: Any) -> Any:

@@ -12,6 +12,7 @@ from nexus_universal.architecture import registry
 from nexus_universal.checkpoint.load import assemble, plan_load, slots
 from nexus_universal.parity.floors import FACTOR
 from nexus_universal.parity.modes import Reference, Sample
+from nexus_universal.parity.own_states import rescaled
 from nexus_universal.transformer import UniversalTransformer
 
 FINEST = 1e-4
@@ -88,8 +89,9 @@ def _reference_gradients(reference: Reference, ids: Tensor, probe: Tensor) -> di
     reference.begin()
     reference.model.zero_grad(set_to_none=True)
     (reference(ids).float() * probe).sum().backward()
+    scales = rescaled(reference.model.config)
     found = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
+        name: torch.zeros_like(p) if p.grad is None else p.grad.detach() * scales.get(name, 1.0)
         for name, p in reference.model.named_parameters(remove_duplicate=False)
     }
     reference.model.zero_grad(set_to_none=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.feed_forward import MixtureOfExperts
 from nexus_universal.cache import Cache
 from nexus_universal.parity.modes import Sample, positions_of
@@ -37,7 +38,9 @@ def check_laws(model: UniversalTransformer, sample: Sample, *, floor: float, cut
     cutting are left out where n is not `cuttable`.
     """
     has_experts = any(
-        isinstance(branch.part, MixtureOfExperts) for layer in model.n.layers for branch in layer.branches()
+        isinstance(branch.part, MixtureOfExperts | ChainedExperts)
+        for layer in model.n.layers
+        for branch in layer.branches()
     )
     bitwise = floor if has_experts else 0.0
     ids, full = sample.ids, model(sample.ids).logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -12,14 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from nexus_universal.parity.own_states import Given, remembers
+from nexus_universal.parity.quirks import quirks
 from nexus_universal.parity.references import Rotary
 from nexus_universal.transformer import UniversalTransformer
-
-STARTS_ANEW = ("bamba",)
-"""Types whose cached calls count positions from 0 again where none are given (docs/REFERENCE_FAULTS.md)."""
-
-TAKES_NEW = ("mamba", "falcon_mamba")
-"""Types that take a mask for one of the new positions alone; generation hands them none in its steps, and so it is."""
 
 Logits = Float[Tensor, "*positions d_vocab"]
 Ids = Int[Tensor, "batch seq"]
@@ -27,7 +23,11 @@ Ids = Int[Tensor, "batch seq"]
 
 @dataclass(frozen=True)
 class Sample:
-    """What a draw is run on: ids, the rows' lengths when the batch is ragged, chunk sizes, and a prompt's length."""
+    """What a draw is run on: ids, the rows' lengths when the batch is ragged, chunk sizes, and a prompt's length.
+
+    `counted`: what positions count in a padded row, its tokens or its slots, pads among them. `keep`: of how many last
+    positions logits are asked for, 0 for all.
+    """
 
     ids: Ids
     lengths: tuple[int, ...]
@@ -36,6 +36,8 @@ class Sample:
     new_tokens: int = 8
     given: Literal["rows", "looked up", "ids"] = "rows"
     """What is given as embeddings: the table's rows, or what ids look up (a model may find them by it), or ids."""
+    counted: Literal["tokens", "slots"] = "tokens"
+    keep: int = 1
 
     def cut(self, length: int) -> Sample:
         """The same rows, no longer than `length`."""
@@ -47,6 +49,10 @@ class Sample:
     def unpadded(self) -> Sample:
         """The same rows, all of full length."""
         return replace(self, lengths=(self.ids.shape[1],) * len(self.lengths))
+
+    def one_row(self) -> Sample:
+        """The first row alone."""
+        return replace(self, ids=self.ids[:1], lengths=self.lengths[:1])
 
     def stepped(self) -> Sample:
         """The same rows, read in one chunk and then one by one."""
@@ -73,9 +79,24 @@ def sample(vocab: int, *, length: int, batch: int, seed: int, pad: int | None = 
     return Sample(ids=ids, lengths=lengths, chunks=(first, second, rest, *(1,) * ones), prompt=length // 2)
 
 
-def positions_of(mask: Tensor) -> Tensor:
-    """Positions counted over real tokens."""
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+def positions_of(mask: Tensor, counted: str = "tokens") -> Tensor:
+    """Positions counted over real tokens, or over all slots."""
+    return (torch.ones_like(mask) if counted == "slots" else mask).long().cumsum(-1).sub(1).clamp(min=0)
+
+
+@dataclass
+class Past:
+    """What stands for a cache where there is none: ids, and positions if any were given."""
+
+    ids: list[Tensor] = field(default_factory=list)
+    positions: list[Tensor] = field(default_factory=list)
+
+    def with_piece(self, ids: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """All that was read, this piece last."""
+        self.ids.append(ids)
+        if positions is not None:
+            self.positions.append(positions)
+        return torch.cat(self.ids, dim=1), torch.cat(self.positions, dim=1) if self.positions else None
 
 
 class Reference:
@@ -86,9 +107,9 @@ class Reference:
         self.rotary = Rotary(model)
         # A model that only has recurrent states calls its cache by another name, and swallows the usual one unread.
         recurrent = "cache_params" in inspect.signature(model.forward).parameters
-        self.cache_name = "cache_params" if recurrent else "past_key_values"
-        self.takes_new = model.config.model_type in TAKES_NEW
-        self.starts_anew = model.config.model_type in STARTS_ANEW
+        self.quirks = quirks(model.config.model_type)
+        self.cache_name = self.quirks.gives_states or ("cache_params" if recurrent else "past_key_values")
+        self.first_row = model.config.pad_token_id + 1 if self.quirks.positions_are_rows else 0
 
     def begin(self) -> None:
         """Before a call or a series of calls."""
@@ -97,6 +118,12 @@ class Reference:
     def new_cache(self) -> Any:
         from transformers import DynamicCache
 
+        if self.quirks.reads_anew:
+            return Past()
+        if self.quirks.gives_states:
+            return Given()
+        if self.quirks.own_cache:
+            return getattr(inspect.getmodule(type(self.model)), self.quirks.own_cache)()
         return DynamicCache(config=self.model.config)
 
     def __call__(
@@ -108,25 +135,34 @@ class Reference:
         cache: Any = None,
         keep: int = 0,
     ) -> Tensor:
-        if positions is None and cache is not None and self.starts_anew:
+        if isinstance(cache, Past):
+            whole, where = cache.with_piece(ids, positions)
+            return self(whole, mask=mask, positions=where)[:, -(keep or ids.shape[1]) :]
+        if self.quirks.steps_alone and cache is not None and ids.shape[1] == 1 < ids.shape[0]:
+            return torch.cat([self(row, cache=cache.row(index)) for index, row in enumerate(ids.split(1))])
+        if positions is None and cache is not None and self.quirks.starts_anew:
             positions = (torch.arange(ids.shape[1]) + cache.get_seq_length()).unsqueeze(0)
-        if self.takes_new and mask is not None and mask.shape[1] > ids.shape[1]:
+        if positions is not None:
+            positions = positions + self.first_row
+        if self.quirks.takes_new and mask is not None and mask.shape[1] > ids.shape[1]:
             mask = None
         out = self.model(
             ids,
             attention_mask=mask,
             position_ids=positions,
-            use_cache=cache is not None,
+            use_cache=cache is not None or remembers(self.model),
             logits_to_keep=keep,
-            **{self.cache_name: cache},
+            **{self.cache_name: cache.states if isinstance(cache, Given) else cache},
         )
+        if isinstance(cache, Given):
+            cache.states = getattr(out, self.cache_name)
         return out.logits
 
     def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:
         """Logits of the token table's rows, given as they lie there; of looked-up ones where it is no single table."""
         tokens = self.model.get_input_embeddings()
         rows = embedding(ids, tokens.weight) if hasattr(tokens, "weight") and not looks_up else tokens(ids)
-        return self.model(inputs_embeds=rows, use_cache=False).logits
+        return self.model(inputs_embeds=rows, use_cache=remembers(self.model)).logits
 
 
 class Ours:
@@ -134,12 +170,14 @@ class Ours:
 
     def __init__(self, model: UniversalTransformer) -> None:
         self.model = model
+        self.quirks = quirks(model.n.origin.family)
 
     def begin(self) -> None:
         """Nothing is left behind by a call."""
 
     def new_cache(self) -> Any:
-        return self.model.new_cache()
+        """Its own, or none where the reference has none: what the own cache computes is held to laws."""
+        return Past() if self.quirks.reads_anew else self.model.new_cache()
 
     def __call__(
         self,
@@ -150,6 +188,9 @@ class Ours:
         cache: Any = None,
         keep: int = 0,
     ) -> Tensor:
+        if isinstance(cache, Past):
+            whole, where = cache.with_piece(ids, positions)
+            return self(whole, mask=mask, positions=where)[:, -(keep or ids.shape[1]) :]
         return self.model(ids, mask, positions, cache=cache, logits_to_keep=keep).logits
 
     def of_rows(self, ids: Tensor, *, looks_up: bool) -> Tensor:
@@ -181,9 +222,9 @@ def given_embeddings(side: Side, s: Sample) -> Logits:
 
 
 def last_position(side: Side, s: Sample) -> Logits:
-    """One row, logits of the last position only."""
+    """One row, logits of the last position only, or of all where that cannot be asked for."""
     side.begin()
-    return side(s.ids[:1], keep=1)
+    return side(s.ids[:1], keep=s.keep)
 
 
 def padded(padding_side: str) -> Callable[[Side, Sample], Logits]:
@@ -193,7 +234,7 @@ def padded(padding_side: str) -> Callable[[Side, Sample], Logits]:
         side.begin()
         mask = s.mask(padding_side)
         real: Bool[Tensor, "batch seq"] = mask.bool()
-        return side(s.ids, mask=mask, positions=positions_of(mask))[real]
+        return side(s.ids, mask=mask, positions=positions_of(mask, s.counted))[real]
 
     return run
 
@@ -210,7 +251,7 @@ def cached_decode(side: Side, s: Sample) -> Logits:
     """A left-padded batch: the prompt, then token by token, the mask growing."""
     side.begin()
     mask = s.mask("left")
-    positions = positions_of(mask)
+    positions = positions_of(mask, s.counted)
     cache = side.new_cache()
     steps = [slice(0, s.prompt), *(slice(i, i + 1) for i in range(s.prompt, s.ids.shape[1]))]
     pieces = [
@@ -221,12 +262,13 @@ def cached_decode(side: Side, s: Sample) -> Logits:
 
 
 GIVEN = "given embeddings"
+LAST = "last position"
 LEFT_PADDED = ("left-padded batch", "cached decode")
 MODES: dict[str, Callable[[Side, Sample], Logits]] = {
     "prefill": prefill,
     "short prefill": short_prefill,
     GIVEN: given_embeddings,
-    "last position": last_position,
+    LAST: last_position,
     "left-padded batch": padded("left"),
     "right-padded batch": padded("right"),
     "chunks": in_chunks,

@@ -11,8 +11,8 @@ import torch
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.parity.certificate import Certificate, LawRow, Verdict
-from nexus_universal.parity.draws import asked, pads_leak, steps_differ, switch_length
-from nexus_universal.parity.floors import FACTOR, Floor, measure_floor, padding_change
+from nexus_universal.parity.draws import asked, pads_leak, scans_restart, steps_differ, switch_length
+from nexus_universal.parity.floors import FACTOR, Floor, cutting_change, measure_floor, padding_change
 from nexus_universal.parity.gradients import compare_gradients, every_token
 from nexus_universal.parity.laws import check_laws
 from nexus_universal.parity.localise import first_divergence
@@ -22,7 +22,9 @@ from nexus_universal.transformer import UniversalTransformer, copy_weights
 
 Progress = Callable[[str], None]
 UNPADDED = "without pads where the reference lets them into the tokens behind them"
+SLOTS = "with pads counted as positions, as the reference counts them whatever it is told"
 STEPPED = "in single steps after the first chunk where the reference would forget its state"
+ALONE = "one row alone where the reference's single steps mix rows"
 UNCUTTABLE = "Laws of cutting were not asked of draws whose Δ is bounded in the scan only: a step is another function."
 
 
@@ -91,10 +93,14 @@ def prove(
         say(progress, mode)
         row, subject = certificate.row(mode), asked(pair.model.n, mode, drawn)
         verdict = row.add(compare(run(pair.reference, subject), run(ours, subject)), floor)
-        if subject.chunks != drawn.chunks:
+        if subject.ids.shape != drawn.ids.shape:
+            row.note = ALONE
+        elif subject.chunks != drawn.chunks:
             row.note = STEPPED
         elif subject.lengths != drawn.lengths:
             row.note = UNPADDED
+        elif subject.counted != drawn.counted:
+            row.note = SLOTS
         if verdict == "wrong":
             _explain(certificate, pair, drawn, floor, config, mode)
     _enter_greedy(certificate, pair, drawn, floor, config)
@@ -127,8 +133,10 @@ def _enter_laws(certificate: Certificate, pair: Pair, drawn: Sample, floor: Floo
     switch = switch_length(model.n)
     if switch is not None and switch < drawn.ids.shape[1]:
         drawn = sample(model.n.d_vocab, length=switch, batch=3, seed=1, pad=model.n.text.pad)
-    # Where pads leak, what the reference makes of them is no measure.
-    change = 0.0 if pads_leak(model.n) else padding_change(pair.reference, drawn)
+    # Where pads leak or count, what the reference makes of them is no measure.
+    change = 0.0 if pads_leak(model.n) or pair.reference.quirks.counts_slots else padding_change(pair.reference, drawn)
+    if not scans_restart(model.n):
+        change = max(change, cutting_change(pair.reference, drawn))
     cuttable = not steps_differ(model.n)
     if not cuttable and UNCUTTABLE not in certificate.notes:
         certificate.notes.append(UNCUTTABLE)

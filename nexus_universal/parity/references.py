@@ -14,6 +14,15 @@ from torch import nn
 from nexus_universal.architecture.errors import CheckpointError, UnknownModelType
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.families.shared.family import Family
+from nexus_universal.parity.quirks import quirks
+
+COMPUTED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay", "_multipliers", "_vocab_sizes", "_offsets")
+"""Buffers that follow from the config: lightning attention's two forms agree for no other decays, and a table of
+hashed n-grams has rows for no other numbers."""
+
+
+SHUT = ("igate_preact.bias",)
+"""Biases that start so low that a gate lets nothing in: whatever a memory holds would not show."""
 
 
 @contextlib.contextmanager
@@ -66,6 +75,10 @@ def build_reference(config: Any, *, dtype: torch.dtype, seed: int, attention: st
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attention)
+    if quirks(config.model_type).needs_float32:
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if any(kept in name for kept in model._keep_in_fp32_modules_strict):
+                tensor.data = tensor.data.float()
     widen(model, seed=seed)
     return model.eval()
 
@@ -98,19 +111,24 @@ def load_reference(directory: str | PathLike[str], *, dtype: torch.dtype, attent
 
 @torch.no_grad()
 def widen(model: nn.Module, *, seed: int) -> None:
-    """Randomise every parameter and every buffer of the state dict.
+    """Randomise every parameter and every buffer of the state dict, but for tables of sinusoids.
 
     The usual start (std 0.02, norms at 1, zero biases and routers) hides most faults: a dropped rope scaling, a wrong
     window or a missing norm stay within rounding. Matrices get std 1.5/√fan_in, vectors are perturbed by 0.3.
     """
     generator = torch.Generator().manual_seed(seed)
-    names = set(model.state_dict())
+    computed = {f"{name}.weight" for name, module in model.named_modules() if "Sinusoid" in type(module).__name__}
+    names = set(model.state_dict()) - computed
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name in sorted(names & set(tensors)):
         tensor = tensors[name]
+        if name.endswith(COMPUTED):
+            continue
         if not tensor.is_floating_point():  # a table of choices: any of as many as it lists
             tensor.copy_(torch.randint(0, tensor.shape[-1], tensor.shape, generator=generator))
             continue
+        if name.endswith(SHUT):
+            tensor.zero_()
         noise = torch.randn(tensor.shape, generator=generator)
         if tensor.dim() > 1:
             tensor.copy_(noise * 1.5 / tensor.shape[-1] ** 0.5)

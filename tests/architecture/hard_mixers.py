@@ -12,16 +12,7 @@ from nexus_universal.architecture.feed_forward import (
     RoutedAttention,
     Router,
 )
-from nexus_universal.architecture.mixers import (
-    Attention,
-    CompressedAttention,
-    GatedDeltaRule,
-    LatentAttention,
-    LightningAttention,
-    Packed,
-    SparseIndexer,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import Attention, CompressedAttention, LatentAttention, Packed, SparseIndexer
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm, Rope, YarnScaling
@@ -36,6 +27,7 @@ from nexus_universal.architecture.program import (
     Write,
     residual_step,
 )
+from nexus_universal.architecture.recurrences import GatedDeltaRule, LightningAttention, StateSpace
 
 
 def falcon_h1() -> ArchitectureParameter:

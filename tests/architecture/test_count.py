@@ -12,20 +12,15 @@ from hypothesis import strategies as st
 from small import NORM, attention, experts, feed_forward, layer, small
 
 from nexus_universal.architecture.costs import cost
-from nexus_universal.architecture.ends import Embedding, Head, LearnedPositions, Register
+from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTransform, LearnedPositions, Narrow, Register
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
-from nexus_universal.architecture.mixers import (
-    GatedDeltaRule,
-    LatentAttention,
-    OutputGate,
-    Packed,
-    QueryKeyNorm,
-)
+from nexus_universal.architecture.mixers import LatentAttention, OutputGate, Packed, QueryKeyNorm
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import PARTS, ByLayer
 from nexus_universal.architecture.position import Alibi, Norm, Rope
 from nexus_universal.architecture.program import Adapter, Branch, Linear, Program, Step, Term, Write, residual_step
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 
 LAYER_NORM = Norm(kind="layer", eps=1e-5, bias=True)
 WIDE = QueryKeyNorm(norm=NORM, over="width")
@@ -111,6 +106,18 @@ def test_ends() -> None:
     assert counted(small(registers=(Register(name="m"),)))[0] == 16296 + 24
     learned = Embedding(vocab=97, width=24, positions=LearnedPositions(count=34, offset=2), norm=LAYER_NORM)
     assert counted(small(embedding=learned))[0] == 16296 + 34 * 24 + 48
+    assert counted(small(embedding=Embedding(vocab=97, width=24, types=2, tasks=3)))[0] == 16296 + 5 * 24
+    narrow = Embedding(
+        vocab=97, width=24, types=2, narrow=Narrow(width=8), positions=LearnedPositions(count=34), norm=LAYER_NORM
+    )
+    assert counted(small(embedding=narrow))[0] == 16296 - 97 * 24 + (97 + 2 + 34) * 8 + 16 + 8 * 24 + 24
+    assert counted(small(embedding=narrow))[2] == counted(small())[2] + 2 * 8 * 24
+    beside = Embedding(vocab=97, width=24, beside=(Beside(name="shape", count=5, width=6),))
+    assert counted(small(embedding=beside))[0] == 16296 + 5 * 6 + 30 * 24 + 24
+    assert counted(small(embedding=beside))[2] == counted(small())[2] + 2 * 30 * 24
+    head = Head(tied=False, transform=HeadTransform(width=8, activation="gelu", norm=LAYER_NORM))
+    assert counted(small(head=head))[0] == 16296 - 97 * 24 + 97 * 8 + 24 * 8 + 8 + 16
+    assert counted(small(head=head))[2] == counted(small())[2] + 2 * (97 * 8 + 24 * 8 - 97 * 24)
 
 
 def test_experts() -> None:

@@ -10,23 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import NORM, attention, experts, feed_forward, layer, small
 
-from nexus_universal.architecture.ends import Embedding, Head, LearnedPositions
+from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTransform, LearnedPositions, Narrow
 from nexus_universal.architecture.equations import equations
 from nexus_universal.architecture.feed_forward import Router
-from nexus_universal.architecture.mixers import (
-    GatedDeltaRule,
-    LatentAttention,
-    OutputGate,
-    QueryKeyNorm,
-    ReusedIndices,
-    SparseIndexer,
-    StateSpace,
-)
+from nexus_universal.architecture.mixers import LatentAttention, OutputGate, QueryKeyNorm, ReusedIndices, SparseIndexer
 from nexus_universal.architecture.notation import number, to_unicode
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import PARTS, ByLayer
 from nexus_universal.architecture.position import Alibi, Norm, Rope, YarnScaling
 from nexus_universal.architecture.program import Branch, Program, Read, Step, Term, Write
+from nexus_universal.architecture.recurrences import GatedDeltaRule, StateSpace
 
 works = pytest.mark.parametrize("name", WORKS)
 
@@ -237,6 +230,15 @@ def test_where_tokens_enter_and_logits_leave() -> None:
     assert "logits = 30 · tanh(0.25 · (Wₕ RMS(x) + bₕ) / 30),  Wₕ = E" in written
     assert "logits = Wₕ RMS(x) / 8," in text(small(head=Head(tied=False, divisor=8.0)))
     assert "logits = Wₕ (RMS(x) / 8)," in text(small(head=Head(tied=False, input_divisor=8.0)))
+    rows = LearnedPositions(count=34, offset=2, uncounted=1)
+    narrow = Embedding(vocab=97, width=24, types=2, tasks=3, narrow=Narrow(width=8), positions=rows, norm=NORM)
+    written = text(small(embedding=narrow))
+    assert "x = e = Wₑ RMS(Eₜₒₖₑₙ + T₀ + P_(t + 2) + K₀) + bₑ,  E ∈ ℝ^(97 × 8)" in written
+    assert "T ∈ ℝ^(2 × 8)\n  K ∈ ℝ^(3 × 8)\n  P ∈ ℝ^(34 × 8),  t counts no token 1" in written
+    beside = Embedding(vocab=97, width=24, beside=(Beside(name="shape", count=5, width=6),))
+    assert "x = e = Wⱼ [Eₜₒₖₑₙ | F^shape₀] + bⱼ," in text(small(embedding=beside))
+    transformed = Head(tied=False, transform=HeadTransform(width=8, activation="gelu", norm=NORM))
+    assert "logits = Wₕ RMS(gelu(Wₐ RMS(x) + bₐ)),  Wₕ ∈ ℝ^(97 × 8)" in text(small(head=transformed))
 
 
 def test_what_the_symbols_mean() -> None:

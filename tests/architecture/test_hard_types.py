@@ -231,7 +231,11 @@ def test_the_works_use_every_part_that_only_they_need() -> None:
     used |= {type(part).__name__ for work in WORKS.values() for part in _parts(work())}
     waiting = {"LinearScaling", "DynamicScaling", "Llama3Scaling", "LongRopeScaling", "LearnedPositions", "ByLayer"}
     waiting |= {"Alibi", "Bands", "SinusoidPositions", "SteppedScaling", "ShortConvolution", "ChannelStateSpace"}
-    waiting |= {"Differential", "QueryTemperature"}
+    waiting |= {"Differential", "QueryTemperature", "GatedLinearRecurrence", "Beside", "Narrow", "HeadTransform"}
+    waiting |= {"DynamicMask", "GatedStreams", "ConvolvedAttention", "ChainedExperts", "ChannelGatedStreams"}
+    waiting |= {"DecayedAverage", "ShiftedFeedForward", "MatrixMemory", "HashedNgrams", "PooledIndexer", "StreamGate"}
+    waiting |= {"BlockIndexer"}
+    waiting |= {"RelativeBias", "ResidualConvolution", "DynamicConvolution"}
     assert set(PARTS) - used == waiting | {"ReusedIndices"}
 
 

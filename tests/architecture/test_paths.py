@@ -86,6 +86,7 @@ def step_leaves(name: str, sources: tuple[str, ...], register: str) -> dict[str,
         **{f"{where}.writes.0.{key}": value for key, value in write_fields.items() if key != "terms"},
         **{f"{where}.writes.0.terms.{i}.source": source for i, source in enumerate(sources)},
         **{f"{where}.writes.0.terms.{i}.scale": None for i in range(len(sources))},
+        **{f"{where}.writes.0.terms.{i}.gain": "none" for i in range(len(sources))},
     }
 
 

@@ -15,10 +15,10 @@ from small import NORM, attention, experts, layer, small
 
 from nexus_universal.architecture.ends import Origin, Text
 from nexus_universal.architecture.errors import InvalidArchitecture
-from nexus_universal.architecture.mixers import StateSpace
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Program, Term, Write, residual_step
+from nexus_universal.architecture.recurrences import StateSpace
 from nexus_universal.architecture.serial import canonical_hash, from_data, runs, to_data
 
 read = ArchitectureParameter.from_json

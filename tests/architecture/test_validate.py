@@ -9,18 +9,17 @@ import pytest
 from pieces import bare_rms, rms
 from small import NORM, attention, experts, feed_forward, layer, refused, small, stepped
 
+from nexus_universal.architecture.dynamic_mask import DynamicMask
 from nexus_universal.architecture.ends import Embedding, PerLayerEmbedding, Register
 from nexus_universal.architecture.feed_forward import ExpertGroups, RoutedAttention, Router
 from nexus_universal.architecture.mixers import (
     CompressedAttention,
-    GatedDeltaRule,
     LatentAttention,
     OutputGate,
     Packed,
     QueryKeyNorm,
     ReusedIndices,
     SparseIndexer,
-    StateSpace,
 )
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import ByLayer, Part
@@ -28,6 +27,7 @@ from nexus_universal.architecture.position import DynamicScaling, Norm, Rope
 from nexus_universal.architecture.program import (
     residual_step,
 )
+from nexus_universal.architecture.recurrences import GatedDeltaRule, StateSpace
 
 
 def mixer(**fields: Any) -> ArchitectureParameter:
@@ -136,10 +136,13 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "heads": (mixer(kv_heads=3), ("kv_heads = 3 must divide heads = 4",)),
     "kernel": (mixer(sinks=True), ("kernel = 'sdpa' must be 'eager'",)),
     "gate bias": (mixer(biases=("gate",)), ("biases = ('gate',) names 'gate', but gate = None",)),
-    "gate packing": (mixer(packing=(Packed(roles=("query", "gate")),)), ("packing", "names 'gate', but gate = None")),
+    "gate packing": (
+        mixer(packing=(Packed(roles=("query", "gate")),)),
+        ("packing", "names 'gate', of which there is none"),
+    ),
     "unknown role": (
         mixer(packing=(Packed(roles=("query", "beta")),)),
-        ("names 'beta' (known: query, key, value, gate)",),
+        ("names 'beta' (known: query, key, value, relative, gate, sink)",),
     ),
     "role twice": (mixer(packing=(Packed(roles=("query", "query")),)), ("packing", "names a role twice")),
     "half a bias": (
@@ -174,7 +177,7 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "bias of no projection": (latent(query_rank=None, biases=("query_down",)), ("biases", "but query_rank = None")),
     "yarn": (latent(scale_by_yarn=True), ("scale_by_yarn = True needs rope.scaling = YarnScaling(…)",)),
     "delta heads": (delta(key_heads=3), ("key_heads = 3 must divide value_heads = 4",)),
-    "low rank": (delta(low_rank=4), ("low_rank = 4 factorises",)),
+    "low rank": (delta(low_rank=4), ("low_rank = 4 must be None where decay = 'head'",)),
     "state groups": (state(groups=3), ("groups = 3 must divide heads = 4",)),
     "state norm groups": (state(norm_groups=5), ("norm_groups = 5 must divide heads · head_dim = 32",)),
     "state norm": (state(norm=None, norm_first=True), ("norm = None is None, but norm_groups or norm_first is set",)),
@@ -206,6 +209,38 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "sum epsilon": (routed(normalise=False, sum_epsilon=1e-9), ("sum_epsilon = 1e-09 needs normalise = True",)),
     "sums to one": (routed(score="softmax_chosen"), ("normalise = True must be False",)),
     "nothing to select": (routed(by_token=97, selection_bias=True), ("selection_bias = True must be False",)),
+    "rounded weights": (routed(weights="rounded"), ("weights = 'rounded' must be 'model'",)),
+    "widened softmax": (routed(logits="widened"), ("logits = 'widened' must be 'model' or 'float32'",)),
+    "scores": (routed(score="sigmoid", scores="model"), ("scores = 'model' must be 'float32'",)),
+    "no tolerance": (routed(score="sparse_mixer", normalise=False), ("tolerance = None must be given",)),
+    "tolerance": (routed(tolerance=0.1), ("tolerance = 0.1 must be given for score = 'sparse_mixer'",)),
+    "mixed sparsely": (
+        routed(score="sparse_mixer", tolerance=0.1),
+        ("score = 'sparse_mixer' is 'sparse_mixer' without",),
+    ),
+    "norm of weights": (routed(normalise=False, total="norm"), ("total = 'norm' must be 'sum'",)),
+    "weighed inputs": (network(experts(weighs="inputs", sum_order="expert")), ("weighs = 'inputs' is 'inputs' with",)),
+    "stacks": (network(experts(weighs="inputs", stacks="apart")), ("stacks = 'apart' must be 'joined'",)),
+    "call of nothing": (network(experts(shared_call="first")), ("shared_call = 'first' must be 'last'",)),
+    "divisor": (network(experts(divisor=0.0)), ("divisor = 0.0 must not be zero",)),
+    "product": (network(feed_forward(gated=False, product="float32")), ("product = 'float32' must be 'model'",)),
+    "chunks": (mixer(chunked=True), ("chunked = True needs a window",)),
+    "no sinks": (mixer(kernel="eager_wide_sinks"), ("kernel = 'eager_wide_sinks' is 'eager_wide_sinks' with sinks",)),
+    "shifted": (mixer(kernel="eager_shifted", sinks=True), ("kernel = 'eager_shifted' is 'eager_shifted' without",)),
+    "gate of all norms": (
+        mixer(qk_norm=QueryKeyNorm(norm=Norm(kind="layer", eps=1e-5, gate_rank=4))),
+        ("gate_rank = 4 needs kind = 'rms'",),
+    ),
+    "joint gate": (latent(joint_gate=True), ("joint_gate = True needs a gate",)),
+    "joint gate of heads": (
+        latent(joint_gate=True, gate=OutputGate(per="head")),
+        ("joint_gate = True needs query_rank",),
+    ),
+    "zeroed": (
+        routed(groups=ExpertGroups(count=3, keep=1, by="best", zeroed=True)),
+        ("groups.zeroed = True must be False where by = 'best'",),
+    ),
+    "head bias": (mixer(gate=OutputGate(per="head", head_bias=True)), ("head_bias = True must be False",)),
     "input scale": (routed(input_scale=True), ("input_scale = True needs input_norm",)),
     "groups": (routed(groups=ExpertGroups(count=3, keep=1)), ("groups", "by 'best' without")),
     "biased groups": (
@@ -215,6 +250,40 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "groups divide": (
         routed(groups=ExpertGroups(count=4, keep=1), selection_bias=True),
         ("router.groups.count", "must divide experts = 6"),
+    ),
+    "groups of one": (
+        routed(groups=ExpertGroups(count=6, keep=4), selection_bias=True),
+        ("router.groups.count = 6 must leave two of 6 experts in every group",),
+    ),
+    "groups of attentions": (
+        routed_attention(
+            router=Router(score="softmax", normalise=True, groups=ExpertGroups(count=2, keep=1, by="best"))
+        ),
+        ("router.groups.count = 2 must divide experts = 3",),
+    ),
+    "biases of identities": (
+        network(experts(identity_experts=2, expert=feed_forward(biases=("down",)))),
+        ("expert.biases = ('down',) must be empty beside identity_experts",),
+    ),
+    "kept for nothing": (
+        mixer(rope=Rope(theta=1e4, product="float32", rounded="kept")),
+        ("rope.rounded = 'kept' must be 'all' but for kernel = 'eager_wide'",),
+    ),
+    "kept entries": (
+        compressed(rope=Rope(theta=1e4, product="float32", rounded="kept")),
+        ("rope.rounded = 'kept' must be 'all'",),
+    ),
+    "kept choices": (
+        latent(indexer=SparseIndexer(heads=2, head_dim=9, keep=4, key_norm=NORM, rope=Rope(theta=1e4))),
+        ("indexer.head_dim = 9 rotates 9 dimensions, which must be even",),
+    ),
+    "own norms": (
+        mixer(qk_norm=QueryKeyNorm(norm=Norm(kind="layer", eps=1e-5, rounding="native"), own=True)),
+        ("qk_norm.order = 'positions' must be 'heads' where own weights",),
+    ),
+    "masked repeats": (
+        mixer(dynamic_mask=DynamicMask(keep=3), repeat_first=True),
+        ("repeat_first = True must be False where a dynamic_mask",),
     ),
     "groups keep": (
         routed(groups=ExpertGroups(count=2, keep=3), selection_bias=True),

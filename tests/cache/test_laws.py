@@ -17,8 +17,8 @@ from torch import Tensor
 
 from nexus_universal import UniversalTransformer
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.cache import WindowState
-from tests.helpers import MODEL_TYPES, STEADY, ids, reference, universal
+from tests.helpers import MODEL_TYPES, STEADY, reference, universal
+from tests.helpers import ids_without_pads as ids
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{model_type: (model_type, STEADY.get(model_type, {})) for model_type in MODEL_TYPES},
@@ -166,7 +166,7 @@ def test_a_right_padded_batch_continues_like_its_rows_or_is_refused(
     mask, cache, outs = padded(lengths, left=False, total=prompt), model.new_cache(), []
     seen = torch.tensor(lengths)[:, None]
     model(rows, attention_mask=mask, position_ids=positions_of(mask), cache=cache)
-    window = min((state.window for state in cache.states.values() if isinstance(state, WindowState)), default=None)
+    window = min(filter(None, model.plan.windows), default=None)
     for piece in more.split(sizes, dim=1):
         mask = torch.cat([mask, torch.ones_like(piece)], dim=1)
         arguments = {

@@ -13,7 +13,8 @@ from torch import Tensor
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.cache import Cache, KeyValueState, RecurrentState, WindowState
-from tests.helpers import MODEL_TYPES, STEADY, ids, raw, reference, same, universal
+from tests.helpers import MODEL_TYPES, STEADY, raw, reference, same, universal
+from tests.helpers import ids_without_pads as ids
 
 
 def keeps_all(model_type: str) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from nexus_universal import UniversalTransformer
-from tests.helpers import ids, pair, same
+from tests.helpers import config, ids, pair, same
 
 logging.disable_progress_bar()
 SINGLE = "model.safetensors"
@@ -30,6 +30,8 @@ def published(model_type: str) -> Path:
     """What the tiny reference's `save_pretrained` writes. Read only."""
     directory = Path(_SCRATCH.name) / model_type
     pair(model_type)[0].save_pretrained(directory)
+    if model_type == "mllama":  # of the text model's own config, which is saved, no Auto class knows
+        config(model_type, dtype="float32").save_pretrained(directory)
     return directory
 
 

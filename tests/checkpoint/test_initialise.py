@@ -31,6 +31,11 @@ def drawn(model_type: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str,
 
 OTHERWISE = {
     "nanochat": "of what writes to the residual it shrinks the attention's outputs alone",
+    "recurrent_gemma": "its variances go by depth, kernel and width, of which its config says little",
+    "rwkv": "its matrices start orthogonal, its token vectors all but at 0",
+    "xlstm": "every matrix that has a gate in its name starts at 0, a feed-forward's and so its output, too",
+    "modernbert-decoder": "it cuts the tails off its normal numbers, and shrinks its head, too",
+    "openai-gpt": "its matrices start at 0.02, whatever its config says",
     "nemotron": "its norms start at 1 + 1: meant are weights around 0",
 }
 """Types that the reference starts otherwise, and why ours does not."""
@@ -52,7 +57,8 @@ def test_each_tensor_has_the_references_distribution(model_type: str) -> None:
             continue
         if name.endswith("decay_log"):
             for sample in (found, expected):
-                assert math.log(0.01) <= float(sample.min()) and float(sample.max()) <= math.log(16), name
+                lowest = -math.inf if model_type == "olmo_hybrid" else math.log(0.01)  # it starts uniform from 0 on
+                assert lowest <= float(sample.min()) and float(sample.max()) <= math.log(16), name
             continue
         noise = 6 / math.sqrt(2 * found.numel())  # six standard errors of a standard deviation
         assert abs(float(found.std() / expected.std()) - 1) < 2 * noise, name
@@ -60,7 +66,7 @@ def test_each_tensor_has_the_references_distribution(model_type: str) -> None:
         assert abs(float(found.mean() - expected.mean())) < allowed, name
 
 
-@types
+@pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if name != "modernbert-decoder"])  # draws it, too
 def test_the_pad_row_is_zero_where_the_references_is(model_type: str) -> None:
     theirs, ours, _ = drawn(model_type, **WIDER)
     name = "embedding.tokens.weight"

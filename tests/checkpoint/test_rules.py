@@ -12,8 +12,19 @@ from torch import Tensor
 
 from nexus_universal import families
 from nexus_universal.architecture.errors import CheckpointError
-from nexus_universal.checkpoint.load import assemble, disassemble, plan_load, slots
-from nexus_universal.checkpoint.rules import Direct, Rule, Sliced, Squeezed, Stacked, Transposed, WeightMap, names_of
+from nexus_universal.checkpoint.load import assemble, disassemble, idle_layers, plan_load, slots
+from nexus_universal.checkpoint.rules import (
+    Direct,
+    Leading,
+    Numbered,
+    Rule,
+    Sliced,
+    Squeezed,
+    Stacked,
+    Transposed,
+    WeightMap,
+    names_of,
+)
 from nexus_universal.checkpoint.save import published_tensors
 from tests.helpers import MODEL_TYPES, pair, reference, same, single_changes, universal
 
@@ -109,6 +120,8 @@ RULES: list[tuple[Rule, tuple[int, ...]]] = [
     (Squeezed("a", axis=1), (3, 4)),
     (Squeezed("a", axis=0), (3,)),
     (Sliced("a", 0, 1), (3, 4)),
+    (Squeezed("a", axis=(0, 1, 3)), (3,)),
+    (Numbered("a.{e}"), (3, 4)),
     (Stacked(("a.{e}",)), (3, 4, 5)),
     (Stacked(("a.{e}", "b.{e}")), (3, 4, 5)),
     (Stacked(("a.{e}", "b.{e}")), (1, 2, 1)),
@@ -133,6 +146,29 @@ def test_a_rule_is_undone_by_its_inverse(index: int, dtype: torch.dtype, seed: i
     assert same(back, whole)
     if not isinstance(rule, Stacked):
         assert back.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr(), "a view was copied"
+
+
+def test_numbered_tensors_are_as_many_as_there_are() -> None:
+    rule, whole = Numbered("t.{i}.{e}"), torch.randn(5, 3)
+    pieces = {"t.2.0": whole[:2], "t.2.1": whole[2:4], "t.2.2": whole[4:], "t.2.4": whole, "t.3.0": whole}
+    names = names_of(rule, indices=("2",), experts=5, given=pieces)
+    assert names == ["t.2.0", "t.2.1", "t.2.2"]
+    assert names_of(rule, indices=("1",), experts=5, given=pieces) == ["t.1.0"]
+    read = {"read": pieces.__getitem__, "read_into": lambda *_: None}
+    assert same(assemble(torch.empty(5, 3), rule, names, **read, dtype=torch.float32), whole)
+
+
+def test_leading_rows_are_a_view_of_what_is_read() -> None:
+    whole = torch.randn(5, 3)
+    found = assemble(
+        torch.empty(2, 3),
+        Leading("a"),
+        ["a"],
+        read={"a": whole}.__getitem__,
+        read_into=lambda *_: None,
+        dtype=torch.float32,
+    )
+    assert same(found, whole[:2]) and found.data_ptr() == whole.data_ptr()
 
 
 def test_gate_and_up_of_an_expert_are_stacked_gate_first() -> None:
@@ -164,17 +200,17 @@ def test_a_familys_table_is_one_to_one(model_type: str) -> None:
         seen += [(found, slice_index) for found in names_of(rules[0], indices=indices, experts=experts)]
     assert len(seen) == len(set(seen))
     assert set(published_tensors(ours, weights)) == {name for name, _ in seen}
-    held = {
-        n
-        for name, slot in slots(ours).items()
-        for r, i in [weights.rules(name)]
-        for n in names_of(r[-1], indices=i, experts=slot.shape[0] if slot.dim() else 1)
-    }
-    unheld = {
-        name for name in theirs.state_dict() if weights.reason_to_pass_over(name, layers=ours.n.num_layers)
-    } - held
-    tied = {"lm_head.weight"} if ours.n.head.tied else set()
-    assert held == set(theirs.state_dict()) - tied - unheld
+    inside, held = set(theirs.state_dict()), set()
+    for name, slot in slots(ours).items():
+        rules, indices = weights.rules(name)
+        experts = slot.shape[0] if slot.dim() else 1
+        choices = [set(names_of(rule, indices=indices, experts=experts)) for rule in rules]
+        held |= next(choice for choice in choices if choice <= inside)
+    tied = {"head.weight", *(slots(ours).keys() & {"head.bias"})} if ours.n.head.tied else set()
+    twice = {rule.name for name in tied for rule in weights.rules(name)[0]} - held
+    unused = {name for name in inside if weights.reason_to_pass_over(name, layers=ours.n.num_layers)} - held
+    idle = idle_layers(ours)
+    assert held == {name for name in inside - twice - unused if not weights.carries(name, idle=idle)}
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

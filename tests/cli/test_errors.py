@@ -93,7 +93,7 @@ def test_bad_input_is_one_line(args: list[Any], words: list[str], nexus: Run) ->
         (lambda folder: (folder / "config.json").write_text("[]"), ["config.json: must hold a JSON object"]),
         (lambda folder: (folder / "config.json").unlink(), ["holds no config.json"]),
         (lambda folder: (folder / "generation_config.json").write_text("{"), ["generation_config.json: not readable"]),
-        (lambda folder: change_config(folder, model_type="qwen4"), ["model_type 'qwen4' is not known", "'qwen3'"]),
+        (lambda folder: change_config(folder, model_type="qwen7"), ["model_type 'qwen7' is not known", "'qwen3'"]),
         (lambda folder: change_config(folder, model_type=None), ["no model_type"]),
         (lambda folder: change_config(folder, new_key=3), ["qwen3: new_key = 3 is not a key", "--ignore-key new_key"]),
         (lambda folder: change_config(folder, hidden_act="foo"), ["qwen3: hidden_act = 'foo'", "known:", "silu"]),

@@ -164,12 +164,21 @@ def test_diff_gathers_layers_and_the_fields_of_a_part(nexus: Run) -> None:
     assert experts.count("feed_forward") == 1 and "MixtureOfExperts experts=128 per_token=8" in experts
 
 
+def test_why_a_type_is_refused_or_what_was_proven_of_it(nexus: Run) -> None:
+    refused = nexus("families", "--why", "reformer")
+    assert (refused.status, refused.out) == (0, f"reformer is refused: it {families.REFUSED['reformer']}\n")
+    shown = nexus("families", "--why", "qwen3").out
+    assert "qwen3: Qwen3" in shown and "float32: bit-equal" in shown and "cached decode: bit-equal" in shown
+    assert nexus("families", "--why", "qwen3", "--json").json["proven"]["bfloat16"]["verdict"] == "bit-equal"
+    assert nexus("families", "--why", "quen3").status == 2
+
+
 def test_families_lists_them_all(nexus: Run) -> None:
     shown, data = nexus("families"), nexus("families", "--json").json
     assert [row["type"] for row in data] == list(families.model_types())
     for row in data:
         assert row["type"] in shown.out and row["title"] in shown.out and row["mixers"]
-        assert row["feed_forwards"] or row["type"] in ("mamba", "mamba2", "falcon_mamba")
+        assert row["feed_forwards"] or row["type"] in ("mamba", "mamba2", "falcon_mamba", "rwkv")  # rwkv's is recurrent
     by_type = {row["type"]: row for row in data}
     assert by_type["qwen3_next"]["mixers"] == ["gated delta rule", "attention"]
     assert by_type["cohere2"]["mixers"] == ["attention (window 4096)", "attention (no rope)"]

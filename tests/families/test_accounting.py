@@ -11,6 +11,7 @@ import pytest
 from nexus_universal import ArchitectureParameter, NexusError, families
 from nexus_universal.architecture.errors import UnknownModelType, UnsupportedConfig
 from nexus_universal.families.shared.reader import INERT, IRRELEVANT, ConfigReader
+from nexus_universal.parity.quirks import quirks
 from tests.helpers import MODEL_TYPES, config, inert_values, raw
 
 SETTLED = {model_type: config(model_type).to_dict() for model_type in MODEL_TYPES}
@@ -23,28 +24,41 @@ MEANT = {
     "num_dense_layers": (0, -1),  # experts from the first layer on
     "attn_layer_offset": (0,),  # the first layer of each period
     "expert_layer_offset": (0,),
+    "cohere2_moe/num_shared_experts": (0,),
+    "shared_intermediate_size": (0,),  # Granite: no shared network
+    **dict.fromkeys((f"{name}/shared_intermediate_size" for name in ("granitemoehybrid", "minimax_m3_vl_text")), ()),
+    "qwen2_moe/sliding_window": (0,),  # none, where windows are not used
+    "moe_layer_start_index": (0, -1),
+    "moe_layer_end_index": (0, -1),  # the last layer is -1
+    "ernie4_5_moe/moe_num_shared_experts": (0,),
+    "zero_expert_num": (0,),  # every choice is an expert
+    "index_local_blocks": (0,),  # none comes first
     "num_kv_shared_layers": (0,),  # every layer keeps keys and values of its own
     "hidden_size_per_layer_input": (0,),  # no per-layer table
     "gemma3n_text/hidden_size_per_layer_input": (),
+    "seed": (0, -1),  # numbers follow from any
     "altup_active_idx": (0,),  # the first stream
     "bos_token_id": (0, -1),  # an id that generation reads; no logit depends on it
     "eos_token_id": (0, -1),
+    **{f"{part}_attn_{factor}_factor": (0, -1) for part in ("full", "linear") for factor in ("alpha", "beta")},
+    **dict.fromkeys(("mlp_alpha_factor", "mlp_beta_factor"), (0, -1)),  # MiniMax: what a sum's terms are multiplied by
+    "rescale_every": (0, -1),  # never
     "pad_token_id": (0, -1),  # a negative one counts from the table's end, as in torch
+    **dict.fromkeys(  # positions begin behind the pad's row
+        (f"{name}/pad_token_id" for name in MODEL_TYPES if quirks(name).positions_are_rows), (0,)
+    ),
 }
 """Whole numbers below 1 that mean something."""
 
 
-OF_ANY_LENGTH = ("layers_block_type", "L_bp_cycles")
+OF_ANY_LENGTH = ("layers_block_type", "L_bp_cycles", "block_types", "ple_layer_ids")
 """Lists that say themselves how many layers there are, or are not about layers."""
 
 
-def keys(*kinds: type) -> list[tuple[str, str]]:
-    """(model type, key) of everything that is read, where the reference's value is of a kind."""
-    found = []
-    for model_type, values in SETTLED.items():
-        declared = {*IRRELEVANT, *families.find(model_type).irrelevant}
-        found += [(model_type, k) for k, v in values.items() if k not in declared and (not kinds or type(v) in kinds)]
-    return found
+def keys(model_type: str, *kinds: type) -> list[str]:
+    """Every key that is read, where the reference's value is of a kind."""
+    declared = {*IRRELEVANT, *families.find(model_type).irrelevant}
+    return [k for k, v in SETTLED[model_type].items() if k not in declared and (not kinds or type(v) in kinds)]
 
 
 def refusal(model_type: str, **changes: Any) -> str:
@@ -57,50 +71,70 @@ def refusal(model_type: str, **changes: Any) -> str:
     return message
 
 
+def refuses(model_type: str, name: str, **changes: Any) -> bool:
+    """Whether these changes are refused in a line that says the name."""
+    raw_config = {"model_type": model_type} | copy.deepcopy(SETTLED[model_type]) | changes
+    try:
+        ArchitectureParameter.from_huggingface(raw_config)
+    except NexusError as error:
+        return "\n" not in str(error) and named(str(error), name)
+    return False
+
+
 def named(message: str, key: str) -> bool:
     """Whether the key stands in the message as a whole word."""
     return re.search(rf"(?<!\w){re.escape(key)}(?!\w)", message) is not None
 
 
-@pytest.mark.parametrize(("model_type", "key"), keys())
-@pytest.mark.parametrize("wrong", [{"a": "mapping"}, "text", 1.5j, [["nested"]]], ids=["dict", "str", "object", "list"])
-def test_a_value_of_another_type_is_refused_by_name(model_type: str, key: str, wrong: Any) -> None:
-    if isinstance(wrong, dict) and isinstance(SETTLED[model_type][key], dict):
-        wrong = {"unknown": 1}
-    assert named(refusal(model_type, **{key: wrong}), key)
+types = pytest.mark.parametrize("model_type", MODEL_TYPES)
 
 
-@pytest.mark.parametrize(("model_type", "key"), keys(int))
-@pytest.mark.parametrize("value", [0, -1])
-def test_a_count_below_one_is_refused_by_name(model_type: str, key: str, value: int) -> None:
-    if value in MEANT.get(f"{model_type}/{key}", MEANT.get(key, ())) or value in INERT.get(key, ()):
-        ArchitectureParameter.from_huggingface(SETTLED[model_type] | {key: value})
-    else:
-        assert named(refusal(model_type, **{key: value}), key)
+@types
+def test_a_value_of_another_type_is_refused_by_name(model_type: str) -> None:
+    wrong: tuple[Any, ...] = ({"a": "mapping"}, "text", 1.5j, [["nested"]])
+    sections = {key for key, value in SETTLED[model_type].items() if isinstance(value, dict)}
+    values = [
+        (key, {"unknown": 1} if isinstance(value, dict) and key in sections else value)
+        for key in keys(model_type)
+        for value in wrong
+    ]
+    assert not [(key, value) for key, value in values if not refuses(model_type, key, **{key: value})]
 
 
-@pytest.mark.parametrize(("model_type", "key"), keys(float))
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_none_is_refused_by_name(model_type: str, key: str, value: float) -> None:
-    assert named(refusal(model_type, **{key: value}), key)
+@types
+def test_a_count_below_one_is_refused_by_name(model_type: str) -> None:
+    for key in keys(model_type, int):
+        meant = MEANT.get(f"{model_type}/{key}", MEANT.get(key, ()))
+        for value in (0, -1):
+            if value in meant or value in INERT.get(key, ()):
+                ArchitectureParameter.from_huggingface(SETTLED[model_type] | {key: value})
+            else:
+                assert refuses(model_type, key, **{key: value}), (key, value)
 
 
-@pytest.mark.parametrize("model_type", [t for t in MODEL_TYPES if "eps" in " ".join(SETTLED[t])])
+@types
+def test_a_number_that_is_none_is_refused_by_name(model_type: str) -> None:
+    values = [(key, value) for key in keys(model_type, float) for value in (float("nan"), float("inf"))]
+    assert not [(key, value) for key, value in values if not refuses(model_type, key, **{key: value})]
+
+
+@pytest.mark.parametrize("model_type", [t for t in MODEL_TYPES if "eps" in " ".join(keys(t))])
 def test_a_negative_epsilon_is_refused(model_type: str) -> None:
     """Here the type is right and n itself objects, naming its own field."""
-    key = next(key for key in SETTLED[model_type] if "eps" in key)
+    key = next(key for key in keys(model_type) if "eps" in key)
     assert ".eps = -1.0 must not be negative" in refusal(model_type, **{key: -1.0})
 
 
-@pytest.mark.parametrize(("model_type", "key"), keys(list))
-def test_lists_must_fit_the_layers(model_type: str, key: str) -> None:
-    value = SETTLED[model_type][key]
-    if value:
-        if key not in OF_ANY_LENGTH:
-            assert named(refusal(model_type, **{key: [*value, value[0]]}), key)
-        assert named(refusal(model_type, **{key: ["foo"] * len(value)}), key)
-    if not value or type(value[0]) is not float:  # elsewhere other numbers are as good
-        assert named(refusal(model_type, **{key: [1.5] * max(len(value), 1)}), key)
+@types
+def test_lists_must_fit_the_layers(model_type: str) -> None:
+    for key in keys(model_type, list):
+        value = SETTLED[model_type][key]
+        wrong: list[list[Any]] = []
+        if value:
+            wrong += [["foo"] * len(value)] + ([] if key in OF_ANY_LENGTH else [[*value, value[0]]])
+        if not value or type(value[0]) is not float:  # elsewhere other numbers are as good
+            wrong.append([1.5] * max(len(value), 1))
+        assert not [each for each in wrong if not refuses(model_type, key, **{key: each})], key
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -111,11 +145,12 @@ def test_an_unknown_key_is_refused_by_name_whatever_it_holds(model_type: str, va
     assert "--ignore-key unsloth_version" in message
 
 
-@pytest.mark.parametrize(("model_type", "key"), [(t, key) for t in MODEL_TYPES for key in INERT])
-def test_inert_keys_have_their_values(model_type: str, key: str) -> None:
-    for value in inert_values(model_type, key):
-        ArchitectureParameter.from_huggingface(SETTLED[model_type] | {key: value})
-    assert named(refusal(model_type, **{key: "another"}), key)
+@types
+def test_inert_keys_have_their_values(model_type: str) -> None:
+    for key in INERT.keys() - families.find(model_type).irrelevant.keys():
+        for value in inert_values(model_type, key):
+            ArchitectureParameter.from_huggingface(SETTLED[model_type] | {key: value})
+        assert refuses(model_type, key, **{key: "another"}), key
 
 
 # Nested settings
@@ -153,14 +188,26 @@ INNER: dict[str, dict[str, Any]] = {
     },
     "proportional": {"rope_theta": 100.0, "factor": 2.0, "partial_rotary_factor": 0.5},
 }
-NARROW = dict.fromkeys(("phi3", "phi4_multimodal"), ("default", "longrope"))
+NARROW = {
+    **dict.fromkeys(("phi3", "phi4_multimodal"), ("default", "longrope")),
+    **dict.fromkeys(("phimoe", "recurrent_gemma"), ("default",)),
+    "hy_v4": tuple(kind for kind in INNER if kind != "proportional"),
+}
 """Families whose reference refuses all other rotations."""
 
-KINDS = [(model_type, kind) for model_type in ROTATED for kind in NARROW.get(model_type, INNER)]
 OUTSIDE = [(t, "longrope", "original_max_position_embeddings") for t in ("phi3", "phi4_multimodal")]
 """One that stands outside the section overrules this key: what it holds is never looked at."""
 
-NESTED_KEYS = [where for t, kind in KINDS for key in INNER[kind] if (where := (t, kind, key)) not in OUTSIDE]
+
+def kinds_of(model_type: str) -> list[str]:
+    """The rotations that a family knows."""
+    return list(NARROW.get(model_type, INNER))
+
+
+def nested_keys(model_type: str) -> list[tuple[str, str]]:
+    """(rotation, key) of everything that is read of a section."""
+    found = [(kind, key) for kind in kinds_of(model_type) for key in INNER[kind]]
+    return [(kind, key) for kind, key in found if (model_type, kind, key) not in OUTSIDE]
 
 
 def rope_of(model_type: str, inner: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -170,29 +217,38 @@ def rope_of(model_type: str, inner: dict[str, Any]) -> tuple[dict[str, Any], str
     return {"rope_parameters": {"full_attention": inner}}, "rope_parameters.full_attention"
 
 
-@pytest.mark.parametrize(("model_type", "kind"), KINDS)
-def test_a_whole_section_is_read(model_type: str, kind: str) -> None:
-    ArchitectureParameter.from_huggingface(raw(model_type) | rope_of(model_type, {"rope_type": kind, **INNER[kind]})[0])
+OF_PARTS = ("minimax_m2", "minimax_m3_vl_text", "qwen4_exp_text")
+"""Families that turn parts of heads where they are told, and whole ones by default."""
+
+rotated = pytest.mark.parametrize("model_type", ROTATED)
 
 
-@pytest.mark.parametrize(("model_type", "kind", "key"), NESTED_KEYS)
-@pytest.mark.parametrize("wrong", [{}, "text", [], True], ids=["dict", "str", "list", "bool"])
-def test_a_nested_value_of_another_type_is_refused_by_its_path(
-    model_type: str, kind: str, key: str, wrong: Any
-) -> None:
-    if (key == "truncate" and wrong is True) or (key in ("short_factor", "long_factor") and wrong == []):
-        return  # of the right type
-    section, path = rope_of(model_type, {"rope_type": kind, **INNER[kind], key: wrong})
-    assert named(refusal(model_type, **section), f"{path}.{key}")
+@rotated
+def test_a_whole_section_is_read(model_type: str) -> None:
+    for kind in kinds_of(model_type):
+        section = rope_of(model_type, {"rope_type": kind, **INNER[kind]})[0]
+        ArchitectureParameter.from_huggingface(raw(model_type) | section)
 
 
-@pytest.mark.parametrize(("model_type", "kind"), KINDS)
-def test_an_unknown_nested_key_is_refused_by_its_path(model_type: str, kind: str) -> None:
-    section, path = rope_of(model_type, {"rope_type": kind, **INNER[kind], "stretch": 1000.0})
-    message = refusal(model_type, **section)
-    assert f"{model_type}: {path}.stretch = 1000.0" in message
-    n = ArchitectureParameter.from_huggingface(raw(model_type) | section, ignore_keys=[f"{path}.stretch"])
-    assert n.origin.ignored_keys == (f"{path}.stretch",)
+@rotated
+def test_a_nested_value_of_another_type_is_refused_by_its_path(model_type: str) -> None:
+    wrong: tuple[Any, ...] = ({}, "text", [], True)
+    for kind, key in nested_keys(model_type):
+        for value in wrong:
+            if (key == "truncate" and value is True) or (key in ("short_factor", "long_factor") and value == []):
+                continue  # of the right type
+            section, path = rope_of(model_type, {"rope_type": kind, **INNER[kind], key: value})
+            assert refuses(model_type, f"{path}.{key}", **section), (kind, key, value)
+
+
+@rotated
+def test_an_unknown_nested_key_is_refused_by_its_path(model_type: str) -> None:
+    for kind in kinds_of(model_type):
+        section, path = rope_of(model_type, {"rope_type": kind, **INNER[kind], "stretch": 1000.0})
+        message = refusal(model_type, **section)
+        assert f"{model_type}: {path}.stretch = 1000.0" in message
+        n = ArchitectureParameter.from_huggingface(raw(model_type) | section, ignore_keys=[f"{path}.stretch"])
+        assert n.origin.ignored_keys == (f"{path}.stretch",)
 
 
 @pytest.mark.parametrize("model_type", ROTATED)
@@ -200,7 +256,7 @@ def test_an_unknown_rotation_is_refused_with_the_known_ones(model_type: str) -> 
     section, path = rope_of(model_type, {"rope_type": "foo"})
     message = refusal(model_type, **section)
     known = ", ".join(NARROW.get(model_type, ("default", "linear", "dynamic", "llama3", "yarn")))
-    assert f"{model_type}: {path}.rope_type = 'foo' (known: {known}," in message
+    assert f"{model_type}: {path}.rope_type = 'foo' (known: {known}" in message
 
 
 @pytest.mark.parametrize("model_type", ROTATED)
@@ -214,7 +270,9 @@ def test_a_nested_section_that_is_no_object_is_refused() -> None:
     assert "rope_parameters.full_attention" in refusal("gemma3_text", rope_parameters={"full_attention": "text"})
 
 
-@pytest.mark.parametrize("model_type", [t for t in ROTATED if families.find(t).partial_rotary_factor is None])
+@pytest.mark.parametrize(
+    "model_type", [t for t in ROTATED if families.find(t).partial_rotary_factor is None and t not in OF_PARTS]
+)
 def test_a_partial_rotation_that_the_family_ignores_is_refused(model_type: str) -> None:
     """The reference rotates whole heads here and says nothing: what it does with the key would be a guess."""
     section, path = rope_of(model_type, {"rope_type": "default", "partial_rotary_factor": 0.5})

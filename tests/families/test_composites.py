@@ -19,7 +19,9 @@ from nexus_universal.families.shared import names
 from nexus_universal.parity.references import build_reference, reference_config
 from tests.helpers import ids, raw, same
 
-COMPOSITES = [name for name in families.model_types() if families.find(name).saved_as]
+COMPOSITES = [
+    name for name in families.model_types() if families.find(name).saved_as and not families.find(name).reference
+]
 NESTED = [name for name in COMPOSITES if families.find(name).sections]
 
 

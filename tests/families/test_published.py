@@ -10,8 +10,9 @@ import pytest
 
 from nexus_universal import ArchitectureParameter
 from nexus_universal.architecture.feed_forward import MixtureOfExperts
-from nexus_universal.architecture.mixers import Attention, GatedDeltaRule, LatentAttention, StateSpace
+from nexus_universal.architecture.mixers import Attention, LatentAttention
 from nexus_universal.architecture.position import Llama3Scaling, Rope
+from nexus_universal.architecture.recurrences import GatedDeltaRule, StateSpace
 
 QWEN3: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],

@@ -79,7 +79,7 @@ PAIRS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mixtral", {"num_experts": 3}, {"num_local_experts": 3}),
     ("qwen3_moe", {"num_local_experts": 5}, {"num_experts": 5}),
     ("glm4_moe_lite", {"num_local_experts": 5}, {"n_routed_experts": 5}),
-    ("deepseek_v3", {"num_local_experts": 4}, {"n_routed_experts": 4}),
+    ("deepseek_v3", {"num_local_experts": 12}, {"n_routed_experts": 12}),
     ("gemma", {"hidden_act": "gelu", "head_dim": 8}, {"hidden_act": "gelu_pytorch_tanh", "head_dim": 8}),
     ("glm", {"rope_theta": 500.0}, with_theta(500.0, partial_rotary_factor=0.5)),
     ("glm", {"eos_token_id": None}, {"eos_token_id": [151329, 151336, 151338]}),
@@ -144,7 +144,7 @@ def test_every_scaling_in_v4_spelling(model_type: str) -> None:
         old = {name: item for name, item in new.items() if name != "rope_parameters"}
         if "rope_theta" in inner:
             old["rope_theta"] = inner.pop("rope_theta")
-        old["rope_scaling"] = {type_key: inner.pop("rope_type")} | inner
+        old["rope_scaling"] = {type_key: inner.pop("rope_type", "default")} | inner
         assert ArchitectureParameter.from_huggingface(old) == ArchitectureParameter.from_huggingface(new), value
 
 

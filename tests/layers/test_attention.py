@@ -79,13 +79,16 @@ def defined(module: UniversalAttention, part: Attention, x: Tensor, layer_index:
         weight, bias = role_of(module, role)
         out = x @ weight.double().T + (0 if bias is None else bias.double())
         roles[role] = out.unflatten(-1, (heads, -1))
-    if part.clip is not None:
-        roles = {name: role if name == "gate" else role.clamp(-part.clip, part.clip) for name, role in roles.items()}
-    query, key = roles["query"], roles["key"]
+    wide = part.qk_norm is not None and part.qk_norm.over == "width"
+
+    def clipped(role: Tensor) -> Tensor:
+        return role if part.clip is None else role.clamp(-part.clip, part.clip)
+
+    query, key = (roles[name] if wide else clipped(roles[name]) for name in ("query", "key"))
 
     def normed(value: Tensor, norm: Any) -> Tensor:
-        if part.qk_norm and part.qk_norm.over == "width":
-            return rms(value.flatten(-2), norm.weight, part.qk_norm.norm.eps).view_as(value)
+        if part.qk_norm and wide:
+            return clipped(rms(value.flatten(-2), norm.weight, part.qk_norm.norm.eps).view_as(value))
         return rms(value, norm.weight, part.qk_norm.norm.eps) if part.qk_norm else value
 
     if part.qk_norm and part.qk_norm.when == "before_rope":
@@ -97,7 +100,7 @@ def defined(module: UniversalAttention, part: Attention, x: Tensor, layer_index:
     if part.temperature:
         times = torch.arange(x.shape[1]).double()
         query = query * (1 + part.temperature.growth * (1 + (times // part.temperature.span)).log())[:, None, None]
-    out = softmax_attention(query, key, roles["value"], part.softmax_scale(layer_index), part.window)
+    out = softmax_attention(query, key, clipped(roles["value"]), part.softmax_scale(layer_index), part.window)
     if part.gate:
         opened = (
             torch.sigmoid(roles["gate"]) if part.gate.activation == "sigmoid" else nn.functional.softplus(roles["gate"])

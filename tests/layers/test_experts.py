@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteMoE
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+from transformers.models.phimoe.modeling_phimoe import sparsemixer
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextSparseMoeBlock
 
 from nexus_universal import ArchitectureParameter
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, MixtureOfExperts, Router
 from nexus_universal.layers.experts import Experts, UniversalExperts, UniversalRouter, grouped_linear
+from nexus_universal.layers.support import kept_in_float32
 from tests.helpers import config, furthest, ids, reference, same, universal, widen
 
 BLOCKS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -88,7 +90,7 @@ def routed(part: Router, scores: Tensor, bias: Tensor, k: int) -> list[dict[int,
         chosen = sorted(allowed, key=lambda e: -float(choice[e]))[:k]
         weights = {e: float(row[e]) for e in chosen}
         if part.normalise:
-            total = sum(weights.values()) + part.sum_epsilon
+            total = max(sum(weights.values()) + part.sum_epsilon, part.sum_floor)
             weights = {e: w / total for e, w in weights.items()}
         found.append({e: w * (part.scale or 1.0) for e, w in weights.items()})
     return found
@@ -103,14 +105,30 @@ def routed(part: Router, scores: Tensor, bias: Tensor, k: int) -> list[dict[int,
     scale=st.sampled_from([None, 1.8]),
     k=st.integers(1, 4),
     logits=st.sampled_from(["model", "float32"]),
+    floor=st.sampled_from([0.0, 0.6]),
     seed=st.integers(0, 99),
 )
 def test_a_router_is_its_definition(
-    score: Any, normalise: bool, biased: bool, grouped: bool, scale: float | None, k: int, logits: Any, seed: int
+    score: Any,
+    normalise: bool,
+    biased: bool,
+    grouped: bool,
+    scale: float | None,
+    k: int,
+    logits: Any,
+    floor: float,
+    seed: int,
 ) -> None:
     torch.manual_seed(seed)
-    groups = ExpertGroups(count=3, keep=2) if grouped and biased else None
-    part = Router(score=score, normalise=normalise, selection_bias=biased, groups=groups, scale=scale, logits=logits)
+    part = Router(
+        score=score,
+        normalise=normalise,
+        selection_bias=biased,
+        groups=ExpertGroups(count=3, keep=2) if grouped and biased else None,
+        sum_floor=floor if normalise else 0.0,
+        scale=scale,
+        logits=logits,
+    )
     router = UniversalRouter(part, d_model=5, experts=9, per_token=k)
     nn.init.normal_(router.weight)
     bias = torch.randn(9)
@@ -203,6 +221,20 @@ def test_a_cast_leaves_the_selection_bias_in_float32(cast: str) -> None:
     assert "router.selection_bias" in ours.state_dict()
 
 
+@pytest.mark.parametrize("stored", ["model", "float32"])
+def test_a_cast_leaves_a_router_that_is_stored_in_float32(stored: Any) -> None:
+    part = Router(score="softmax", normalise=True, logits="float32", stored=stored)
+    router = UniversalRouter(part, d_model=6, experts=5, per_token=2)
+    nn.init.normal_(router.weight)
+    before = router.weight.detach().clone()
+    cast = router.to(torch.bfloat16)
+    assert cast.weight.dtype == (torch.float32 if stored == "float32" else torch.bfloat16)
+    assert same(cast.weight.data, before) == (stored == "float32")
+    assert isinstance(cast.weight, nn.Parameter) and cast.weight.requires_grad
+    assert [name for name, _ in cast.named_parameters()] == ["weight"]
+    assert list(kept_in_float32(nn.ModuleDict({"r": cast}))) == (["r.weight"] if stored == "float32" else [])
+
+
 def test_the_bias_chooses_but_does_not_weigh() -> None:
     _, ours = both("glm4_moe_lite")
     x = inputs().reshape(-1, 48)
@@ -226,3 +258,18 @@ def test_experts_of_any_width_are_computed_where_the_references_kernel_fails() -
             layer.mlp.experts.config._experts_implementation = "eager"
         expected = theirs(ids(1, 5), use_cache=False).logits
         assert furthest(ours(ids(1, 5)).logits, expected) < 1e-5
+
+
+def test_a_sparse_mixer_is_the_references() -> None:
+    """One expert after the other, each with its share among those left that are near the best."""
+    part = Router(score="sparse_mixer", normalise=False, tolerance=0.4, weights="model")
+    router = UniversalRouter(part, d_model=5, experts=6, per_token=2)
+    nn.init.normal_(router.weight, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    weights, chosen = router(x)
+    expected, experts = sparsemixer(F.linear(x, router.weight), jitter_eps=0.2, training=False)
+    assert torch.equal(chosen, experts) and same(weights, expected)
+    assert 0.2 < float((weights < 1).float().mean()) < 0.8  # some have others near, some have none
+    probe = torch.randn(64, 2, generator=torch.Generator().manual_seed(2))
+    mine, theirs = (torch.autograd.grad((out * probe).sum(), x, retain_graph=True)[0] for out in (weights, expected))
+    assert same(mine, theirs)

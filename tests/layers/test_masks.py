@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.masking_utils import (
     causal_mask_function,
+    chunked_causal_mask_function,
     find_packed_sequence_indices,
     packed_sequence_compatibility_function,
     sdpa_mask,
@@ -46,6 +47,38 @@ def paddings(draw: st.DrawFn, total: int, batch: int) -> Tensor:
             row = torch.tensor(draw(st.lists(st.booleans(), min_size=total, max_size=total)))
         rows.append(row)
     return torch.stack(rows)
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_chunks_are_the_references(data: st.DataObject) -> None:
+    """Chunks begin behind the pads of a row; a cache keeps what a window of that size keeps."""
+    size, batch = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 3))
+    seen, new = data.draw(st.integers(0, 9)), data.draw(st.integers(1, 9))
+    pads = data.draw(st.lists(st.integers(0, seen + new - 1), min_size=batch, max_size=batch))
+    padding = torch.stack([torch.arange(seen + new) >= count for count in pads])
+    extent = extent_of(size, seen, new)
+    ours = attention_mask(
+        extent,
+        batch=batch,
+        device=torch.device("cpu"),
+        window=size,
+        padding=padding,
+        positions=None,
+        always=True,
+        chunked=True,
+    )
+    theirs = sdpa_mask(
+        batch_size=batch,
+        q_length=new,
+        kv_length=extent.keys,
+        q_offset=seen,
+        kv_offset=extent.key_offset,
+        mask_function=chunked_causal_mask_function(size, torch.tensor(pads)),
+        attention_mask=padding,
+        allow_is_causal_skip=False,
+    )
+    assert ours is not None and torch.equal(ours, theirs)
 
 
 @settings(max_examples=300)

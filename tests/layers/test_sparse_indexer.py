@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers.models.deepseek_v32.modeling_deepseek_v32 import DeepseekV32Indexer
+from transformers.models.dots3_note.modeling_dots3_note import Dots3NoteTextIndexer
 from transformers.models.glm_moe_dsa.modeling_glm_moe_dsa import GlmMoeDsaIndexer
 
-from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.mixers import ReusedIndices, SparseIndexer
 from nexus_universal.architecture.position import Norm, Rope
 from nexus_universal.cache import IndexedState
@@ -19,7 +20,12 @@ from nexus_universal.layers.sparse_indexer import ReusedSelection, UniversalSpar
 from tests.helpers import config, same
 
 WIDTH, RANK, SEQ = 48, 28, 23
-REFERENCES = {"deepseek_v32": (DeepseekV32Indexer, "half"), "glm_moe_dsa": (GlmMoeDsaIndexer, "interleaved_to_half")}
+TO_HALF = {"pairing": "interleaved_to_half"}
+REFERENCES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "deepseek_v32": (DeepseekV32Indexer, {"pairing": "half"}),
+    "glm_moe_dsa": (GlmMoeDsaIndexer, TO_HALF),
+    "dots3_note_text": (Dots3NoteTextIndexer, TO_HALF | {"table": "float32", "product": "float32", "rounded": "kept"}),
+}
 PART = SparseIndexer(
     heads=12,
     head_dim=20,
@@ -52,10 +58,10 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("model_type", REFERENCES)
 def test_it_chooses_as_the_reference_does(model_type: str, dtype: torch.dtype) -> None:
     """The same keys, and in the same order, which their scores decide."""
-    kind, pairing = REFERENCES[model_type]
+    kind, form = REFERENCES[model_type]
     assert PART.rope is not None
-    ours, plan = built(replace(PART, rope=replace(PART.rope, pairing=pairing)), dtype)  # type: ignore[arg-type]
-    theirs = kind(config(model_type, index_topk=5), layer_idx=0).to(dtype)
+    ours, plan = built(replace(PART, rope=replace(PART.rope, **form)), dtype)
+    theirs = kind(config(model_type, index_topk=5).per_layer_config[0], layer_idx=0).to(dtype)
     names = {"query": "wq_b", "key": "wk", "key_norm": "k_norm", "weights": "weights_proj"}
     theirs.load_state_dict({f"{names[k.split('.')[0]]}.{k.split('.')[1]}": v for k, v in ours.state_dict().items()})
     x, latent = inputs(dtype)
@@ -114,8 +120,3 @@ def test_an_additive_mask_is_narrowed_alike_and_indices_are_reused() -> None:
     assert torch.equal(added == 0, narrowed)
     reused = ReusedSelection(ReusedIndices(reuse="chosen"))
     assert torch.equal(reused(x, latent, mask, call, None), narrowed)
-
-
-def test_another_place_of_the_scale_is_refused() -> None:
-    with pytest.raises(UnsupportedPart, match="scale_on = 'weights'"):
-        built(replace(PART, scale_on="weights"))

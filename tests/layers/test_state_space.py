@@ -16,8 +16,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMamba2Mi
 from transformers.models.zamba2.modeling_zamba2 import Zamba2MambaMixer
 
 from nexus_universal.architecture.errors import UnsupportedPart
-from nexus_universal.architecture.mixers import StateSpace
 from nexus_universal.architecture.position import Norm
+from nexus_universal.architecture.recurrences import StateSpace
 from nexus_universal.layers.state_space import UniversalStateSpace
 from tests.helpers import furthest, same, widen
 from tests.layers.recurrent import assert_same_gradients, padded

@@ -132,8 +132,12 @@ UNCHANGED = {
     "ArchitectureParameter.head",
     "Step.read",
     "Register.name",
+    "Beside.name",
 }
-"""Parts that must be there, whose own fields are changed; a register's name is, where steps read and write it."""
+"""Parts that must be there, whose own fields are changed; a register's name is, where steps read and write it.
+
+A table's name beside another is that of its tensor.
+"""
 
 
 @pytest.mark.parametrize("model_type", TYPES)

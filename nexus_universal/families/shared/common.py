@@ -8,12 +8,12 @@ from itertools import repeat
 from typing import Any
 
 from nexus_universal.architecture.ends import Embedding, Head, Text
-from nexus_universal.architecture.feed_forward import FeedForward
+from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm, Rope
-from nexus_universal.architecture.program import Program, sequential_layer
+from nexus_universal.architecture.program import Program, parallel_layer, sequential_layer
 from nexus_universal.families.shared import rotary
 from nexus_universal.families.shared.reader import ConfigReader
 
@@ -33,6 +33,8 @@ ACTIVATIONS = {
 }
 
 
+WINDOW_IF_USED = "needs use_sliding_window = true and a sliding_window"
+
 ALL_BIASES = ("query", "key", "value", "output")
 INPUT_BIASES = ("query", "key", "value")
 
@@ -45,6 +47,7 @@ def text(
     eos: int | list[int] | None,
     pad: int | None,
     std: float = 0.02,
+    cached: bool = True,
     **start: Any,
 ) -> Text:
     """Special tokens, context and dtype; the arguments are the reference class's defaults.
@@ -61,7 +64,7 @@ def text(
         bos=reader.take("bos_token_id", bos, kinds=(int, type(None))),
         eos=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
         pad=reader.take("pad_token_id", pad, kinds=(int, type(None))),
-        use_cache=reader.take("use_cache", True),
+        use_cache=reader.take("use_cache", cached),
         dtype=reader.take("dtype", None, known=(None, "float32", "float16", "bfloat16", "float64")),
         initializer_range=reader.take("initializer_range", std),
         **start,
@@ -71,9 +74,10 @@ def text(
 def embedding(reader: ConfigReader, *, vocab: int, width: int, pad: int | None, **scale: Any) -> Embedding:
     """The token table; the pad row gets no gradient (a negative pad counts from the end, as in torch)."""
     vocab, width = reader.count("vocab_size", vocab), reader.count("hidden_size", width)
-    padding_row = vocab + pad if pad is not None and pad < 0 else pad
-    inside = padding_row is None or 0 <= padding_row < vocab
-    reader.require(inside, "pad_token_id", pad, f"must lie in the vocabulary of {vocab}")
+    rows = vocab + scale.get("spare", 0)
+    padding_row = rows + pad if pad is not None and pad < 0 else pad
+    inside = padding_row is None or 0 <= padding_row < rows
+    reader.require(inside, "pad_token_id", pad, f"must lie in the vocabulary of {rows}")
     return Embedding(vocab=vocab, width=width, padding_row=padding_row, **scale)
 
 
@@ -126,9 +130,7 @@ def attention(
     `attention_bias` whether the roles `biased` have one. `null_head_dim` takes null for width / heads, too. `rope` None
     reads a plain rotation, unless nothing is `rotated`.
     """
-    if fields.get("kernel", "").startswith("eager"):
-        reader.inert("attn_implementation", None, "eager")
-        reader.inert("_attn_implementation", None, "eager")
+    written_out(reader, fields.get("kernel", ""))
     heads = reader.count("num_attention_heads", heads)
     shared = reader.count("num_key_value_heads", kv_heads, optional=True)
     if biases is None:
@@ -141,6 +143,13 @@ def attention(
         biases=biases,  # type: ignore[arg-type]
         **fields,
     )
+
+
+def written_out(reader: ConfigReader, kernel: str) -> None:
+    """A config may ask for the eager form where the reference class has no other."""
+    if kernel.startswith("eager"):
+        reader.inert("attn_implementation", None, "eager")
+        reader.inert("_attn_implementation", None, "eager")
 
 
 def feed_forward(
@@ -165,23 +174,35 @@ def sequential(
     norm: Norm | None,
     output_norm: Norm | None = None,
     scale: float | None = None,
+    sum_norm: Norm | None = None,
 ) -> tuple[Program, ...]:
     """Layer by layer one mixer, then one feed-forward (or the same in all); equal layers are one program.
 
-    `scale` multiplies what each adds to the residual.
+    `scale` multiplies what each adds to the residual; `sum_norm` norms the sum.
     """
+    norms = {"norm": norm, "output_norm": output_norm, "sum_norm": sum_norm}
     made: dict[tuple[Part, Part], Program] = {}
     pairs = zip(mixers, repeat(feed_forwards) if isinstance(feed_forwards, Part) else feed_forwards, strict=False)
     return tuple(
         made.get(pair)
         or made.setdefault(
             pair,
-            sequential_layer(
-                ("attention", pair[0]), ("feed_forward", pair[1]), norm=norm, output_norm=output_norm, scale=scale
-            ),
+            sequential_layer(("attention", pair[0]), ("feed_forward", pair[1]), scale=scale, **norms),
         )
         for pair in pairs
     )
+
+
+def parallel(
+    mixers: Iterable[Part], feed_forward: Part, *, norm: Norm | None, sum_order: tuple[str, ...]
+) -> tuple[Program, ...]:
+    """Layer by layer one mixer beside the feed-forward, both behind the same norm; equal layers are one program."""
+    made: dict[Part, Program] = {}
+    for mixer in (mixers := tuple(mixers)):
+        if mixer not in made:
+            pairs = ("attention", mixer), ("feed_forward", feed_forward)
+            made[mixer] = parallel_layer(*pairs, norm=norm, sum_order=sum_order)
+    return tuple(made[mixer] for mixer in mixers)
 
 
 def decoder(
@@ -189,7 +210,7 @@ def decoder(
     text: Text,
     embedding: Embedding,
     layers: Iterable[Program],
-    norm: Norm,
+    norm: Norm | None,
     *,
     tied: bool = False,
     **head: Any,
@@ -233,15 +254,21 @@ def windowed(kinds: Iterable[str], full: Attention, *, sliding: Attention) -> tu
     return tuple(sliding if kind == "sliding_attention" else full for kind in kinds)
 
 
+def windowed_by(
+    kinds: Iterable[str], full: Attention, window: int | None, reader: ConfigReader, *, needs: str, **fields: Any
+) -> tuple[Attention, ...]:
+    """The attention of each kind of layer, `fields` those of a windowed one; a window without a width `needs` it."""
+    kinds = tuple(kinds)
+    reader.require(window is not None or "sliding_attention" not in kinds, "layer_types", "sliding_attention", needs)
+    return windowed(kinds, full, sliding=replace(full, window=window, **fields))
+
+
 def windowed_above(reader: ConfigReader, attention: Attention, layers: int) -> tuple[Attention, ...]:
     """Qwen's windows: in the layers that `layer_types` names, or from `max_window_layers` on, if they are used."""
     window = window_if_used(reader)
     first = reader.take("max_window_layers", 28)
     kinds = layer_types(reader, layers, full_until=first if window else layers)
-    if window is None and "sliding_attention" in kinds:
-        raise reader.refuse("layer_types", "sliding_attention", "needs use_sliding_window = true and a sliding_window")
-    windowed = replace(attention, window=window)
-    return tuple(windowed if kind == "sliding_attention" else attention for kind in kinds)
+    return windowed_by(kinds, attention, window, reader, needs=WINDOW_IF_USED)
 
 
 def window_if_used(reader: ConfigReader, default: int = 4096) -> int | None:
@@ -257,3 +284,24 @@ def sparse_layers(reader: ConfigReader, layers: int) -> tuple[bool, ...]:
     if any(type(index) is not int for index in dense):
         raise reader.refuse("mlp_only_layers", dense, "must be a list of layer indices")
     return tuple(index not in dense and (index + 1) % step == 0 for index in range(layers))
+
+
+def softmax_experts(
+    reader: ConfigReader, expert: FeedForward, *, count: int, chosen: int, normalise: bool = False
+) -> MixtureOfExperts:
+    """Experts chosen by a softmax over all; the numbers are the reference class's defaults."""
+    return MixtureOfExperts(
+        experts=reader.count("num_experts", count),
+        per_token=reader.count("num_experts_per_tok", chosen),
+        expert=expert,
+        router=Router(score="softmax", normalise=reader.take("norm_topk_prob", normalise), weights="model"),
+    )
+
+
+def dense_or_sparse(
+    reader: ConfigReader, layers: int, dense: FeedForward, experts: MixtureOfExperts, *, dense_layers: int
+) -> tuple[FeedForward | MixtureOfExperts, ...]:
+    """The feed-forward of each layer: as `mlp_layer_types` lists them, or experts behind the first few."""
+    listed = reader.names("mlp_layer_types", length=layers, known=("dense", "sparse"))
+    kinds = listed or tuple("dense" if index < dense_layers else "sparse" for index in range(layers))
+    return tuple(experts if kind == "sparse" else dense for kind in kinds)

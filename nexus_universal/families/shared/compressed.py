@@ -60,7 +60,7 @@ def attention(reader: ConfigReader, norm: Norm, *, context: int | None) -> dict[
         head_dim=width,
         keep=reader.count("index_topk", 512),
         key_norm=norm,
-        rope=replace(far, fraction=far.dims(head_dim) / width),
+        rope=replace(far, fraction=far.dims(head_dim) / width).at_the_end(),
     )
     heavy = replace(sliding, rope=far, rate=rates[HEAVY])
     return {SLIDING: sliding, HEAVY: heavy, SPARSE: replace(heavy, rate=rates[SPARSE], overlap=True, indexer=indexer)}
@@ -72,7 +72,7 @@ def _ropes(reader: ConfigReader, head_dim: int, *, context: int | None) -> list[
     given = reader.number("partial_rotary_factor", None)
     fraction = given or (dims / head_dim if dims else 64 / 512)
     thetas = reader.number("rope_theta", 10000.0), reader.number("compress_rope_theta", 160000.0)
-    form: dict[str, Any] = {"pairing": "interleaved", "part_rotated": "last", "product": "float32"}
+    form: dict[str, Any] = {"pairing": "interleaved", "product": "float32"}
     said = _rope_section(reader)
     if {"main", "compress"} <= said.values.keys():
         sections = [_settled(said.section(kind)) for kind in ("main", "compress")]
@@ -85,7 +85,8 @@ def _ropes(reader: ConfigReader, head_dim: int, *, context: int | None) -> list[
         said.values = {**factor, **said.values, "rope_theta": thetas[1], "partial_rotary_factor": fraction}
     settings = {"context": context, "takes_fraction": True, "nested": True}
     ropes = [rotary.rope(section, **settings, **form) for section in sections]
-    return ropes if len(ropes) == 2 else [Rope(theta=thetas[0], fraction=fraction, **form), *ropes]
+    ropes = ropes if len(ropes) == 2 else [Rope(theta=thetas[0], fraction=fraction, **form), *ropes]
+    return [rope.at_the_end() for rope in ropes]
 
 
 def _rope_section(reader: ConfigReader) -> ConfigReader:
@@ -135,8 +136,8 @@ def experts(reader: ConfigReader) -> MixtureOfExperts:
     )
 
 
-def connected_layer(parts: dict[str, Part], connection: Connection, norm: Norm) -> Program:
-    """Every part reads the streams through a connection and a norm."""
+def connected_layer(parts: dict[str, Part], connection: Connection, norm: Norm | None) -> Program:
+    """Every part reads the streams through a connection and a norm, if there is one."""
     return Program(
         steps=tuple(
             Step(

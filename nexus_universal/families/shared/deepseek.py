@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, MixtureOfExperts, Router
-from nexus_universal.architecture.mixers import LatentAttention, SparseIndexer
+from nexus_universal.architecture.mixers import LatentAttention, OutputGate, SparseIndexer
 from nexus_universal.architecture.position import Norm, YarnScaling
 from nexus_universal.families.shared import rotary
 from nexus_universal.families.shared.reader import TRAINING, ConfigReader
@@ -39,11 +39,14 @@ def latent_attention(
     query_rank: int | None,
     defaults: LatentSizes,
     width: int = 0,
+    rotated: bool = True,
+    gate: OutputGate | None = None,
     **rotation: Any,
 ) -> LatentAttention:
     """DeepSeek's latent attention; its two inner norms have epsilon 1e-6 whatever the config says.
 
-    `rotation` is the form of a family's rotation where its configs leave no choice between two.
+    `rotation` is the form of a family's rotation where its configs leave no choice between two, if anything is
+    `rotated`.
     """
     heads = reader.count("num_attention_heads", defaults.heads)
     rope_dim, nope_dim = (
@@ -53,8 +56,9 @@ def latent_attention(
     reader.inert("num_key_value_heads", heads)
     reader.inert("head_dim", rope_dim)
     reader.inert("qk_head_dim", rope_dim + nope_dim)
-    rotation = rotation or {"pairing": "interleaved_to_half" if reader.take("rope_interleave", True) else "half"}
-    rope = rotary.rope(reader.section("rope_parameters"), context=context, **rotation)
+    if rotated and not rotation:
+        rotation = {"pairing": "interleaved_to_half" if reader.take("rope_interleave", True) else "half"}
+    rope = rotary.rope(reader.section("rope_parameters"), context=context, **rotation) if rotated else None
     rank = reader.count("q_lora_rank", query_rank, optional=True)
     biased = reader.take("attention_bias", False)
     return LatentAttention(
@@ -66,7 +70,8 @@ def latent_attention(
         value_dim=reader.count("v_head_dim", defaults.value, optional=defaults.value is None) or width // heads,
         latent_norm=Norm(kind="rms", eps=1e-6),
         rope=rope,
-        scale_by_yarn=isinstance(rope.scaling, YarnScaling) and bool(rope.scaling.mscale_all_dim),
+        scale_by_yarn=bool(rope and isinstance(rope.scaling, YarnScaling) and rope.scaling.mscale_all_dim),
+        gate=gate,
         biases=(("query_down", "latent_down", "output") if rank else ("latent_down", "output")) if biased else (),
     )
 
@@ -90,16 +95,27 @@ def sigmoid_router(
 
 
 def experts(
-    reader: ConfigReader, dense: FeedForward, router: Router, *, count: int, chosen: int, width: int, shared: int = 1
+    reader: ConfigReader,
+    dense: FeedForward,
+    router: Router,
+    *,
+    count: int,
+    chosen: int,
+    width: int,
+    shared: int = 1,
+    keys: tuple[str, str] = ("n_routed_experts", "n_shared_experts"),
 ) -> MixtureOfExperts:
-    """Routed experts, and shared ones as a single wider one; activation and biases are those of the dense layers."""
+    """Routed experts, and shared ones as a single wider one; activation and biases are those of the dense layers.
+
+    The numbers are the reference class's defaults, `keys` the names of how many experts there are of each.
+    """
     width = reader.count("moe_intermediate_size", width)
     return MixtureOfExperts(
-        experts=reader.count("n_routed_experts", count),
+        experts=reader.count(keys[0], count),
         per_token=reader.count("num_experts_per_tok", chosen),
         expert=FeedForward(width=width, activation=dense.activation),
         router=router,
-        shared=replace(dense, width=width * reader.count("n_shared_experts", shared)),
+        shared=replace(dense, width=width * reader.count(keys[1], shared)),
     )
 
 

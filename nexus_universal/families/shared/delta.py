@@ -7,19 +7,22 @@ from typing import Any
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
-from nexus_universal.architecture.mixers import Activation, Attention, GatedDeltaRule, OutputGate, Packed, QueryKeyNorm
+from nexus_universal.architecture.mixers import Activation, Attention, OutputGate, Packed, QueryKeyNorm
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Program, sequential_layer
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.families.shared import common, names, rotary
 from nexus_universal.families.shared.reader import ConfigReader
 
 PATTERN: dict[str, Any] = {"other": "linear_attention", "pattern_key": "full_attention_interval", "full_every": 4}
 
-NAMES: names.Names = {
-    "layers.{i}.attention.query_gate": f"{names.LAYER}.self_attn.q_proj",
+SHARED_EXPERT: names.Names = {
     "layers.{i}.feed_forward.shared_gate": f"{names.LAYER}.mlp.shared_expert_gate",
-} | names.gated("layers.{i}.feed_forward.shared", f"{names.LAYER}.mlp.shared_expert")
+    **names.gated("layers.{i}.feed_forward.shared", f"{names.LAYER}.mlp.shared_expert"),
+}
+
+NAMES: names.Names = {"layers.{i}.attention.query_gate": f"{names.LAYER}.self_attn.q_proj", **SHARED_EXPERT}
 
 PASSED_OVER = {r"^mtp\.": "multi-token prediction"}
 
@@ -84,14 +87,23 @@ def delta_rule(reader: ConfigReader, *, eps: float, act: Activation, packing: tu
     )
 
 
-def experts(reader: ConfigReader, act: Activation, *, count: int, chosen: int, normalise: bool) -> MixtureOfExperts:
+def experts(
+    reader: ConfigReader,
+    act: Activation,
+    *,
+    count: int,
+    chosen: int,
+    normalise: bool,
+    width: int = 512,
+    shared: int = 512,
+) -> MixtureOfExperts:
     """Experts and a shared one with a gate of its own."""
     return MixtureOfExperts(
         experts=reader.count("num_experts", count),
         per_token=reader.count("num_experts_per_tok", chosen),
-        expert=FeedForward(width=reader.count("moe_intermediate_size", 512), activation=act),
+        expert=FeedForward(width=reader.count("moe_intermediate_size", width), activation=act),
         router=Router(score="softmax", normalise=normalise, weights="model"),
-        shared=FeedForward(width=reader.count("shared_expert_intermediate_size", 512), activation=act),
+        shared=FeedForward(width=reader.count("shared_expert_intermediate_size", shared), activation=act),
         shared_gate=True,
     )
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import Norm, Rope
 from nexus_universal.families.shared import common, rotary
 from nexus_universal.families.shared.reader import ConfigReader
@@ -17,7 +19,7 @@ from nexus_universal.families.shared.reader import ConfigReader
 class Size:
     """The defaults of a reference class; `kv_heads` None means as many as heads, `head_dim` None width / heads."""
 
-    context: int
+    context: int | None
     vocab: int
     width: int
     inner: int
@@ -39,23 +41,28 @@ def decoder(
     normed: Literal["before", "after", "both"] = "before",
     rope: Rope | Mapping[str, Any] | None = None,
     mixers: Callable[[Attention, int], Iterable[Attention]] | None = None,
+    feed_forwards: Callable[[FeedForward, int], Iterable[Part] | Part] | None = None,
     feed_forward: Mapping[str, Any] | None = None,
     table: Mapping[str, Any] | None = None,
     residual: float | None = None,
     head: Mapping[str, Any] | None = None,
+    parallel: tuple[str, ...] = (),
     std: float = 0.02,
     **attention: Any,
 ) -> ArchitectureParameter:
     """The n of a config.
 
     `normed`: whether norms stand before what a sublayer reads, after what it gives, or both. `mixers` makes the layers'
-    attentions of the plain one and the depth. The mappings are fields of the rotation (which may be given whole), the
-    feed-forward, the embedding and the head; `residual` multiplies what sublayers give; the rest goes to the attention.
+    attentions of the plain one and the depth, `feed_forwards` what stands beside them. The mappings are fields of the
+    rotation (which may be given whole), the feed-forward, the embedding and the head; `residual` multiplies what
+    sublayers give. `parallel` lets both sublayers read one norm, and is the order in which they and x are added. The
+    rest goes to the attention.
     """
     text = common.text(reader, context=size.context, bos=size.bos, eos=size.eos, pad=size.pad, std=std)
     embedding = common.embedding(reader, vocab=size.vocab, width=size.width, pad=text.pad, **(table or {}))
-    if not isinstance(rope, Rope):
-        rope = rotary.rope(reader.section("rope_parameters"), context=text.context, **(rope or {}))
+    turned = rope if isinstance(rope, Rope) else None
+    if not isinstance(rope, Rope) and attention.get("rotated", True):
+        turned = rotary.rope(reader.section("rope_parameters"), context=text.context, **(rope or {}))
     plain = common.attention(
         reader,
         text,
@@ -63,17 +70,22 @@ def decoder(
         heads=size.heads,
         kv_heads=size.kv_heads,
         head_dim=size.head_dim,
-        rope=rope,
+        rope=turned,
         **attention,
     )
     depth = reader.count("num_hidden_layers", size.depth)
-    layers = common.sequential(
-        mixers(plain, depth) if mixers else [plain] * depth,
-        common.feed_forward(reader, size.inner, **(feed_forward or {})),
-        norm=None if normed == "after" else norm,
-        output_norm=None if normed == "before" else norm,
-        scale=residual,
-    )
+    attentions = tuple(mixers(plain, depth) if mixers else [plain] * depth)
+    inner = common.feed_forward(reader, size.inner, **(feed_forward or {}))
+    if parallel:
+        layers = common.parallel(attentions, inner, norm=norm, sum_order=parallel)
+    else:
+        layers = common.sequential(
+            attentions,
+            feed_forwards(inner, depth) if feed_forwards else inner,
+            norm=None if normed == "after" else norm,
+            output_norm=None if normed == "before" else norm,
+            scale=residual,
+        )
     return common.decoder(reader, text, embedding, layers, norm, tied=size.tied, **(head or {}))
 
 

@@ -167,6 +167,14 @@ EXPERTS: dict[str, tuple[Any, ...]] = {
 }
 """Qwen's spelling of experts."""
 
+TINY_WHOLE_EXPERTS: dict[str, Any] = {"intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 3}
+"""The same where every layer has experts, of `intermediate_size`."""
+
+WHOLE_EXPERTS: dict[str, tuple[Any, ...]] = without(EXPERTS, "decoder_sparse_step", "mlp_only_layers") | {
+    "norm_topk_prob": (False, True)
+}
+"""Of those, what is chosen and how it is weighed."""
+
 WINDOWED_ABOVE: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": (False, True),
     "sliding_window": (7, 24, 64),

@@ -20,8 +20,9 @@ R = TypeVar("R", bound=ConfigReader)
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Another type, whose class computes the same, for a type that transformers has no class for.
+    """Another type, whose class computes the same.
 
+    For a type without a class in transformers, or with one that other packages build (a tower of timm's).
     `config` says a config in that type's keys; the family's weights name that class's tensors beside the published
     ones. What the class does not compute (beyond a trained length; in half precision, unless it `rounds_alike`) the
     family's own tests have to prove.
@@ -104,7 +105,12 @@ class Family:
 
         def read(values: dict[str, Any]) -> tuple[ArchitectureParameter, RecordingReader]:
             reader = self._reader(RecordingReader, values, spelled_as=raw, ignore_keys=ignored)
-            return self.read(reader), reader
+            try:
+                return self.read(reader), reader
+            except (KeyError, IndexError, TypeError, ValueError) as error:  # of what does not hold nothing can be made
+                if not reader.broken:
+                    raise
+                raise UnsupportedConfig(f"{self.model_type}: {sorted(reader.broken)} cannot be") from error
 
         start = self._normalised(raw)
         found = solve(n, start, read=read)

@@ -80,6 +80,7 @@ class RecordingReader(ConfigReader):
         return found
 
     def section(self, key: str) -> ConfigReader:
+        self.values.setdefault(key, {})
         inner = super().section(key)
         assert isinstance(inner, RecordingReader)
         inner.asked, inner.invented, inner.broken = self.asked, self.invented, self.broken
@@ -97,10 +98,11 @@ def solve(n: ArchitectureParameter, values: Values, *, read: Read) -> Values:
     search = _Search(n, read)
     found = search.at_depth(values)
     distance = search.distance(found)
+    search.start = found
     with contextlib.suppress(_Exhausted):
         while distance:
             before = distance
-            for improve in (search.improved, search.counted, search.escaped, search.scaled):
+            for improve in (search.improved, search.counted, search.restarted, search.escaped, search.scaled):
                 found, distance = improve(found, distance)
                 if distance < before:
                     break
@@ -125,6 +127,7 @@ class _Search:
         self.layers: dict[tuple[int, int], int] = {}
         self.kept: list[Any] = []
         self.tries = 0
+        self.start: Values | None = None
 
     def at_depth(self, values: Values) -> Values:
         """The same with n's number of layers, which everything else depends on; lists of another depth are left out."""
@@ -200,6 +203,18 @@ class _Search:
         for path, question in self.read(values)[1].asked.items():
             values, distance = self._best(values, distance, path, _small_numbers(question, len(self.n.layers)))
         return values, distance
+
+    def restarted(self, values: Values, distance: float) -> tuple[Values, float]:
+        """Once begin again with the flags: where one decides what layers are, numbers were found for the wrong ones."""
+        if self.start is None:
+            return values, distance
+        trial, self.start = self.start, None
+        away = before = self.distance(trial)
+        for path, question in self.read(trial)[1].asked.items():
+            if question.types[:1] == (bool,):
+                trial, away = self._best(trial, away, path, _candidates(question, ()))
+        found, reached = self.counted(*self.improved(trial, away)) if away < before else (trial, away)
+        return (found, reached) if reached < distance else (values, distance)
 
     def escaped(self, values: Values, distance: float) -> tuple[Values, float]:
         """Several keys may only help together: change one that does little harm, or a choice, then try all others."""
@@ -351,6 +366,10 @@ def _small_numbers(question: Question, depth: int) -> Iterator[Any]:
     if list in question.types:
         yield from ([index] for index in range(depth))
         yield []
+        if isinstance(question.value, list | tuple) and all(
+            type(item) is int for item in question.value
+        ):  # one more, or one less
+            yield from (sorted({*question.value} ^ {index}) for index in range(depth + 1))
 
 
 def _only(asked: Iterable[KeyPath], section: Values, path: KeyPath) -> Values:

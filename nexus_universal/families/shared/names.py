@@ -73,7 +73,7 @@ def relocated(weights: WeightMap, *layouts: Mapping[str, str], passed_over: Mapp
     for key, found in weights.tensors.items():
         rules = found if isinstance(found, tuple) else (found,)
         tensors[key] = tuple(moved(rule, layout) for layout in layouts for rule in rules)
-    return WeightMap(tensors=tensors, passed_over={**weights.passed_over, **passed_over})
+    return WeightMap(tensors=tensors, passed_over={**passed_over, **weights.passed_over})
 
 
 def ends(model: str = "model") -> Names:
@@ -172,6 +172,7 @@ def experts(
     held: str = f"{LAYER}.mlp.experts",
     router: str = f"{LAYER}.mlp.gate",
     published_router: str | None = None,
+    selection_bias: tuple[str | Rule, ...] = (),
 ) -> Names:
     """Experts as published (one tensor each) and as transformers holds them (two stacks), and their router."""
     table: Names = {
@@ -183,7 +184,7 @@ def experts(
             Stacked((f"{published}.{down}.weight",)),
             Direct(f"{held}.down_proj"),
         ),
-        "layers.{i}.feed_forward.router.selection_bias": f"{router}.e_score_correction_bias",
+        "layers.{i}.feed_forward.router.selection_bias": selection_bias or f"{router}.e_score_correction_bias",
     }
     routers = (Direct(f"{published_router}.weight"),) if published_router else ()
     table["layers.{i}.feed_forward.router.weight"] = (*routers, Direct(f"{router}.weight"))
@@ -226,6 +227,21 @@ def gated_delta(layer: str = LAYER, module: str = "linear_attn") -> Names:
         "layers.{i}.linear_attention.decay_bias": f"{layer}.{module}.dt_bias",
         "layers.{i}.linear_attention.norm": f"{layer}.{module}.norm",
         "layers.{i}.linear_attention.output": f"{layer}.{module}.out_proj",
+    }
+
+
+def separate_gated_delta(
+    roles: Mapping[str, str], layer: str = LAYER, module: str = "linear_attn", ours: str = "linear_attention"
+) -> Names:
+    """A gated delta rule with a matrix for each of `roles`; files hold the convolutions of q, k and v apart."""
+    stem, theirs = f"layers.{{i}}.{ours}", f"{layer}.{module}"
+    convolutions = Joined(tuple(f"{theirs}.{role}_conv1d.weight" for role in ("q", "k", "v")), axis=1)
+    return {
+        f"{stem}_norm": f"{layer}.input_layernorm",
+        **{f"{stem}.{role}": f"{theirs}.{name}" for role, name in roles.items()},
+        f"{stem}.convolution.weight": (convolutions, Squeezed(f"{theirs}.conv1d.weight", axis=1)),
+        f"{stem}.norm": f"{theirs}.o_norm",
+        f"{stem}.output": f"{theirs}.o_proj",
     }
 
 

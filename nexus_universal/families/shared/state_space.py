@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
-from nexus_universal.architecture.mixers import StateSpace
 from nexus_universal.architecture.position import Norm
+from nexus_universal.architecture.recurrences import StateSpace
 from nexus_universal.families.shared import common
 from nexus_universal.families.shared.reader import GENERATION, ConfigReader
 
