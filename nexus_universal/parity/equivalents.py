@@ -85,6 +85,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "a masked key weighs exp(-inf) = 0: the fused kernel sums the same numbers under its causal flag",
         lambda mutant, n: has_single_heads(mutant, n) and {mutant.place.value, *mutant.change.split("'")} >= FUSED,
     ),
+    Equivalent(
+        "Attention.contiguous",
+        "a copy of the same numbers: the fused kernel reads heads by their strides",
+        lambda mutant, n: mutant.place.holder.kernel in FUSED,  # type: ignore[attr-defined]
+    ),
     Equivalent("YarnScaling.*", "the same frequencies and the same factor, number by number", rotates_alike),
     Equivalent(
         "Rope.product",
