@@ -37,8 +37,9 @@ def tabled(reader: ConfigReader, kinds: list[str]) -> list[int]:
     """The layers with tables of n-grams."""
     found = reader.take("ple_layer_ids", None, kinds=(list, type(None))) or []
     known = [index + 1 for index, kind in enumerate(kinds) if kind == LINEAR]
-    reader.require(all(number in known for number in found), "ple_layer_ids", found, f"known: {known}")
-    return sorted({number - 1 for number in found if number in known})
+    tabled = all(type(number) is int and number in known for number in found)
+    reader.require(tabled, "ple_layer_ids", found, f"known: {known}")
+    return sorted({number - 1 for number in found}) if tabled else []
 
 
 def ngrams(reader: ConfigReader, text: Text, norm: Norm, *, streams: int, vocab: int, width: int) -> HashedNgrams:
