@@ -48,6 +48,8 @@ class GatedDeltaRule(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.value_heads % self.key_heads:
             yield "key_heads", f"must divide value_heads = {self.value_heads}"
+        if self.activation == "sigmoid":  # pads, which are zeros before it, would reach the tokens after them
+            yield "activation", "must be 0 at 0"
         plain = {"low_rank": None, "decay_floor": None, "decay_form": "fused", "stored": "model"}
         for name, value in plain.items():
             if self.decay == "head" and getattr(self, name) != value:

@@ -176,6 +176,7 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "indexer without queries": (latent(query_rank=None, indexer=INDEXER), ("query_rank = None must not be None",)),
     "bias of no projection": (latent(query_rank=None, biases=("query_down",)), ("biases", "but query_rank = None")),
     "yarn": (latent(scale_by_yarn=True), ("scale_by_yarn = True needs rope.scaling = YarnScaling(…)",)),
+    "delta activation": (delta(activation="sigmoid"), ("activation = 'sigmoid' must be 0 at 0",)),
     "delta heads": (delta(key_heads=3), ("key_heads = 3 must divide value_heads = 4",)),
     "low rank": (delta(low_rank=4), ("low_rank = 4 must be None where decay = 'head'",)),
     "state groups": (state(groups=3), ("groups = 3 must divide heads = 4",)),
