@@ -9,9 +9,6 @@ import torch
 
 from nexus_universal.parity.quirks import quirks
 
-RESCALED = {"rwkv": ("attention.output", "feed_forward.value")}
-"""Types that divide weights of each layer in place, in the first call that is no training."""
-
 
 @dataclass
 class Given:
@@ -33,7 +30,7 @@ def rescaled(config: Any) -> dict[str, float]:
     """What the first call has multiplied weights by: gradients are those of what they have become."""
     every = getattr(config, "rescale_every", 0)
     return {
-        f"rwkv.blocks.{index}.{name}.weight": 2.0 ** -(index // every)
-        for name in RESCALED.get(config.model_type, ())
+        name.format(i=index): 2.0 ** -(index // every)
+        for name in quirks(config.model_type).divides
         for index in range(config.num_hidden_layers if every > 0 else 0)
     }

@@ -18,9 +18,10 @@ class Quirks:
     though there be none. `positions_are_rows`: given positions are rows of a table whose first ones are no token's.
     `reads_positions_off_ids`: there are none of embeddings. `gives_states`: it makes its own states in a first call,
     and calls so what it gives and takes. `steps_alone`: single steps mix the rows of a batch, so that it is asked row
-    by row. `needs_states`: it multiplies no half precision without states of the same dtype. `needs_float32`: half
-    precision runs only where tensors that it loads in float32 are so. `not_in_double`: a float64 copy does not run: a
-    float32 number is made of its dtype's lowest one, or float32 logits meet its weights.
+    by row. `needs_states`: it multiplies no half precision without states of the same dtype. `divides`: weights that
+    the first call divides in place. `needs_float32`: half precision runs only where tensors that it loads in float32
+    are so. `not_in_double`: a float64 copy does not run: a float32 number is made of its dtype's lowest one, or
+    float32 logits meet its weights.
     """
 
     starts_anew: bool = False
@@ -35,12 +36,15 @@ class Quirks:
     gives_states: str | None = None
     steps_alone: bool = False
     needs_states: bool = False
+    divides: tuple[str, ...] = ()
     needs_float32: bool = False
     not_in_double: bool = False
 
 
 _COUNTING = ("bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "mvp", "pegasus", "plbart")
 _ROBERTA = ("roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
+
+_RWKV = tuple(f"rwkv.blocks.{{i}}.{name}.weight" for name in ("attention.output", "feed_forward.value"))
 
 _QUIRKS: dict[str, Quirks] = {
     **dict.fromkeys((*_COUNTING, "roformer", "llama4", "llama4_text", "inkling_text"), Quirks(counts_slots=True)),
@@ -50,7 +54,7 @@ _QUIRKS: dict[str, Quirks] = {
     "git": Quirks(widens_mask=True),
     "minimax": Quirks(own_cache="MiniMaxCache"),
     "openai-gpt": Quirks(reads_anew=True),
-    "rwkv": Quirks(gives_states="state", steps_alone=True),
+    "rwkv": Quirks(gives_states="state", steps_alone=True, divides=_RWKV),
     "trocr": Quirks(counts_slots=True, keeps_all=True, reads_positions_off_ids=True),
     "whisper": Quirks(keeps_all=True),
     "inkling2_text": Quirks(needs_float32=True, not_in_double=True),
