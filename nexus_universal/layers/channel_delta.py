@@ -10,30 +10,29 @@ from torch import Tensor, nn
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.mixers import LowRank
 from nexus_universal.architecture.recurrences import GatedDeltaRule
-from nexus_universal.cache import RecurrentState, State
+from nexus_universal.cache import RecurrentState
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.channel_delta_rule import channel_delta_step, chunked_channel_delta_rule
 from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.low_rank import UniversalLowRank
 from nexus_universal.layers.norms import LateRoundedGatedNorm
+from nexus_universal.layers.recurrent import RecurrentMixer
 from nexus_universal.layers.starts import start_steps
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
 
 LINEAR_ABOVE = 20.0
 
 
-class UniversalChannelDelta(KeepsFloat32):
+class UniversalChannelDelta(KeepsFloat32, RecurrentMixer[RecurrentState]):
     """Kimi delta attention (arXiv 2510.26692); `decay` and `gate` may each be two thin matrices."""
 
     def __init__(
         self, part: GatedDeltaRule, *, d_model: int, plan: CallPlan | None = None, key: str | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(plan)
         refuse_unless(part, packing=(), beta_range=1.0)
         self.part = part
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         self.width, self.values = part.key_heads * part.key_dim, part.value_heads * part.value_dim
         self.query = Linear(d_model, self.width, bias=False)
         self.key = Linear(d_model, self.width, bias=False)
@@ -61,18 +60,9 @@ class UniversalChannelDelta(KeepsFloat32):
         nn.init.ones_(self.decay_bias)
         start_steps(self.decay_bias, text)
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return RecurrentState()
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch seq d_hidden"],
-        call: Call | None = None,
-        state: State | None = None,
+    def mix(
+        self, x: Float[Tensor, "batch seq d_hidden"], call: Call, state: RecurrentState | None
     ) -> Float[Tensor, "batch seq d_hidden"]:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, RecurrentState)
         part, (batch, seq) = self.part, x.shape[:2]
         x = without_pads(x, call)
         mixed = torch.cat([self.query(x), self.key(x), self.value(x)], dim=-1).transpose(1, 2)

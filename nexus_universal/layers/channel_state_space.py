@@ -9,18 +9,19 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import ChannelStateSpace
-from nexus_universal.cache import RecurrentState, State
+from nexus_universal.cache import RecurrentState
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.recurrent import RecurrentMixer
 from nexus_universal.layers.starts import start_decays, start_ends, start_step_weight, start_steps
 
 Channels = Float[Tensor, "batch width seq"]
 States = Float[Tensor, "batch width n"]
 
 
-class UniversalChannelStateSpace(nn.Module):
+class UniversalChannelStateSpace(RecurrentMixer[RecurrentState]):
     """Mamba (arXiv 2312.00752).
 
     The rows of `input` are [x | gate], those of `choose` [δ | B | C]; `step` makes Δ of δ. `decay_log` and `skip` are
@@ -28,10 +29,8 @@ class UniversalChannelStateSpace(nn.Module):
     """
 
     def __init__(self, part: ChannelStateSpace, *, d_model: int, plan: CallPlan | None = None) -> None:
-        super().__init__()
+        super().__init__(plan)
         self.part = part
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         self.input = Linear(d_model, 2 * part.width, bias="input" in part.biases)
         self.convolution = CausalConvolution(
             part.width, part.convolution, bias=part.convolution_bias, activation=part.activation
@@ -53,18 +52,9 @@ class UniversalChannelStateSpace(nn.Module):
         start_steps(self.step.bias, text)
         start_ends(self.convolution.weight, self.output.weight, text, depth=depth)
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return RecurrentState()
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch seq d_hidden"],
-        call: Call | None = None,
-        state: State | None = None,
+    def mix(
+        self, x: Float[Tensor, "batch seq d_hidden"], call: Call, state: RecurrentState | None
     ) -> Float[Tensor, "batch seq d_hidden"]:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, RecurrentState)
         before = state.recurrent if state is not None else None
         mixed = self.input(without_pads(x, call))
         if self.input.bias is not None:

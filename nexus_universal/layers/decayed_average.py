@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import DecayedAverage, ShiftedFeedForward
-from nexus_universal.cache import AveragedState, RecurrentState, State
+from nexus_universal.cache import AveragedState, RecurrentState
 from nexus_universal.layers.activations import relu_squared
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import last_inputs, without_pads
 from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.recurrent import RecurrentMixer
 
 NOTHING = -1e38
 """The exponent of what is empty: in float32 its power is 0 beside any other."""
@@ -51,19 +52,19 @@ class TokenShift(nn.Module):
             mix.copy_((torch.arange(width) / width) ** power + (later if role == "value" else 0.0))
 
 
-class UniversalDecayedAverage(nn.Module):
+class UniversalDecayedAverage(RecurrentMixer[AveragedState]):
     """W_o (σ(r) ⊙ a), a the average of values by e^k, older ones decayed (RWKV, arXiv 2305.13048).
 
     `decay` is the logarithm of the rate, `bonus` what the newest key gets on top.
     """
 
+    state_kind = AveragedState
+
     def __init__(
         self, part: DecayedAverage, *, d_model: int, layer_index: int = 0, plan: CallPlan | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(plan)
         self.part, self.layer_index = part, layer_index
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         self.decay = nn.Parameter(torch.empty(d_model))
         self.bonus = nn.Parameter(torch.empty(d_model))
         self.shift = TokenShift(d_model, "key", "value", "gate")
@@ -81,13 +82,7 @@ class UniversalDecayedAverage(nn.Module):
         nn.init.ones_(self.bonus)
         self.shift.start_mixes(left, left, 0.5 * left, later=0.3 * deep)
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return AveragedState()
-
-    def forward(self, x: Inputs, call: Call | None = None, state: State | None = None) -> Inputs:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, AveragedState)
+    def mix(self, x: Inputs, call: Call, state: AveragedState | None) -> Inputs:
         mixed = self.shift(x, call, state)
         key, value = self.key(mixed["key"]), self.value(mixed["value"])
         gate = torch.sigmoid(self.gate(mixed["gate"]))
@@ -127,16 +122,14 @@ class UniversalDecayedAverage(nn.Module):
         return [old * total + new * value, old * weights + new, top]
 
 
-class UniversalShiftedFeedForward(nn.Module):
+class UniversalShiftedFeedForward(RecurrentMixer[RecurrentState]):
     """σ(W_r x') ⊙ W_d relu(W_u x'')², x' and x'' mixed with the position before (RWKV, arXiv 2305.13048)."""
 
     def __init__(
         self, part: ShiftedFeedForward, *, d_model: int, layer_index: int = 0, plan: CallPlan | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(plan)
         self.part, self.layer_index = part, layer_index
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         self.shift = TokenShift(d_model, "up", "gate")
         self.up = Linear(d_model, part.width, bias=False)
         self.gate = Linear(d_model, d_model, bias=False)
@@ -148,13 +141,7 @@ class UniversalShiftedFeedForward(nn.Module):
         left = 1 - self.layer_index / depth
         self.shift.start_mixes(left, left, later=0.0)
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return RecurrentState()
-
-    def forward(self, x: Inputs, call: Call | None = None, state: State | None = None) -> Inputs:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, RecurrentState)
+    def mix(self, x: Inputs, call: Call, state: RecurrentState | None) -> Inputs:
         mixed = self.shift(x, call, state)
         down = self.down(relu_squared(self.up(mixed["up"])))
         return torch.sigmoid(self.gate(mixed["gate"])) * down

@@ -9,27 +9,26 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import GatedDeltaRule
-from nexus_universal.cache import RecurrentState, State
+from nexus_universal.cache import RecurrentState
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution
 from nexus_universal.layers.delta_rule import chunked_delta_rule, recurrent_delta_rule
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.norms import GatedNorm
+from nexus_universal.layers.recurrent import RecurrentMixer
 from nexus_universal.layers.starts import start_steps
 from nexus_universal.layers.support import refuse_unless
 
 
-class UniversalGatedDelta(nn.Module):
+class UniversalGatedDelta(RecurrentMixer[RecurrentState]):
     """Gated DeltaNet (arXiv 2412.06464) with a scalar decay per value head."""
 
     def __init__(
         self, part: GatedDeltaRule, *, d_model: int, plan: CallPlan | None = None, key: str | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(plan)
         refuse_unless(part, decay="head", low_rank=None)
         self.part = part
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         self.key_width, self.value_width = part.key_heads * part.key_dim, part.value_heads * part.value_dim
         rows = {
             "query": self.key_width,
@@ -57,18 +56,9 @@ class UniversalGatedDelta(nn.Module):
         nn.init.ones_(self.decay_bias)
         start_steps(self.decay_bias, text)
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return RecurrentState()
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch seq d_hidden"],
-        call: Call | None = None,
-        state: State | None = None,
+    def mix(
+        self, x: Float[Tensor, "batch seq d_hidden"], call: Call, state: RecurrentState | None
     ) -> Float[Tensor, "batch seq d_hidden"]:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, RecurrentState)
         part, (batch, seq) = self.part, x.shape[:2]
         if call.padding is not None:
             x = (x * call.padding[:, :, None]).to(x.dtype)

@@ -9,30 +9,29 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import ChannelStateSpace
-from nexus_universal.cache import RecurrentState, State
+from nexus_universal.cache import RecurrentState
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.channel_state_space import channel_scan, channel_step
 from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.recurrent import RecurrentMixer
 from nexus_universal.layers.starts import start_decays, start_ends, start_step_weight, start_steps
 from nexus_universal.layers.support import refuse_unless
 
 Heads = Float[Tensor, "heads batch channels seq"]
 
 
-class UniversalHeadedStateSpace(nn.Module):
+class UniversalHeadedStateSpace(RecurrentMixer[RecurrentState]):
     """Mamba in heads (Zamba, arXiv 2405.16712).
 
     The rows of `input` are x and the gate in turn, channel by channel; those of `choose` [δ | B | C], in each head.
     """
 
     def __init__(self, part: ChannelStateSpace, *, d_model: int, plan: CallPlan | None = None) -> None:
-        super().__init__()
+        super().__init__(plan)
         refuse_unless(part, inner_norm=None)
         assert part.heads is not None
         self.part = part
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         heads, channels = part.heads, part.width // part.heads
         self.input = Linear(d_model, 2 * part.width, bias="input" in part.biases)
         self.convolution = CausalConvolution(
@@ -52,18 +51,9 @@ class UniversalHeadedStateSpace(nn.Module):
         start_steps(self.step_bias, text)
         start_ends(self.convolution.weight, self.output.weight, text, depth=depth)
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return RecurrentState()
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch seq d_hidden"],
-        call: Call | None = None,
-        state: State | None = None,
+    def mix(
+        self, x: Float[Tensor, "batch seq d_hidden"], call: Call, state: RecurrentState | None
     ) -> Float[Tensor, "batch seq d_hidden"]:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, RecurrentState)
         before = state.recurrent if state is not None else None
         batch, seq = x.shape[:2]
         mixed = self.input(without_pads(x, call))

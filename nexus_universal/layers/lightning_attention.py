@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import LightningAttention
-from nexus_universal.cache import RecurrentState, State
+from nexus_universal.cache import RecurrentState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import without_pads
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.recurrent import RecurrentMixer
 
 Heads = Float[Tensor, "batch heads seq d"]
 Matrix = Float[Tensor, "batch heads d d"]
 
 
-class UniversalLightningAttention(nn.Module):
+class UniversalLightningAttention(RecurrentMixer[RecurrentState]):
     """Lightning attention (arXiv 2401.04658): S ← exp(−s)·S + kᵀv, o = qS, then a norm and a gate.
 
     The decays are buffers, because checkpoints hold them: `slope` is s, the others are exp(−s) to the power of the
@@ -34,10 +35,8 @@ class UniversalLightningAttention(nn.Module):
     def __init__(
         self, part: LightningAttention, *, d_model: int, layer_index: int = 0, plan: CallPlan | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(plan)
         self.part, self.layer_index = part, layer_index
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         heads, block, width = part.heads, part.block, part.heads * part.head_dim
         rows: dict[str, int] = dict.fromkeys(("query", "key", "value"), width)
         self.project = InputProjections(self, rows, d_in=d_model, packing=part.packing)
@@ -62,18 +61,9 @@ class UniversalLightningAttention(nn.Module):
         distance = self.slope * (place[:, None] - place)
         self.pair_decay.copy_(torch.where(distance >= 0, -distance, float("-inf")).exp())
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return RecurrentState()
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch seq d_hidden"],
-        call: Call | None = None,
-        state: State | None = None,
+    def mix(
+        self, x: Float[Tensor, "batch seq d_hidden"], call: Call, state: RecurrentState | None
     ) -> Float[Tensor, "batch seq d_hidden"]:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, RecurrentState)
         part, (batch, seq) = self.part, x.shape[:2]
         roles = self.project(x, lambda out: without_pads(self.activation(out), call))
         query, key, value = (

@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.recurrences import GatedLinearRecurrence
-from nexus_universal.cache import RecurrentState, State
+from nexus_universal.cache import RecurrentState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
+from nexus_universal.layers.recurrent import RecurrentMixer
 
 STEEPEST = 1000.0
 Channels = Float[Tensor, "batch seq width"]
@@ -42,7 +43,7 @@ class _SummedConvolution(CausalConvolution):
         return (torch.sum(x[..., -self.kernel :] * self.weight, dim=-1) + self.bias).unsqueeze(-1)
 
 
-class UniversalGatedLinearRecurrence(nn.Module):
+class UniversalGatedLinearRecurrence(RecurrentMixer[RecurrentState]):
     """RG-LRU between two branches (Griffin, arXiv 2402.19427); `decay` is the paper's Λ.
 
     The state is forgotten where a text begins, at position 0.
@@ -54,10 +55,8 @@ class UniversalGatedLinearRecurrence(nn.Module):
     recurrence_gate_bias: Float[Tensor, "heads channels"]
 
     def __init__(self, part: GatedLinearRecurrence, *, d_model: int, plan: CallPlan | None = None) -> None:
-        super().__init__()
+        super().__init__(plan)
         self.part = part
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         heads, channels = part.heads, part.width // part.heads
         self.gate = Linear(d_model, part.width)
         self.input = Linear(d_model, part.width)
@@ -69,18 +68,9 @@ class UniversalGatedLinearRecurrence(nn.Module):
             self.register_parameter(f"{name}_bias", nn.Parameter(torch.empty(heads, channels)))
         self.output = Linear(part.width, d_model)
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return RecurrentState()
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch seq d_hidden"],
-        call: Call | None = None,
-        state: State | None = None,
+    def mix(
+        self, x: Float[Tensor, "batch seq d_hidden"], call: Call, state: RecurrentState | None
     ) -> Float[Tensor, "batch seq d_hidden"]:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, RecurrentState)
         gate = self.activation(self.gate(x))
         # The reference lets pads into the convolution and the state of the tokens after them; ragged batches must not.
         inner = without_pads(self.input(x), call).transpose(1, 2)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.recurrences import MatrixMemory
-from nexus_universal.cache import AveragedState, State
+from nexus_universal.cache import AveragedState
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.recurrent import RecurrentMixer
 from nexus_universal.layers.support import refuse_unless
 
 Heads = Float[Tensor, "batch heads seq d"]
@@ -43,17 +44,17 @@ class HeadwiseNorm(UniversalNorm):
         return normed.to(x.dtype).flatten(-2) * self.weight
 
 
-class UniversalMatrixMemory(nn.Module):
+class UniversalMatrixMemory(RecurrentMixer[AveragedState]):
     """mLSTM (arXiv 2405.04517, 2.3): C ← f C + i k vᵀ, read by q, normed per head and gated."""
+
+    state_kind = AveragedState
 
     input_gate: Linear
     forget_gate: Linear
 
     def __init__(self, part: MatrixMemory, *, d_model: int, plan: CallPlan | None = None) -> None:
-        super().__init__()
+        super().__init__(plan)
         self.part = part
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         keys, values, heads = part.heads * part.key_dim, part.heads * part.value_dim, part.heads
         rows = {"query": keys, "key": keys, "value": values, "gate": values, "input_gate": heads, "forget_gate": heads}
         self.project = InputProjections(self, rows, d_in=d_model, biases=("input_gate", "forget_gate"))
@@ -68,18 +69,9 @@ class UniversalMatrixMemory(nn.Module):
         nn.init.constant_(found["input_gate.bias"], -10.0)
         found["forget_gate.bias"].copy_(torch.linspace(3.0, 6.0, self.part.heads))
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return AveragedState()
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch seq d_hidden"],
-        call: Call | None = None,
-        state: State | None = None,
+    def mix(
+        self, x: Float[Tensor, "batch seq d_hidden"], call: Call, state: AveragedState | None
     ) -> Float[Tensor, "batch seq d_hidden"]:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, AveragedState)
         part, (batch, seq) = self.part, x.shape[:2]
         roles = self.project(x)
         query, key, value = (

@@ -9,26 +9,25 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.recurrences import StateSpace
-from nexus_universal.cache import RecurrentState, State
+from nexus_universal.cache import RecurrentState
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.convolution import CausalConvolution, without_pads
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import SlicedGatedNorm
+from nexus_universal.layers.recurrent import RecurrentMixer
 from nexus_universal.layers.selective_scan import chunked_scan, single_step
 from nexus_universal.layers.starts import start_decays, start_ends, start_steps
 
 
-class UniversalStateSpace(nn.Module):
+class UniversalStateSpace(RecurrentMixer[RecurrentState]):
     """Mamba-2 (arXiv 2405.21060), a scalar decay per head.
 
     The rows of `input` are [gate | x | B | C | Δ]; `decay_log`, `skip` and `step_bias` are the papers' A, D and Δ bias.
     """
 
     def __init__(self, part: StateSpace, *, d_model: int, plan: CallPlan | None = None) -> None:
-        super().__init__()
+        super().__init__(plan)
         self.part = part
-        self.plan = plan or CallPlan()
-        self.plan.recurrent = True
         self.width, self.shared = part.heads * part.head_dim, part.groups * part.state_dim
         channels = self.width + 2 * self.shared
         self.input = Linear(d_model, self.width + channels + part.heads, bias="input" in part.biases)
@@ -51,18 +50,9 @@ class UniversalStateSpace(nn.Module):
         start_steps(nn.init.ones_(self.step_bias), text)
         start_ends(self.convolution.weight, self.output.weight, text, depth=depth)
 
-    def new_state(self) -> State:
-        """An empty state for this mixer."""
-        return RecurrentState()
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch seq d_hidden"],
-        call: Call | None = None,
-        state: State | None = None,
+    def mix(
+        self, x: Float[Tensor, "batch seq d_hidden"], call: Call, state: RecurrentState | None
     ) -> Float[Tensor, "batch seq d_hidden"]:
-        call = call or self.plan.begin(x)
-        assert state is None or isinstance(state, RecurrentState)
         before = state.recurrent if state is not None else None
         gate, mixed, step = self._project(without_pads(x, call))
         if self.input.bias is not None:
