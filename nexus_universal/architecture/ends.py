@@ -138,6 +138,8 @@ class Embedding(Part):
             yield "spare", "must be None where bands are set"
         if (self.norm_first or self.norm_rows) and self.norm is None:
             yield "norm_first" if self.norm_first else "norm_rows", "needs a norm"
+        if self.norm_first and not (self.positions or self.types or self.tasks or self.beside):
+            yield "norm_first", "must be False where nothing is added to a row: the norm is first and last"
         if self.norm_rows and (self.norm_first or self.scale_inputs or self.bands):
             yield "norm_rows", "must be False where norm_first, scale_inputs or bands are set"
         if self.scale is None and (self.scale_inputs or self.scale_rounding != "none"):

@@ -212,8 +212,8 @@ class Attention(Part):
             yield "biases", "names 'gate', but gate = None"
         if (self.softcap is not None or self.sinks) and not self.kernel.startswith("eager"):
             yield "kernel", "must be 'eager' where softcap or sinks are set: the fused kernel has neither"
-        plain = ("eager_divided", "eager_wide", "eager_fused", "eager_fused_rounded")
-        if self.kernel in plain and (self.softcap is not None or self.sinks):
+        fused = ("eager_fused", "eager_fused_rounded")
+        if self.kernel in ("eager_divided", "eager_wide", *fused) and (self.softcap is not None or self.sinks):
             yield "kernel", f"is {self.kernel!r} without softcap and sinks only"
         if self.kernel == "eager_gated" and not (self.sinks and self.softcap is None):
             yield "kernel", "is 'eager_gated' with sinks and without softcap only"
@@ -225,8 +225,8 @@ class Attention(Part):
             yield "repeat_first", "must be True: kernel = 'sdpa_masked' broadcasts one key/value head only"
         if self.chunked and (self.window is None or self.alibi):
             yield "chunked", "needs a window, and no alibi"
-        if self.alibi and self.alibi.rounding == "none" and not self.kernel.startswith("eager"):
-            yield "alibi.rounding", "must not be 'none' but for an eager kernel: a fused one takes no wider mask"
+        if self.alibi and self.alibi.rounding == "none" and self.kernel in ("sdpa", "sdpa_masked", *fused):
+            yield "alibi.rounding", "must not be 'none' for a fused kernel or product, which take no wider mask"
         if self.keeps == "all" and self.window is None:
             yield "keeps", "must be 'window' where there is none: all is kept anyway"
         if self.late_bias and not self.biases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -153,9 +154,8 @@ class UniversalAttention(KeepsFloat32):
         part = self.part
         omissible = part.kernel == "sdpa" and part.dynamic_mask is None and part.indexer is None
         form = "additive" if part.kernel.startswith("eager") else "omissible" if omissible else "always"
-        if part.alibi is None:
-            return MaskKind(window=part.window, chunked=part.chunked, form=form)
-        return MaskKind(window=part.window, form=form, alibi=part.alibi, heads=part.heads, scale=self.scale)
+        kind = MaskKind(window=part.window, keeps=part.keeps, chunked=part.chunked, form=form)
+        return replace(kind, alibi=part.alibi, heads=part.heads, scale=self.scale) if part.alibi else kind
 
     def new_state(self) -> State | None:
         """An empty state for this mixer; None where it reuses what another keeps."""

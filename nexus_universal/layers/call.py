@@ -62,9 +62,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class MaskKind:
-    """What a kind of layer needs of its mask: a window, one that is always there, numbers to add, biases per head."""
+    """What a kind of layer needs of its mask: a window, one that is always there, numbers to add, biases per head.
+
+    `keeps` says how many keys the mask spans: of two layers with one window, one may keep all.
+    """
 
     window: int | None = None
+    keeps: Literal["window", "all"] = "window"
     chunked: bool = False
     form: Literal["omissible", "always", "additive"] = "omissible"
     alibi: Alibi | None = None

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nexus_universal.architecture.feed_forward import MixtureOfExperts, Router
 from nexus_universal.architecture.mixers import Attention, LatentAttention
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import LinearScaling, Llama3Scaling, ProportionalScaling, Rope, YarnScaling
+from nexus_universal.layers.alibi import slopes
 from nexus_universal.layers.rope import frequencies
 from nexus_universal.parity.mutations import Mutant
 
@@ -68,6 +70,36 @@ def has_single_heads(mutant: Mutant, n: ArchitectureParameter) -> bool:
     return mutant.place.holder.heads == mutant.place.holder.kv_heads  # type: ignore[attr-defined]
 
 
+def is_swap(mutant: Mutant, choices: set[str]) -> bool:
+    """Whether one of `choices` became another one of them."""
+    return {str(mutant.place.value), *mutant.change.split("'")[1:2]} <= choices
+
+
+def experts_per_token(mutant: Mutant, n: ArchitectureParameter) -> int:
+    """How many experts a token visits at most, of the mixtures that the changed part is or routes for."""
+    branches = (branch.part for layer in n.layers for _, branch in layer.all_branches())
+    mixtures = (part for part in branches if isinstance(part, MixtureOfExperts))
+    return max(part.per_token for part in mixtures if mutant.place.holder in (part, part.router))
+
+
+def has_softmax_of_chosen(router: Router) -> bool:
+    """Whether scores of the chosen alone are taken, in float32 whatever the logits' dtype."""
+    return router.score in ("softmax_chosen", "sigmoid_chosen") and router.weights != "model" and not router.softcap
+
+
+def weighs_in_logits_dtype(router: Router) -> bool:
+    """Whether nothing between the logits and the weights widens them."""
+    narrow = router.score in ("sigmoid", "sqrt_softplus") and router.total != "logs" and not router.learned_scale
+    return router.logits != "model" or narrow
+
+
+def has_round_slopes(mutant: Mutant, n: ArchitectureParameter) -> bool:
+    """Whether both ways to slopes give the same numbers, for all heads there are."""
+    parts = (branch.part for layer in n.layers for _, branch in layer.all_branches())
+    heads = {part.heads for part in parts if isinstance(part, Attention) and part.alibi == mutant.place.holder}
+    return all(torch.equal(slopes(count), slopes(count, reciprocal=True)) for count in heads)
+
+
 EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "Write.terms",
@@ -101,14 +133,58 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     ),
     Equivalent(
         "Router.weights",
-        "weights take the dtype of the router's logits, which is float32 either way",
-        lambda mutant, n: mutant.place.holder.logits == "float32",  # type: ignore[attr-defined]
+        "weights have the dtype of the router's logits already",
+        lambda mutant, n: is_swap(mutant, {"model", "float32"}) and weighs_in_logits_dtype(mutant.place.holder),  # type: ignore[arg-type]
+    ),
+    Equivalent(
+        "Router.logits",
+        "logits of the chosen are widened before their scores are taken: earlier is as good",
+        lambda mutant, n: is_swap(mutant, {"model", "widened"}) and has_softmax_of_chosen(mutant.place.holder),  # type: ignore[arg-type]
     ),
     Equivalent(
         "Router.sum_epsilon",
-        "float32 absorbs it: s + 1e-20 = s for any sum of scores above 1e-12",
-        lambda mutant, n: 0.0 < mutant.place.value < 1e-19 and mutant.place.holder.logits == "float32",  # type: ignore[attr-defined]
+        "floats absorb it: s + 1e-20 = s for any sum of scores above 1e-12",
+        lambda mutant, n: 0.0 < mutant.place.value < 1e-19,
     ),
+    Equivalent("Router.scale", "1 · w = w", lambda mutant, n: mutant.place.value == 1.0 and mutant.kind == "removed"),
+    Equivalent(
+        "Router.order",
+        "a + b = b + a: the sum over at most two experts does not tell their order",
+        lambda mutant, n: experts_per_token(mutant, n) <= 2,
+    ),
+    Equivalent(
+        "Router.total",
+        "a + b is rounded once by either kernel",
+        lambda mutant, n: is_swap(mutant, {"sum", "norm"}) and experts_per_token(mutant, n) <= 2,
+    ),
+    Equivalent(
+        "MixtureOfExperts.sum_order",
+        "a sum over one expert has no order",
+        lambda mutant, n: experts_per_token(mutant, n) == 1,
+    ),
+    Equivalent(
+        "MixtureOfExperts.views",
+        "a + b = b + a: without a shared expert two gradients meet, in whatever order",
+        lambda mutant, n: mutant.place.holder.shared is None,  # type: ignore[attr-defined]
+    ),
+    Equivalent(
+        "Norm.rounding",
+        "torch's RMSNorm is the same operations on a CPU: float32, mean of squares, root, weight, one rounding",
+        lambda mutant, n: (
+            is_swap(mutant, {"after_scale", "native"}) and mutant.place.holder.kind == "rms"  # type: ignore[attr-defined]
+        ),
+    ),
+    Equivalent(
+        "OutputGate.wide",
+        "activations of half-precision numbers are computed in float32 and rounded once, by whichever cast",
+        lambda mutant, n: is_swap(mutant, {"none", "activation"}),
+    ),
+    Equivalent(
+        "SinusoidPositions.count",
+        "a longer table of the same formula: its rows are the same",
+        lambda mutant, n: mutant.kind == "whole number",
+    ),
+    Equivalent("Alibi.slopes", "both are exact: the same powers of two", has_round_slopes),
     Equivalent(
         "Rope.over",
         "turning is element by element: where no norm stands before it, gradients are the same numbers in any order",

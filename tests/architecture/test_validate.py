@@ -23,7 +23,7 @@ from nexus_universal.architecture.mixers import (
 )
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import ByLayer, Part
-from nexus_universal.architecture.position import DynamicScaling, Norm, Rope
+from nexus_universal.architecture.position import Alibi, DynamicScaling, Norm, Rope
 from nexus_universal.architecture.program import (
     residual_step,
 )
@@ -227,6 +227,14 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "product": (network(feed_forward(gated=False, product="float32")), ("product = 'float32' must be 'model'",)),
     "chunks": (mixer(chunked=True), ("chunked = True needs a window",)),
     "no sinks": (mixer(kernel="eager_wide_sinks"), ("kernel = 'eager_wide_sinks' is 'eager_wide_sinks' with sinks",)),
+    "norm of rows": (
+        small(embedding=Embedding(vocab=9, width=8, norm=NORM, norm_first=True)),
+        ("norm_first = True must be False where nothing",),
+    ),
+    "wide biases": (
+        mixer(kernel="eager_fused", alibi=Alibi(rounding="none")),
+        ("rounding = 'none' must not be 'none' for a fused kernel",),
+    ),
     "shifted": (mixer(kernel="eager_shifted", sinks=True), ("kernel = 'eager_shifted' is 'eager_shifted' without",)),
     "gate of all norms": (
         mixer(qk_norm=QueryKeyNorm(norm=Norm(kind="layer", eps=1e-5, gate_rank=4))),

@@ -238,3 +238,14 @@ def test_a_window_counts_the_token_itself(window: int) -> None:
     changed[0, at] = (changed[0, at] + 1) % 97
     felt = (model(base).logits != model(changed).logits).any(-1)[0]
     assert felt.nonzero().flatten().tolist() == list(range(at, at + window))
+
+
+def test_layers_of_one_window_may_keep_what_they_will() -> None:
+    """A mask spans what its layers keep: one for all of them would be too short for those that keep all."""
+    model = universal(reference("mixtral", sliding_window=7))
+    other = UniversalTransformer(model.n.replace("layers.0.attention.keeps", "all"))
+    other.load_state_dict(model.state_dict())
+    tokens, cache = ids(2, LENGTH), other.new_cache()
+    with torch.no_grad():
+        parts = [other(part, cache=cache).logits for part in tokens.split(15, dim=1)]
+        assert (torch.cat(parts, dim=1) - model(tokens).logits).abs().max() < 1e-4

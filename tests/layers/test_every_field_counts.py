@@ -153,7 +153,6 @@ EQUAL: dict[str, str] = {
     "glm4_moe_lite/rope.pairing=interleaved": "the same dot products",
     "longcat_flash/rope.pairing=interleaved": "the same dot products",
     "gate.wide=activation": "torch's sigmoid of half precision computes in float32 and rounds, too: gradients show it",
-    "rwkv/embedding.norm_first": "nothing is added to a token's row",
     "streams.late_norm": "the same quotient, taken before a product or after it",
     "embedding.norm_rows": "shows in embeddings that are given",
     "relative.grown": "a positive factor of a product, before it or after it",
