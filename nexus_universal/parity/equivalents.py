@@ -160,7 +160,7 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "MixtureOfExperts.sum_order",
         "a sum over one expert has no order",
-        lambda mutant, n: experts_per_token(mutant, n) == 1,
+        lambda mutant, n: is_swap(mutant, {"chosen", "expert"}) and experts_per_token(mutant, n) == 1,
     ),
     Equivalent(
         "MixtureOfExperts.views",
