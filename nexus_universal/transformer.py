@@ -18,7 +18,7 @@ from nexus_universal.architecture.errors import CheckpointError, InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import only_reuses
-from nexus_universal.architecture.source import CONFIG_NAME, load_json
+from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE, load_json
 from nexus_universal.cache import Cache, State
 from nexus_universal.checkpoint.dequantise import DequantisedStore
 from nexus_universal.checkpoint.files import WORKING_DTYPES, TensorStore, dtype_named, find_checkpoint
@@ -27,7 +27,6 @@ from nexus_universal.checkpoint.load import assemble, fill, plan_load, put, slot
 from nexus_universal.checkpoint.progress import with_progress
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS, quantisation_of
 from nexus_universal.checkpoint.save import (
-    NEXUS_CONFIG,
     SHARD_BYTES,
     canonical_tensors,
     published_tensors,
@@ -198,11 +197,11 @@ class UniversalTransformer(nn.Module):
             UnsupportedConfig: a config key that the family cannot express, unless in `ignore_keys`.
         """
         directory = find_checkpoint(source, **hub)
-        if (directory / NEXUS_CONFIG).is_file():
-            return cls._from_nexus(directory, dtype=dtype, device=device)
         raw = load_json(directory / CONFIG_NAME) if (directory / CONFIG_NAME).is_file() else None
         if raw is None:
             raise CheckpointError(f"{directory}: holds no {CONFIG_NAME}")
+        if raw.get("model_type") == NEXUS_TYPE:
+            return cls._from_nexus(directory, ArchitectureParameter.from_huggingface(raw), dtype=dtype, device=device)
         ignore_keys = tuple(ignore_keys)
         quantisation = quantisation_of(raw, ignore_keys=ignore_keys)
         n = ArchitectureParameter.from_huggingface(raw, ignore_keys=ignore_keys)
@@ -229,9 +228,8 @@ class UniversalTransformer(nn.Module):
 
     @classmethod
     def _from_nexus(
-        cls, directory: Path, *, dtype: str | torch.dtype, device: str | torch.device
+        cls, directory: Path, n: ArchitectureParameter, *, dtype: str | torch.dtype, device: str | torch.device
     ) -> UniversalTransformer:
-        n = ArchitectureParameter.from_json((directory / NEXUS_CONFIG).read_text(encoding="utf-8"))
         with torch.device("meta"):
             model = cls(n)
         store = TensorStore.open(directory)
@@ -279,12 +277,12 @@ class UniversalTransformer(nn.Module):
         if format == "nexus":
             tensors, transposed = canonical_tensors(self)
             metadata["transposed"] = json.dumps(transposed)
-            documents[NEXUS_CONFIG] = json.loads(self.n.to_json())
+            raw = {"model_type": NEXUS_TYPE, "architectures": ["NexusForCausalLM"], "n": json.loads(self.n.to_json())}
         else:
             raw = self.n.to_huggingface(family=family or registry.saved_as(self.n.origin.family))
             tensors = published_tensors(self, registry.family_of(raw).weights, carried=self.carried)
             raw = {key: value for key, value in raw.items() if key not in ("torch_dtype", *CONFIG_KEYS)}
-            documents[CONFIG_NAME] = raw | {"dtype": str(self.dtype).removeprefix("torch.")}
+        documents[CONFIG_NAME] = raw | {"dtype": str(self.dtype).removeprefix("torch.")}
         write_directory(
             Path(directory),
             tensors,

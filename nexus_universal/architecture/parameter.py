@@ -20,7 +20,7 @@ from nexus_universal.architecture.paths import leaves, ranges, replaced
 from nexus_universal.architecture.position import LearnedPositions, Norm, Rope, SinusoidPositions
 from nexus_universal.architecture.program import Branch, Program
 from nexus_universal.architecture.serial import canonical_hash, from_data, to_data
-from nexus_universal.architecture.source import read_config
+from nexus_universal.architecture.source import NEXUS_TYPE, read_config
 from nexus_universal.architecture.summary import layers_line
 from nexus_universal.architecture.validate import problems
 
@@ -73,6 +73,8 @@ class ArchitectureParameter(Part):
     def from_huggingface(cls, source: Any, *, ignore_keys: Iterable[str] = (), **hub: Any) -> ArchitectureParameter:
         """Read the n of a repo id, a directory, a config.json, a dict or a transformers config object.
 
+        A config of our own format holds n itself.
+
         `hub` takes `revision`, `token`, `cache_dir` and `local_files_only`. No weights are read and transformers is not
         imported.
 
@@ -81,6 +83,8 @@ class ArchitectureParameter(Part):
             UnknownModelType: no family has this `model_type`; the nearest known one is named.
         """
         raw = read_config(source, **hub)
+        if raw.get("model_type") == NEXUS_TYPE:
+            return cls._from_data(raw.get("n"))
         return registry.family_of(raw).parameter(raw, ignore_keys=tuple(ignore_keys))
 
     def to_huggingface(self, *, family: str | None = None) -> dict[str, Any]:
@@ -112,6 +116,10 @@ class ArchitectureParameter(Part):
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise InvalidArchitecture(f"not JSON: {error}") from None
+        return cls._from_data(data)
+
+    @classmethod
+    def _from_data(cls, data: Any) -> ArchitectureParameter:
         n = from_data(data)
         if not isinstance(n, cls):
             raise InvalidArchitecture(f"n.part = {type(n).__name__!r} (must be 'ArchitectureParameter')")

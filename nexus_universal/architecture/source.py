@@ -10,6 +10,8 @@ from typing import Any
 from nexus_universal.architecture.errors import CheckpointError
 
 CONFIG_NAME = "config.json"
+NEXUS_TYPE = "nexus_universal"
+"""The model type of a config.json that holds n itself."""
 
 
 def read_config(source: Any, **hub: Any) -> dict[str, Any]:

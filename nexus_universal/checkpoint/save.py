@@ -17,7 +17,6 @@ from nexus_universal.checkpoint.files import INDEX, SINGLE
 from nexus_universal.checkpoint.load import disassemble, idle_layers, slots
 from nexus_universal.checkpoint.rules import Sliced, WeightMap, names_of
 
-NEXUS_CONFIG = "nexus.json"
 SHARD_BYTES = 5_000_000_000
 TOKENIZER = (
     "tokenizer*",

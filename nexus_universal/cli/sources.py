@@ -14,8 +14,6 @@ from nexus_universal.architecture.serial import TAG
 from nexus_universal.architecture.source import find_file, load_json, read_config
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS, quantisation_of
 
-NEXUS_CONFIG = "nexus.json"
-
 
 @dataclass(frozen=True)
 class Read:
@@ -35,8 +33,6 @@ def read_source(source: str, *, ignore_keys: Sequence[str] = (), revision: str |
     path, hub = Path(source), of_hub(source, revision)
     if not path.exists() and source in registry.known_families():
         return read_family(source)
-    if (path / NEXUS_CONFIG).is_file():
-        path = path / NEXUS_CONFIG
     if path.is_file():
         raw = load_json(path)
         if TAG in raw:

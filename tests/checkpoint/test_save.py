@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer, families
-from nexus_universal.architecture.errors import CheckpointError, UnsupportedConfig
+from nexus_universal.architecture.errors import CheckpointError, NexusError, UnsupportedConfig
 from nexus_universal.checkpoint.load import slots
 from tests.checkpoint.on_disk import SINGLE, changed, logits_of, published, same_logits, tensors_of
 from tests.helpers import MODEL_TYPES, ids, pair, reference, same, universal
@@ -127,16 +127,19 @@ def test_the_own_format_in_another_dtype(tmp_path: Path) -> None:
 def test_the_own_format_must_fit_its_n(tmp_path: Path) -> None:
     ours = pair("llama")[1]
     ours.save_pretrained(tmp_path / "saved", format="nexus")
-    path = tmp_path / "saved" / "nexus.json"
+    path = tmp_path / "saved" / "config.json"
     other = ours.n.replace("layers.*.feed_forward.width", 64)
-    path.write_text(other.to_json())
+    path.write_text(json.dumps({"model_type": "nexus_universal", "n": json.loads(other.to_json())}))
     with pytest.raises(CheckpointError, match=r"feed_forward\.\w+\.weight has shape .* n asks for"):
         UniversalTransformer.from_pretrained(tmp_path / "saved")
-    path.write_text(pair("qwen3")[1].n.to_json())
+    path.write_text(json.dumps({"model_type": "nexus_universal", "n": json.loads(pair("qwen3")[1].n.to_json())}))
     with pytest.raises(CheckpointError, match=r"tensors and n disagree about .*key_norm"):
         UniversalTransformer.from_pretrained(tmp_path / "saved")
+    path.write_text(json.dumps({"model_type": "nexus_universal"}))
+    with pytest.raises(NexusError, match=r"n\.part = 'NoneType' \(must be 'ArchitectureParameter'\)"):
+        UniversalTransformer.from_pretrained(tmp_path / "saved")
     path.write_text("{")
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(NexusError, match="JSON"):
         UniversalTransformer.from_pretrained(tmp_path / "saved")
 
 

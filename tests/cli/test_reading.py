@@ -135,7 +135,7 @@ def test_ignored_keys_are_named(copy: Path, nexus: Run) -> None:
 def test_nexus_checkpoints_are_read(tmp_path: Path, nexus: Run) -> None:
     model = UniversalTransformer.from_pretrained(TRAINED)
     model.save_pretrained(tmp_path / "ours", format="nexus")
-    for source in (tmp_path / "ours", tmp_path / "ours" / "nexus.json"):
+    for source in (tmp_path / "ours", tmp_path / "ours" / "config.json"):
         assert nexus("inspect", source, "--json").json["hash"] == model.n.hash
         assert nexus("diff", source, TRAINED, "--json").json["equal"]
 
