@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class InputProjections:
     """The projections of a mixer or feed-forward: children of `owner`, named by role or by packed roles.
 
     Calling it gives every role's output, multiplied in the order of the roles; how they are packed was settled when it
-    was built.
+    was built. What multiplies is looked up in `owner`: it may have been replaced since (an adapter, a quantised one).
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class InputProjections:
         biases: Sequence[str] = (),
         late_bias: bool = False,
     ) -> None:
+        self.owner = owner
         self.layers: list[tuple[str, Linear]] = []
         self.additions: dict[str, nn.Module] = {}
         by_role = {role: packed for packed in packing for role in packed.roles}
@@ -97,7 +99,8 @@ class InputProjections:
         x is the same for all, or each role's own.
         `then` is done to every product before it is split.
         """
-        products = {name: layer(x if isinstance(x, Tensor) else x[name]) for name, layer in self.layers}
+        multiply: Mapping[str, Any] = self.owner._modules
+        products = {name: multiply[name](x if isinstance(x, Tensor) else x[name]) for name, _ in self.layers}
         for name, addition in self.additions.items():
             products[name] = products[name] + addition(x if isinstance(x, Tensor) else x[name])
         out: dict[str, Tensor] = {}

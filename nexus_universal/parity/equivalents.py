@@ -93,6 +93,12 @@ def weighs_in_logits_dtype(router: Router) -> bool:
     return router.logits != "model" or narrow
 
 
+def has_written_norm_of_heads(mixer: Part) -> bool:
+    """Whether its heads pass a norm whose gradients are summed as they lie; torch's own kernel has them in order."""
+    found = getattr(mixer, "qk_norm", None)
+    return found is not None and found.over == "head" and found.norm.rounding != "native"
+
+
 def has_round_slopes(mutant: Mutant, n: ArchitectureParameter) -> bool:
     """Whether both ways to slopes give the same numbers, for all heads there are."""
     parts = (branch.part for layer in n.layers for _, branch in layer.all_branches())
@@ -146,6 +152,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "floats absorb it: s + 1e-20 = s for any sum of scores above 1e-12",
         lambda mutant, n: 0.0 < mutant.place.value < 1e-19,
     ),
+    Equivalent(
+        "Router.stored",
+        "float32 logits read the same numbers, whichever dtype holds them: that is the file's",
+        lambda mutant, n: mutant.kind == "choice",
+    ),
     Equivalent("Router.scale", "1 · w = w", lambda mutant, n: mutant.place.value == 1.0 and mutant.kind == "removed"),
     Equivalent(
         "Router.order",
@@ -187,8 +198,10 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("Alibi.slopes", "both are exact: the same powers of two", has_round_slopes),
     Equivalent(
         "Rope.over",
-        "turning is element by element: where no norm stands before it, gradients are the same numbers in any order",
-        lambda mutant, n: all(isinstance(mixer, Attention) and not mixer.qk_norm for mixer, *_ in rotations(n)),
+        "turning is element by element: where no head's norm stands before it, nor a gradient passes, order is nothing",
+        lambda mutant, n: (
+            ".indexer." in mutant.path or not any(has_written_norm_of_heads(mixer) for mixer, *_ in rotations(n))
+        ),
     ),
     Equivalent("Rope.fraction", "rounds to the same number of turned pairs: the same frequencies", rotates_alike),
 )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.validate import problems
 from nexus_universal.parity.bench import Bench, Outcome, State
 from nexus_universal.parity.draws import draw_configs
@@ -19,6 +20,9 @@ from nexus_universal.parity.references import quiet
 FEWEST = 16
 ENOUGH = 0.97
 """The share of a family's mutants that must be noticed."""
+
+SURVIVALS = 4
+"""In so many configs a mutant of one and the same part must go unnoticed to survive."""
 
 STATES: tuple[State, ...] = ("crashed", "killed", "survived", "equivalent", "refused")
 """What counts first where a mutant fares differently on several configs."""
@@ -33,6 +37,9 @@ class Score:
     """The type whose class stands in for a reference that transformers lacks, where it does not round alike."""
 
     configs: int = 0
+    tried: dict[tuple[str, str], list[Part]] = field(default_factory=dict)
+    """The parts, as they were, that each mutant was tried in."""
+
     outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)
     """By field and name: the same path leads to other parts in other n's."""
 
@@ -108,9 +115,10 @@ def mutation_score(
         score.configs += 1
         for mutant in mutants(bench.n):
             key = mutant.field, mutant.name
-            known = score.outcomes.get(key)
-            if known and _is_settled(known, mutant, bench.n):
+            known, tried = score.outcomes.get(key), score.tried.setdefault(key, [])
+            if known and _is_settled(known, mutant, bench.n, tried):
                 continue
+            tried.append(mutant.place.holder)
             say(progress, f"{model_type}: config {index + 1} of {count}, {mutant.name}")
             found = bench.tried(mutant)
             if known is None or STATES.index(found.state) < STATES.index(known.state):
@@ -118,8 +126,13 @@ def mutation_score(
     return score
 
 
-def _is_settled(known: Outcome, mutant: Mutant, n: ArchitectureParameter) -> bool:
-    """Whether another config can add nothing: an equivalent one is tried again where its proof does not hold."""
+def _is_settled(known: Outcome, mutant: Mutant, n: ArchitectureParameter, tried: list[Part]) -> bool:
+    """Whether another config can add nothing: an equivalent one is tried again where its proof does not hold.
+
+    What a part refuses it refuses again; what survived in it is tried in so many configs, and in every other part.
+    """
+    if known.state in ("crashed", "killed"):
+        return True
     if known.state == "equivalent":
         return any(problems(mutant.n)) or proof_of_equivalence(mutant, n) is not None
-    return known.state in ("crashed", "killed")
+    return tried.count(mutant.place.holder) >= (1 if known.state == "refused" else SURVIVALS)
