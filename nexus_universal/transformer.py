@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import CheckpointError, InputError
@@ -87,6 +88,7 @@ class UniversalTransformer(nn.Module):
         if n.streams or any(norm is not None and norm.rounding == "native" for norm in _residual_norms(n)):
             refuse_unless(n.embedding, dtype="model")  # projections and torch's kernel take no wider input than weights
         self.first_skipped = _first_skipped(n)
+        self.gradient_checkpointing = False
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
         self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab, spare=n.embedding.spare or 0)
         if self.device.type != "meta":
@@ -141,7 +143,10 @@ class UniversalTransformer(nn.Module):
         for index, layer in enumerate(self.layers):
             if index == self.first_skipped and (kept := _kept_early(call, logits_to_keep)):
                 registers, call = {name: value[:, -kept:] for name, value in registers.items()}, call.only_last(kept)
-            registers = layer(registers, call)
+            if self.gradient_checkpointing and self.training and cache is None:
+                registers = self._gradient_checkpointing_func(layer, registers, call)
+            else:
+                registers = layer(registers, call)
         x = registers["x"] if self.streams is None else self.streams.merge(registers["x"])
         if self.final_norm is not None:
             x = self.final_norm(x.to(call.dtype) if self.n.embedding.dtype == "float32_layers" else x)
@@ -152,6 +157,11 @@ class UniversalTransformer(nn.Module):
         if cache is not None:
             cache.length += new
         return CausalOutput(logits=self.head(x.to(call.dtype), self.embedding.table), cache=cache)
+
+    @staticmethod
+    def _gradient_checkpointing_func(layer: nn.Module, *arguments: Any) -> dict[str, Tensor]:
+        """Keep what a layer read and gave; the rest is computed anew on the way back. transformers sets its own."""
+        return checkpoint(layer, *arguments, use_reentrant=False)
 
     def _out_of_range(self, input_ids: Tensor | None) -> InputError:
         vocab = self.n.d_vocab

@@ -78,6 +78,8 @@ class KeyValueState(State):
 class WindowState(KeyValueState):
     """The last `window` - 1 keys and values: with the query itself, all that a sliding window sees."""
 
+    keeps_positions = False
+
     def __init__(self, window: int) -> None:
         super().__init__()
         self.window = window

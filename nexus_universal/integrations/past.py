@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import Cache as TransformersCache
 
-from nexus_universal.cache import Cache
+from nexus_universal.cache import Cache, State
 
 Repeat = Callable[[Cache, int], object]
-"""Does the last call again, on another cache and with its first tokens only."""
+"""Does a call again, with its first tokens only."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """How the states that do not keep all positions were before a call."""
+
+    length: int
+    states: dict[str, State]
+    repeat: Repeat
 
 
 class NexusCache(TransformersCache):
     """A model's cache behind the names that generation strategies call; `cache` is the one that layers extend.
 
-    Windows and recurrences do not keep all positions. After `activate_past_recording` a crop into the last call puts
-    them back nevertheless: the cache from before is kept, and the call repeated with the tokens that stay.
+    Windows and recurrences do not keep all positions. After `activate_past_recording` a crop puts them back
+    nevertheless: from one crop to the next it is kept how they were before every call, and of the call that a crop cuts
+    the tokens that stay are computed again.
     """
 
     def __init__(self, cache: Cache) -> None:
         super().__init__(layers=[])
         self.cache = cache
         self.records = False
-        self.last: tuple[Cache, Repeat] | None = None
+        self.recorded: list[Before] = []
 
     def begin(self, repeat: Repeat) -> Cache:
         """The cache that a call extends; `repeat` does that call."""
-        self.last = (self.cache.fork(), repeat) if self.records and not self.is_croppable else None
+        if self.records and not self.is_croppable:
+            unkept = {key: state.fork() for key, state in self.cache.states.items() if not state.keeps_positions}
+            self.recorded.append(Before(self.cache.length, unkept, repeat))
         return self.cache
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -48,16 +61,24 @@ class NexusCache(TransformersCache):
         """Forget the last `-tokens_to_remove` positions.
 
         Raises:
-            InputError: a state does not keep what that needs, and the last call was not recorded or is too short.
+            InputError: a state does not keep what that needs, and no call as far back was recorded.
         """
         length = self.cache.length - abs(tokens_to_remove)
-        if self.last is None or length < self.last[0].length:
+        before = next((each for each in reversed(self.recorded) if each.length <= length), None)
+        if length < self.cache.length and before is None:
             self.cache.crop(length)
-        elif length < self.cache.length:
-            self.cache, repeat = self.last
-            if length > self.cache.length:
-                repeat(self.cache, length - self.cache.length)
-        self.last = None
+        elif length < self.cache.length and before is not None:
+            self._put_back(before)
+            if length > before.length:
+                before.repeat(self.cache, length - before.length)
+        self.recorded.clear()
+
+    def _put_back(self, before: Before) -> None:
+        for key, state in self.cache.states.items():
+            if key not in before.states:
+                state.crop(before.length, seen=self.cache.length)
+        self.cache.states.update(before.states)
+        self.cache.length = before.length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.cache.select(beam_idx)

@@ -61,7 +61,6 @@ def _said_by(n: ArchitectureParameter) -> dict[str, Any]:
         "num_hidden_layers": len(n.layers),
         "num_attention_heads": n.num_heads,
         "max_position_embeddings": text.context,
-        "use_cache": text.use_cache,
         "bos_token_id": text.bos,
         "eos_token_id": list(text.eos) or None,
         "pad_token_id": text.pad,
@@ -160,7 +159,8 @@ class NexusForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             InputError: a cache of another kind.
         """
-        use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
+        if use_cache is None:
+            use_cache = getattr(self.config, "use_cache", self.model.n.text.use_cache) and not self.training
         if past_key_values is None and use_cache:
             past_key_values = NexusCache(self.model.new_cache())
         if past_key_values is not None and not isinstance(past_key_values, NexusCache):
@@ -193,6 +193,8 @@ class NexusForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = NexusCache(self.model.new_cache())
+            if generation_config.is_assistant:
+                model_kwargs["past_key_values"].activate_past_recording()
 
 
 def _one_device(device_map: Any) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ class InputProjections:
         x is the same for all, or each role's own.
         `then` is done to every product before it is split.
         """
-        multiply: Mapping[str, Any] = self.owner._modules
+        multiply = cast("Mapping[str, nn.Module]", self.owner._modules)
         products = {name: multiply[name](x if isinstance(x, Tensor) else x[name]) for name, _ in self.layers}
         for name, addition in self.additions.items():
             products[name] = products[name] + addition(x if isinstance(x, Tensor) else x[name])

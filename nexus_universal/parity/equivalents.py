@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -99,6 +100,11 @@ def has_written_norm_of_heads(mixer: Part) -> bool:
     return found is not None and found.over == "head" and found.norm.rounding != "native"
 
 
+def calls_shared_expert_last(mixture: MixtureOfExperts) -> bool:
+    """Whether nothing of the shared expert comes before the router."""
+    return mixture.shared_call == "last" and not mixture.shared_gate
+
+
 def has_round_slopes(mutant: Mutant, n: ArchitectureParameter) -> bool:
     """Whether both ways to slopes give the same numbers, for all heads there are."""
     parts = (branch.part for layer in n.layers for _, branch in layer.all_branches())
@@ -153,9 +159,22 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         lambda mutant, n: 0.0 < mutant.place.value < 1e-19,
     ),
     Equivalent(
-        "Router.stored",
-        "float32 logits read the same numbers, whichever dtype holds them: that is the file's",
+        "*.stored",
+        "float32 products read the same numbers, whichever dtype holds them: that is the file's",
         lambda mutant, n: mutant.kind == "choice",
+    ),
+    Equivalent(
+        "SparseIndexer.scale_on",
+        "a power of two is exact, before a sum as behind it",
+        lambda mutant, n: math.frexp(mutant.place.holder.head_dim**-0.5)[0] == 0.5,  # type: ignore[attr-defined]
+    ),
+    Equivalent(
+        "LatentAttention.scale_by_yarn",
+        "the scaling has no factor of its own: scores are scaled alike",
+        lambda mutant, n: (
+            mutant.place.holder.softmax_scale  # type: ignore[attr-defined]
+            == replace(mutant.place.holder, scale_by_yarn=not mutant.place.value).softmax_scale  # type: ignore[attr-defined]
+        ),
     ),
     Equivalent("Router.scale", "1 · w = w", lambda mutant, n: mutant.place.value == 1.0 and mutant.kind == "removed"),
     Equivalent(
@@ -177,6 +196,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "MixtureOfExperts.views",
         "a + b = b + a: without a shared expert two gradients meet, in whatever order",
         lambda mutant, n: mutant.place.holder.shared is None,  # type: ignore[attr-defined]
+    ),
+    Equivalent(
+        "MixtureOfExperts.views",
+        "of a shared expert called last the gradient comes first, then the experts', then the router's, either way",
+        lambda mutant, n: is_swap(mutant, {"one", "behind"}) and calls_shared_expert_last(mutant.place.holder),  # type: ignore[arg-type]
     ),
     Equivalent(
         "Norm.rounding",
