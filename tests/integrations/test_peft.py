@@ -48,9 +48,7 @@ def learn(model: Any, steps: int = 5) -> list[float]:
 
 
 @pytest.mark.parametrize(("model_type", "roles"), ROLES.items())
-def test_adapters_begin_as_nothing_learn_and_come_back(
-    model_type: str, roles: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_adapters_begin_as_nothing_learn_and_come_back(model_type: str, roles: tuple[str, ...], tmp_path: Path) -> None:
     plain, model = model_of(model_type), adapted(model_type, roles)
     before = plain(ids(2, 9)).logits
     assert torch.equal(model.eval()(input_ids=ids(2, 9)).logits, before)
