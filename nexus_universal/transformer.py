@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +24,7 @@ from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE, load_json
 from nexus_universal.cache import Cache, State
 from nexus_universal.checkpoint.dequantise import DequantisedStore
-from nexus_universal.checkpoint.files import WORKING_DTYPES, TensorStore, dtype_named, find_checkpoint
+from nexus_universal.checkpoint.files import TensorStore, find_checkpoint
 from nexus_universal.checkpoint.initialise import initialise
 from nexus_universal.checkpoint.load import assemble, fill, plan_load, put, slots
 from nexus_universal.checkpoint.progress import with_progress
@@ -40,6 +42,7 @@ from nexus_universal.layers.block import UniversalTransformerBlock
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.points import Recording, Touch, matching, points, touching
 from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.support import kept_in_float32, refuse_unless
@@ -186,6 +189,42 @@ class UniversalTransformer(nn.Module):
         """Prompt and continuation, as transformers returns it; `generation.CallSettings` lists the settings."""
         return generate(self, input_ids, attention_mask, **settings)
 
+    def points(self) -> list[str]:
+        """The names of all activation points: the same in all architectures, as far as they have the same parts."""
+        return points(self)
+
+    @contextmanager
+    def record(self, *patterns: str) -> Iterator[Recording]:
+        """Note what activation points hold in the calls of a `with` block; `*` stands for one piece of a path.
+
+        Example:
+            >>> with model.record("layers.*.attention.output", "layers.0.attention.weights") as seen:
+            ...     model(ids)
+            >>> seen["layers.3.attention.output"].shape
+            torch.Size([1, 3, 1024])
+
+        Raises:
+            InputError: a pattern that names no point; the nearest are said.
+        """
+        seen = Recording()
+        names = [point for pattern in patterns for point in matching(self, pattern)]
+        with touching(self, {name: partial(seen.add, name) for name in names}):
+            yield seen
+
+    @contextmanager
+    def intervene(self, pattern: str, change: Touch) -> Iterator[None]:
+        """Put `change(value)` in the place of what points hold in the calls of a `with` block; None changes nothing.
+
+        Example:
+            >>> with model.intervene("layers.3.feed_forward.output", torch.zeros_like):
+            ...     model(ids)
+
+        Raises:
+            InputError: a pattern that names no point.
+        """
+        with touching(self, dict.fromkeys(matching(self, pattern), change)):
+            yield
+
     @classmethod
     def from_pretrained(
         cls,
@@ -218,7 +257,7 @@ class UniversalTransformer(nn.Module):
         with torch.device("meta"):
             model = cls(n)
         store = TensorStore.open(directory)
-        dtype = _resolve_dtype(dtype, n, store)
+        dtype = store.working_dtype(dtype, said=n.text.dtype)
         if quantisation is not None:
             store = DequantisedStore(store, quantisation, dtype=dtype)
         shapes = {name: info.shape for name, info in store.infos.items()}
@@ -248,7 +287,7 @@ class UniversalTransformer(nn.Module):
             odd = sorted(set(wanted) ^ set(store.infos))
             raise CheckpointError(f"{directory}: tensors and n disagree about {', '.join(odd[:5])}")
         transposed = set(json.loads(store.metadata.get("transposed", "[]")))
-        asked = None if dtype == "auto" else _resolve_dtype(dtype, n, store)
+        asked = None if dtype == "auto" else store.working_dtype(dtype)
         wide = set(kept_in_float32(model))
         for name, slot in wanted.items():
             tensor = store.read(name)
@@ -352,14 +391,3 @@ def copy_weights(reference_model: nn.Module, universal_model: UniversalTransform
             dtype=state[names[0]].dtype,
         )
         put(universal_model, name, tensor)
-
-
-def _resolve_dtype(dtype: str | torch.dtype, n: ArchitectureParameter, store: TensorStore) -> torch.dtype:
-    """The dtype to load in: asked for, the config's, or that of the file's first tensor that is in one."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    name = n.text.dtype if dtype == "auto" else dtype
-    if name is None:
-        in_order = sorted(store.infos.items(), key=lambda item: (item[1].file, item[0]))
-        return next((info.dtype for _, info in in_order if info.dtype in WORKING_DTYPES.values()), torch.float32)
-    return dtype_named(name)

@@ -155,6 +155,20 @@ class TensorStore:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.infos.values())
 
+    def working_dtype(self, asked: str | torch.dtype, *, said: str | None = None) -> torch.dtype:
+        """The dtype to load in: what is asked for, or "auto": what the config said, or the first tensor's in one.
+
+        Raises:
+            CheckpointError: a name of no such dtype.
+        """
+        if isinstance(asked, torch.dtype):
+            return asked
+        name = said if asked == "auto" else asked
+        if name is None:
+            in_order = sorted(self.infos.items(), key=lambda item: (item[1].file, item[0]))
+            return next((info.dtype for _, info in in_order if info.dtype in WORKING_DTYPES.values()), torch.float32)
+        return dtype_named(name)
+
     def read(self, name: str) -> Tensor:
         """The tensor, memory-mapped: nothing is copied until it is touched."""
         info = self.infos[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.integrations.transformers import NexusForCausalLM
@@ -19,15 +19,14 @@ def serve(source: str, *, host: str, port: int, dtype: str, device: str) -> None
     from transformers.cli.serve import Serve
     from transformers.cli.serving.model_manager import ModelManager
 
-    def load(manager: Any, model_id_and_revision: str, **_: Any) -> NexusForCausalLM:
+    def load(manager: Any, model_id_and_revision: str, **unused: Any) -> NexusForCausalLM:
         """Load with the one class: the server itself would look for a class of transformers, by its name."""
         name, _, revision = model_id_and_revision.rpartition("@")
         asked = None if revision == "main" else revision
         return NexusForCausalLM.from_pretrained(name, dtype=dtype, device_map=device, revision=asked)
 
-    ModelManager._load_model = load  # type: ignore[method-assign, assignment]
-    named: dict[str, Any] = {"force_model": source, "host": host, "port": port, "device": device, "dtype": dtype}
+    cast("Any", ModelManager)._load_model = load
     try:
-        Serve(**named)
+        Serve(force_model=source, host=host, port=port, device=device, dtype=dtype)
     except ImportError:
         raise InputError(MISSING) from None
