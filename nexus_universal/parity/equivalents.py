@@ -100,6 +100,19 @@ def has_written_norm_of_heads(mixer: Part) -> bool:
     return found is not None and found.over == "head" and found.norm.rounding != "native"
 
 
+def sources(n: ArchitectureParameter) -> list[tuple[int, int]]:
+    """Which layer takes keys and values from which."""
+    emitted: dict[str, int] = {}
+    found = []
+    for index, layer in enumerate(n.layers):
+        for _, branch in layer.all_branches():
+            if reused := getattr(branch.part, "reuse", None):
+                found.append((index, emitted[reused]))
+            if emits := getattr(branch.part, "emit", None):
+                emitted[emits] = index
+    return found
+
+
 def calls_shared_expert_last(mixture: MixtureOfExperts) -> bool:
     """Whether nothing of the shared expert comes before the router."""
     return mixture.shared_call == "last" and not mixture.shared_gate
@@ -132,7 +145,34 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "Attention.contiguous",
         "a copy of the same numbers: the fused kernel reads heads by their strides",
-        lambda mutant, n: mutant.place.holder.kernel in FUSED,  # type: ignore[attr-defined]
+        lambda mutant, n: (
+            mutant.place.holder.kernel in FUSED  # type: ignore[attr-defined]
+            and not (mutant.place.holder.convolution or mutant.place.holder.relative)  # type: ignore[attr-defined]
+        ),
+    ),
+    Equivalent(
+        "Attention.emit",
+        "every layer that takes another's keys takes the same one's: what nobody reads has any name",
+        lambda mutant, n: sources(mutant.n) == sources(n),
+    ),
+    Equivalent(
+        "Norm.root",
+        "the same numbers, and no gradient passes a choice",
+        lambda mutant, n: ".indexer." in mutant.path,
+    ),
+    Equivalent(
+        "Norm.rounding",
+        "without a weight there is one place to round",
+        lambda mutant, n: (
+            mutant.place.holder.scale == "none"  # type: ignore[attr-defined]
+            and mutant.place.holder.kind == "rms"  # type: ignore[attr-defined]
+            and is_swap(mutant, {"before_scale", "after_scale", "native"})
+        ),
+    ),
+    Equivalent(
+        "Embedding.scale_rounding",
+        "the scale is a number of bfloat16 already",
+        lambda mutant, n: float(torch.tensor(n.embedding.scale or 0.0).bfloat16()) == n.embedding.scale,
     ),
     Equivalent("YarnScaling.*", "the same frequencies and the same factor, number by number", rotates_alike),
     Equivalent(
