@@ -10,11 +10,12 @@ from nexus_universal.architecture.errors import NexusError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 
 if TYPE_CHECKING:
+    from nexus_universal.checkpoint.copying import copy_weights
     from nexus_universal.layers.attention import UniversalAttention
     from nexus_universal.layers.block import UniversalTransformerBlock
     from nexus_universal.layers.feed_forward import UniversalFeedForward
     from nexus_universal.layers.rope import UniversalRoPE
-    from nexus_universal.transformer import UniversalTransformer, copy_weights
+    from nexus_universal.transformer import UniversalTransformer
 
 __version__ = "0.1.0"
 
@@ -22,7 +23,7 @@ registry.fill(families.find, families.model_types, families.REFUSED)
 
 LAZY = {
     "UniversalTransformer": "nexus_universal.transformer",
-    "copy_weights": "nexus_universal.transformer",
+    "copy_weights": "nexus_universal.checkpoint.copying",
     "UniversalTransformerBlock": "nexus_universal.layers.block",
     "UniversalAttention": "nexus_universal.layers.attention",
     "UniversalFeedForward": "nexus_universal.layers.feed_forward",

@@ -23,10 +23,11 @@ from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE, load_json
 from nexus_universal.cache import Cache, State
+from nexus_universal.cache.buffers import buffered
 from nexus_universal.checkpoint.dequantise import DequantisedStore
 from nexus_universal.checkpoint.files import TensorStore, find_checkpoint
 from nexus_universal.checkpoint.initialise import initialise
-from nexus_universal.checkpoint.load import assemble, fill, plan_load, put, slots
+from nexus_universal.checkpoint.load import fill, plan_load, put, slots
 from nexus_universal.checkpoint.progress import with_progress
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS, quantisation_of
 from nexus_universal.checkpoint.save import (
@@ -42,6 +43,7 @@ from nexus_universal.layers.block import UniversalTransformerBlock
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.optimise import Optimised, fuse_projections, use_native_norms
 from nexus_universal.layers.points import Recording, Touch, matching, points, touching
 from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.streams import UniversalStreams
@@ -92,6 +94,7 @@ class UniversalTransformer(nn.Module):
             refuse_unless(n.embedding, dtype="model")  # projections and torch's kernel take no wider input than weights
         self.first_skipped = _first_skipped(n)
         self.gradient_checkpointing = False
+        self.optimised: Optimised | None = None
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
         self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab, spare=n.embedding.spare or 0)
         if self.device.type != "meta":
@@ -159,6 +162,8 @@ class UniversalTransformer(nn.Module):
             x = x[:, -logits_to_keep:, :]
         if cache is not None:
             cache.length += new
+        if self.optimised:
+            x = x.contiguous()  # a slice of frozen weights' input would copy the whole table
         return CausalOutput(logits=self.head(x.to(call.dtype), self.embedding.table), cache=cache)
 
     @staticmethod
@@ -181,7 +186,31 @@ class UniversalTransformer(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, UniversalTransformerBlock)
             states.update(layer.new_states())
+        if self.optimised and self.optimised.cache == "buffered":
+            states = {key: buffered(state) for key, state in states.items()}
         return Cache(states, signature=self.n.hash)
+
+    def optimize(
+        self, *, fuse: bool = True, cache: Literal["buffered", "exact"] = "buffered", compile: bool = False
+    ) -> UniversalTransformer:
+        """Make inference fast, in place, and return self: the same weights, within the floor instead of the same bits.
+
+        `fuse` multiplies what reads the same at once and lets torch's kernel compute norms; a "buffered" `cache` has
+        room to grow, so that a step copies nothing; `compile` compiles every kind of call when it first comes. Weights
+        are frozen, and such a model is not saved.
+
+        Example:
+            >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B").optimize()
+        """
+        self.requires_grad_(False)
+        self.eval()
+        if fuse:
+            fuse_projections(self)
+            use_native_norms(self)
+        self.optimised = Optimised(fuse=fuse, cache=cache, compile=compile)
+        if compile:
+            self.compile(dynamic=True)
+        return self
 
     def generate(
         self, input_ids: Int[Tensor, "batch seq"], attention_mask: Tensor | None = None, **settings: Any
@@ -319,6 +348,8 @@ class UniversalTransformer(nn.Module):
             UnsupportedConfig: "huggingface", but the family's config cannot say what n is.
             CheckpointError: the directory exists and is not empty, or cannot be written.
         """
+        if self.optimised and self.optimised.fuse:
+            raise InputError("this model was optimised: its tensors are no longer those of a checkpoint; save before")
         documents: dict[str, dict[str, Any]] = {}
         if self.settings.raw:
             documents[GENERATION_CONFIG] = self.settings.raw
@@ -364,30 +395,3 @@ def _kept_early(call: Call, logits_to_keep: int | Tensor) -> int:
     if isinstance(logits_to_keep, Tensor) or call.positions.shape[1] == 1:
         return 0
     return logits_to_keep if logits_to_keep == 1 or all(mask is not None for mask in call.masks) else 0
-
-
-def copy_weights(reference_model: nn.Module, universal_model: UniversalTransformer) -> None:
-    """Copy a transformers model's weights into the one class, dtype and memory layout included.
-
-    Raises:
-        CheckpointError: tensors that are missing, unexpected or misshapen, both sides named.
-    """
-    state = reference_model.state_dict()
-    family = universal_model.n.origin.family
-    if family is None:
-        raise CheckpointError("this n was not read from a HuggingFace config: no family says how tensors are named")
-    plan = plan_load(
-        universal_model, registry.family(family).weights, {name: tuple(t.shape) for name, t in state.items()}
-    )
-    universal_model.carried = {name: state[part].detach().clone() for name, part in plan.carried.items()}
-    wanted = slots(universal_model)
-    for name, (rule, names) in plan.sources.items():
-        tensor = assemble(
-            wanted[name],
-            rule,
-            names,
-            read=lambda part: state[part].detach().clone(),
-            read_into=lambda part, target: target.copy_(state[part]),
-            dtype=state[names[0]].dtype,
-        )
-        put(universal_model, name, tensor)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -58,6 +59,23 @@ class PackedLinear(Linear):
         return grouped.narrow(1, sum(self.shares[:index]), self.shares[index])
 
 
+class FusedLinear(Linear):
+    """The weights of several roles that were apart, one under the other: one product instead of several."""
+
+    def __init__(self, layers: Mapping[str, Linear]) -> None:
+        parts = list(layers.values())
+        self.rows = {role: layer.out_features for role, layer in layers.items()}
+        with torch.device("meta"):
+            super().__init__(parts[0].in_features, sum(self.rows.values()), bias=parts[0].bias is not None)
+        self.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in parts]), requires_grad=False)
+        if parts[0].bias is not None:
+            self.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in parts]), requires_grad=False)
+
+    def split(self, out: Float[Tensor, "*lead rows"]) -> dict[str, Float[Tensor, "*lead share"]]:
+        """The roles' slices of an output."""
+        return dict(zip(self.rows, out.split(list(self.rows.values()), dim=-1), strict=True))
+
+
 class InputProjections:
     """The projections of a mixer or feed-forward: children of `owner`, named by role or by packed roles.
 
@@ -106,11 +124,25 @@ class InputProjections:
         out: dict[str, Tensor] = {}
         for name, layer in self.layers:
             product = products[name] if then is None else then(products[name])
-            if isinstance(layer, PackedLinear):
+            if isinstance(layer, PackedLinear | FusedLinear):
                 out.update(layer.split(product))
             else:
                 out[name] = product
         return out
+
+    def fuse(self) -> None:
+        """Multiply all roles at once from now on, where they read the same and nothing is added to one of them."""
+        layers = dict(self.layers)
+        plain = all(type(layer) is Linear and not layer.late_bias for layer in layers.values())
+        biased = {layer.bias is not None for layer in layers.values()}
+        adapted = any(name.endswith("_adapters") for name in self.owner._modules)
+        if len(layers) < 2 or not plain or len(biased) > 1 or adapted or self.additions:
+            return
+        name, fused = "_".join(layers), FusedLinear(layers)
+        for role in layers:
+            delattr(self.owner, role)
+        self.owner.add_module(name, fused)
+        self.layers = [(name, fused)]
 
     def with_additions(self, additions: Mapping[str, nn.Module]) -> InputProjections:
         """The same projections, to some of which another module of x is added once all are multiplied."""

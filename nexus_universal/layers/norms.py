@@ -17,6 +17,9 @@ from nexus_universal.layers.support import refuse_unless
 class UniversalNorm(nn.Module):
     """Base: holds weight and bias as the part says. `UniversalNorm.of(part, width)` picks the class."""
 
+    native = False
+    """Whether torch's own kernel may compute what is written out here: faster, and not the same bits."""
+
     def __init__(self, part: Norm, width: int | tuple[int, int]) -> None:
         super().__init__()
         self.part = part
@@ -82,6 +85,8 @@ class RMSNorm(UniversalNorm):
     """w · (x / rms(x)), statistics in float32, rounded to the input's dtype before the weight (LLaMA's order)."""
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        if self.native:
+            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
         return _rms_then_weight(self, x)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import NexusError
 from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.checkpoint.copying import copy_weights
 from nexus_universal.checkpoint.load import assemble, plan_load, put, slots
 from nexus_universal.families.shared.family import Family
 from nexus_universal.parity.draws import asked, longest_sample, steps_differ, switch_length
@@ -25,7 +26,7 @@ from nexus_universal.parity.modes import MODES, Ours, Sample, compare, sample
 from nexus_universal.parity.mutations import Mutant
 from nexus_universal.parity.prove import Pair
 from nexus_universal.parity.references import reference_and_n
-from nexus_universal.transformer import UniversalTransformer, copy_weights
+from nexus_universal.transformer import UniversalTransformer
 
 LENGTH, SINGLE_STEPS = 90, 10
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}

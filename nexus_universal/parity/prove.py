@@ -10,6 +10,7 @@ import torch
 
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.parameter import ArchitectureParameter
+from nexus_universal.checkpoint.copying import copy_weights
 from nexus_universal.parity.certificate import Certificate, LawRow, Verdict
 from nexus_universal.parity.draws import asked, pads_leak, scans_restart, steps_differ, switch_length
 from nexus_universal.parity.floors import FACTOR, Floor, cutting_change, measure_floor, padding_change
@@ -18,7 +19,7 @@ from nexus_universal.parity.laws import check_laws
 from nexus_universal.parity.localise import first_divergence
 from nexus_universal.parity.modes import MODES, Comparison, Ours, Reference, Sample, compare, greedy, sample
 from nexus_universal.parity.references import build_reference, load_reference
-from nexus_universal.transformer import UniversalTransformer, copy_weights
+from nexus_universal.transformer import UniversalTransformer
 
 Progress = Callable[[str], None]
 UNPADDED = "without pads where the reference lets them into the tokens behind them"

@@ -1,0 +1,34 @@
+"""What makes a built model faster without changing what it computes, but for last bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from nexus_universal.layers.linear import InputProjections
+from nexus_universal.layers.norms import RMSNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimised:
+    """What was done to a model."""
+
+    fuse: bool
+    cache: str
+    compile: bool
+
+
+def fuse_projections(model: nn.Module) -> None:
+    """Make one product of those that read the same vector."""
+    for module in list(model.modules()):
+        project = getattr(module, "project", None)
+        if isinstance(project, InputProjections) and getattr(module, "input_norms", None) is None:
+            project.fuse()
+
+
+def use_native_norms(model: nn.Module) -> None:
+    """Let torch's kernel compute the norms that it can."""
+    for module in model.modules():
+        if type(module) is RMSNorm and module.part.scale != "one_plus_weight":
+            module.native = True
