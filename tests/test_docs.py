@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,21 @@ def test_the_readme_says_what_it_does(capsys: pytest.CaptureFixture[str], monkey
     signature, verdict = capsys.readouterr().out.split("\n")[:2]
     assert signature in code[1]
     assert verdict == "bit-equal"
+
+
+def test_the_page_of_integrations_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its code, one piece after the other, in a folder where nothing is left behind."""
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "INTEGRATIONS.md").read_text(encoding="utf-8")
+    pieces = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(pieces) == 4
+    names: dict[str, Any] = {}
+    for piece in pieces:
+        exec(compile(piece, "INTEGRATIONS.md", "exec"), names)
+    whole = names["fast"](names["ids"]).logits
+    assert names["beams"].shape[1] > names["ids"].shape[1] and names["ablated"].shape == whole.shape
+    assert (names["ablated"] - whole).abs().max() > 0.1
 
 
 def test_load_and_infer_qwen() -> None:

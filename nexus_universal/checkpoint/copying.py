@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import CheckpointError
+from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.checkpoint.load import assemble, plan_load, put, slots
 
-if TYPE_CHECKING:
-    from nexus_universal.transformer import UniversalTransformer
+
+class HasN(Protocol):
+    """A module that was built from n, and keeps what a file carries besides."""
+
+    n: ArchitectureParameter
+    carried: dict[str, Tensor]
 
 
-def copy_weights(reference_model: nn.Module, universal_model: UniversalTransformer) -> None:
+def copy_weights(reference_model: nn.Module, universal_model: HasN) -> None:
     """Copy a transformers model's weights into the one class, dtype and memory layout included.
 
     Raises:
         CheckpointError: tensors that are missing, unexpected or misshapen, both sides named.
     """
+    assert isinstance(universal_model, nn.Module)
     state = reference_model.state_dict()
     family = universal_model.n.origin.family
     if family is None:
