@@ -27,9 +27,10 @@ from nexus_universal.cache.buffers import buffered
 from nexus_universal.checkpoint.dequantise import DequantisedStore
 from nexus_universal.checkpoint.files import TensorStore, find_checkpoint
 from nexus_universal.checkpoint.initialise import initialise
-from nexus_universal.checkpoint.load import fill, plan_load, put, slots
+from nexus_universal.checkpoint.load import fill, in_float32, plan_load, put, slots
 from nexus_universal.checkpoint.progress import with_progress
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS, quantisation_of
+from nexus_universal.checkpoint.rules import WeightMap
 from nexus_universal.checkpoint.save import (
     SHARD_BYTES,
     canonical_tensors,
@@ -47,7 +48,7 @@ from nexus_universal.layers.optimise import Optimised, fuse_projections, use_nat
 from nexus_universal.layers.points import Recording, Touch, matching, points, touching
 from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.streams import UniversalStreams
-from nexus_universal.layers.support import kept_in_float32, refuse_unless
+from nexus_universal.layers.support import refuse_unless
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +298,7 @@ class UniversalTransformer(nn.Module):
             model,
             plan,
             store,
+            weights=registry.family_of(raw).weights,
             dtype=dtype,
             device=torch.device(device),
             progress=with_progress(lambda name: sum(store.infos[part].nbytes for part in plan.sources[name][1])),
@@ -317,7 +319,9 @@ class UniversalTransformer(nn.Module):
             raise CheckpointError(f"{directory}: tensors and n disagree about {', '.join(odd[:5])}")
         transposed = set(json.loads(store.metadata.get("transposed", "[]")))
         asked = None if dtype == "auto" else store.working_dtype(dtype)
-        wide = set(kept_in_float32(model))
+        known = n.origin.family in registry.known_families()
+        table = registry.family(n.origin.family).weights if known and n.origin.family else WeightMap(tensors={})
+        wide = in_float32(model, table, asked) if asked else set()
         for name, slot in wanted.items():
             tensor = store.read(name)
             tensor = tensor.mT if name in transposed else tensor

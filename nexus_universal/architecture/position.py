@@ -168,8 +168,8 @@ class Rope(Part):
     written (the same dot products, other bits). `table` and `product` are the dtypes of cos/sin and of the rotation;
     "complex64" is a product of complex numbers, from kernels of torch with other last bits. `clockwise` turns by the
     negative angle. `over` is the order that its input lies in: heads of positions, or positions of heads (the same
-    numbers, other bits in gradients). `frequencies` "model" computes them in the model's dtype (GPT-J),
-    "float64" angles, too, as positions divided by theirs (RoFormer). `rounded` "kept" leaves queries and
+    numbers, other bits in gradients). `frequencies` "float64" computes angles in it, too, as positions divided by
+    theirs (RoFormer). `rounded` "kept" leaves queries and
     keys in the dtype of the product, but for keys that a cache keeps (CodeGen), an indexer's excepted (dots3).
     """
 
@@ -182,7 +182,7 @@ class Rope(Part):
     product: Literal["model", "float32", "complex64"] = "model"
     clockwise: bool = False
     over: Literal["heads", "positions"] = "heads"
-    frequencies: Literal["float32", "float64", "model"] = "float32"
+    frequencies: Literal["float32", "float64"] = "float32"
     rounded: Literal["all", "kept"] = "all"
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,18 @@ class LoadPlan:
 def slots(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor that a checkpoint fills: parameters, and buffers such as a router's selection bias."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def matched(names: Iterable[str], patterns: Collection[str]) -> set[str]:
+    """The names that one of the patterns fits, `*` standing for anything."""
+    return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+def in_float32(model: nn.Module, weights: WeightMap, dtype: torch.dtype) -> set[str]:
+    """The slots that are loaded in float32, whatever the model's dtype."""
+    names = slots(model)
+    wide = (*weights.wide, *(weights.wide_in_half if dtype == torch.float16 else ()))
+    return (set(kept_in_float32(model)) - matched(names, weights.narrow)) | matched(names, wide)
 
 
 def idle_layers(model: nn.Module) -> tuple[int, ...]:
@@ -233,13 +246,14 @@ def fill(
     plan: LoadPlan,
     store: TensorStore,
     *,
+    weights: WeightMap,
     dtype: torch.dtype,
     device: torch.device,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> None:
     """Carry out a plan. Slots of a dtype of their own (a selection bias in float32) keep it."""
-    wanted, buffers = slots(model), {name for name, _ in model.named_buffers()}
-    wide = set(kept_in_float32(model))
+    wanted, wide = slots(model), in_float32(model, weights, dtype)
+    buffers = {name for name, _ in model.named_buffers()} - matched(wanted, weights.narrow)
     for name in progress(list(plan.sources)):
         rule, names = plan.sources[name]
         slot = wanted[name]

@@ -125,6 +125,8 @@ class WeightMap:
     are rightly left unused, with the reason; `{layers}` in them is the number of n's layers, `{idle}` any of them that
     computes nothing. `carried` are those that no logit depends on, but which transformers' class has: they are kept as
     they are and saved with the rest.
+    `wide` are patterns (of canonical names) of parameters that stay in float32 in a model of any dtype, `wide_in_half`
+    in one of float16, `narrow` of buffers that are in the model's: what transformers' class loads them in.
     `optional_prefix` may be missing from a file's names. `free` are names that take precedence where the head is not
     tied.
     """
@@ -134,6 +136,9 @@ class WeightMap:
     carried: Mapping[str, str] = field(default_factory=dict)
     optional_prefix: str = ""
     free: Mapping[str, str] = field(default_factory=dict)
+    wide: tuple[str, ...] = ()
+    wide_in_half: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
 
     def rules(self, canonical: str, *, tied: bool = True) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
         """The rules for a parameter, and the indices in its name; `tied` is whether the head is.

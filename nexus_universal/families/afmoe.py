@@ -82,6 +82,8 @@ FAMILY = Family(
             "layers.{i}.feed_forward_output_norm": f"{names.LAYER}.post_mlp_layernorm",
             "layers.{i}.feed_forward.router.selection_bias": Direct(f"{names.LAYER}.mlp.expert_bias"),
         },
+        narrow=("*.selection_bias",),
+        wide_in_half=("*norm.weight", "*.selection_bias"),
     ),
     irrelevant={
         "load_balance_coeff": TRAINING,

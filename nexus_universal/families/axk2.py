@@ -81,6 +81,7 @@ FAMILY = Family(
         gated_norm("layers.{i}.mixture_norm", MIXTURE_NORM),
         MIXTURE,
         passed_over=names.MULTI_TOKEN_PREDICTION,
+        wide_in_half=("*.indexer.weights.weight",),
     ),
     aliases=deepseek.ALIASES,
     irrelevant=deepseek.IRRELEVANT | {"head_dim": "the reference puts qk_rope_head_dim in its place"},

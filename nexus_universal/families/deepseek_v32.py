@@ -41,6 +41,7 @@ FAMILY = Family(
         names.experts(),
         names.shared_experts(),
         passed_over=names.MULTI_TOKEN_PREDICTION,
+        wide_in_half=("*.indexer.weights.weight",),
     ),
     aliases=deepseek.ALIASES | {"num_experts": "n_routed_experts"},
     irrelevant=deepseek.IRRELEVANT

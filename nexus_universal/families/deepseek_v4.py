@@ -48,12 +48,14 @@ def read(reader: ConfigReader) -> ArchitectureParameter:
     return replace(n, streams=merged)
 
 
+WIDE = ("streams.*", "*_connection.*", "*.sinks", "*.compressor.bias", "*norm.weight")
+
 FAMILY = Family(
     model_type="deepseek_v4",
     title="DeepSeek-V4",
     read=read,
     weights=replace(
-        names.weights(compressed.TENSORS, passed_over={r"(^|\.)mtp\.": "multi-token prediction"}),
+        names.weights(compressed.TENSORS, passed_over={r"(^|\.)mtp\.": "multi-token prediction"}, wide=WIDE),
         optional_prefix="model.",
     ),
     aliases={"num_local_experts": "n_routed_experts", "intermediate_size": "moe_intermediate_size"},

@@ -59,7 +59,8 @@ FAMILY = Family(
             "layers.{i}.feed_forward.experts.gate_up_bias": f"{MLP}.experts.gate_up_proj_bias",
             "layers.{i}.feed_forward.experts.down": Transposed(f"{MLP}.experts.down_proj"),
             "layers.{i}.feed_forward.experts.down_bias": f"{MLP}.experts.down_proj_bias",
-        }
+        },
+        wide_in_half=("*norm.weight",),
     ),
     aliases={"num_experts": "num_local_experts"},
     irrelevant={

@@ -25,7 +25,7 @@ def read(reader: ConfigReader, *, rope: Mapping[str, Any] | None = None, **atten
     def fields(heads: int, head_dim: int) -> dict[str, Any]:
         reader.require(turned <= head_dim and turned % 2 == 0, "rotary_dim", turned, f"must be even, <= {head_dim}")
         fraction = min(turned / head_dim, 1.0)
-        turns = Rope(theta=10000.0, fraction=fraction, pairing="interleaved", over="positions", frequencies="model")
+        turns = Rope(theta=10000.0, fraction=fraction, pairing="interleaved", over="positions")
         return {"rope": replace(turns, **(rope or {})), "biases": (), "kernel": "eager_wide"} | attention
 
     order = ("attention", "feed_forward", "x")

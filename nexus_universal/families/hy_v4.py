@@ -98,6 +98,7 @@ FAMILY = Family(
         names.shared_experts(),
         TENSORS,
         passed_over={r"^model\.mtp_layers\.": "multi-token prediction"},
+        wide=("streams.*", "*_connection.*", "*.sinks", "*.indexer.key_norm.*", "*.indexer.weights.*", "head.*"),
     ),
     aliases={"num_local_experts": "n_routed_experts"},
     irrelevant=dict.fromkeys(("head_dim", "num_key_value_heads", "qk_head_dim"), "follows from other keys")

@@ -90,6 +90,7 @@ FAMILY = Family(
             r"^model\.mtp\.": "multi-token prediction",
             r"\.mlp\.experts\.\d+\.(gate|up)_proj\.": "rows that transformers keeps for experts that do nothing",
         },
+        wide_in_half=("*.router.weight",),
     ),
     aliases={
         "num_local_experts": "n_routed_experts",

@@ -72,6 +72,7 @@ FAMILY = Family(
             "layers.{i}.lightning.norm": "model.layers.{i}.self_attn.norm",
             "layers.{i}.lightning.output": "model.layers.{i}.self_attn.out_proj",
         },
+        narrow=tuple(f"*.lightning.{decay}" for decay in DECAYS),
     ),
     aliases={"num_experts": "num_local_experts"},
     rope_theta=1000000.0,

@@ -76,6 +76,7 @@ FAMILY = Family(
             )
         },
         passed_over=names.MULTI_TOKEN_PREDICTION,
+        narrow=("*.selection_bias",),
     ),
     aliases={"num_experts": "num_local_experts"},
     irrelevant={

@@ -97,6 +97,7 @@ FAMILY = Family(
                 f"{names.LAYER}.post_attention_layernorm",
             ),
         },
+        wide=("*.decay_log",),
     ),
     tiny=draws.TINY
     | {

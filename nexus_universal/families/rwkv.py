@@ -75,6 +75,7 @@ FAMILY = Family(
             "final_norm": "rwkv.ln_out",
             "head": "head",
         },
+        wide_in_half=("*.decay", "*.bonus"),
     ),
     aliases={"context_length": "max_position_embeddings"},
     rope="none",

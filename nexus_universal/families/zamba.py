@@ -71,6 +71,7 @@ FAMILY = Family(
     weights=WeightMap(
         tensors=shared_block.tensors(_mixer, "shared_transf", {r: f"{r}_proj" for r in ("gate", "up", "down")}),
         passed_over=shared_block.REPEATED,
+        wide=("*.decay_log",),
     ),
     aliases={"layer_types": "layers_block_type", "head_dim": "attention_head_dim"},
     irrelevant={

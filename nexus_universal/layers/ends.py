@@ -196,7 +196,7 @@ class UniversalHead(nn.Module):
             x = self.transform(x)
         if self.part.input_divisor is not None:
             x = x / self.part.input_divisor
-        logits = F.linear(x, weight, self.bias)
+        logits = F.linear(x.to(weight.dtype), weight, self.bias)  # which some models keep in float32
         if self.part.scale is not None:
             logits = logits * self.part.scale
         if self.part.divisor is not None:

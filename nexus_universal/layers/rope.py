@@ -150,8 +150,6 @@ class UniversalRoPE(nn.Module):
             kept = {"initial": frequencies(part.scaling, part, head_dim)}
             if isinstance(part.scaling, LongRopeScaling):
                 kept["long"] = longrope_frequencies(part.scaling.long_factors, part, head_dim)
-            if part.frequencies == "model":
-                kept |= {str(dtype): _plain(part.theta, self.dims, dtype) for dtype in (torch.bfloat16, torch.float16)}
         self._kept = {(name, made.device): made for name, made in kept.items()}
 
     def _frequencies(self, device: torch.device, name: str = "initial") -> Float[Tensor, " half"]:
@@ -192,8 +190,6 @@ class UniversalRoPE(nn.Module):
         if self.part.frequencies == "float64":
             exponents = torch.arange(0, self.dims, 2, dtype=torch.double, device=positions.device) / self.dims
             return positions[..., None].double() / self.part.theta**exponents
-        if self.part.frequencies == "model" and dtype in (torch.bfloat16, torch.float16):
-            return positions[..., None].float() * self._frequencies(positions.device, str(dtype))
         return positions[..., None].float() * self._frequencies_of_call(positions, lengths)
 
     @torch.no_grad()

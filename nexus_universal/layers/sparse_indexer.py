@@ -40,7 +40,7 @@ class UniversalSparseIndexer(nn.Module):
         """The mask that lets through the chosen keys among those of `mask`; `latent` is that of the queries."""
         part, (batch, seq) = self.part, x.shape[:2]
         query = self.query(latent).view(batch, seq, part.heads, part.head_dim).transpose(1, 2)
-        key = self.key_norm(self.key(x)).unsqueeze(1)
+        key = self.key_norm(_in_its_dtype(self.key_norm, self.key(x))).to(x.dtype).unsqueeze(1)
         if self.rope_index is not None:
             rope, tables = self.plan.ropes[self.rope_index], call.tables[self.rope_index]
             wide = rope.part.rounded == "kept"
@@ -50,7 +50,7 @@ class UniversalSparseIndexer(nn.Module):
             assert isinstance(state, IndexedState)
             key = state.extend_index(key)
         scores = torch.matmul(query.float(), key.transpose(-1, -2).float().unsqueeze(1))
-        weights = self.weights(x).float() * part.heads**-0.5
+        weights = self.weights(_in_its_dtype(self.weights, x)).float() * part.heads**-0.5
         if part.scale_on == "scores":
             scores = scores * part.head_dim**-0.5
         else:
@@ -62,6 +62,12 @@ class UniversalSparseIndexer(nn.Module):
         if part.emit:
             call.emitted[part.emit] = (chosen,)
         return _only(mask, chosen, x.dtype)
+
+
+def _in_its_dtype(module: nn.Module, x: Tensor) -> Tensor:
+    """A module's input in the dtype of its weights, which some models keep in float32."""
+    weight = module.weight
+    return x.to(weight.dtype) if isinstance(weight, Tensor) else x
 
 
 class ReusedSelection(nn.Module):

@@ -20,7 +20,8 @@ class Quirks:
     and calls so what it gives and takes. `steps_alone`: single steps mix the rows of a batch, so that it is asked row
     by row. `needs_states`: it multiplies no half precision without states of the same dtype. `divides`: weights that
     the first call divides in place. `needs_float32`: half precision runs only where tensors that it loads in float32
-    are so. `not_in_double`: a float64 copy does not run: a float32 number is made of its dtype's lowest one, or
+    are so. `tables`: those that loading makes anew in float32, where building computes them in the model's dtype.
+    `not_in_double`: a float64 copy does not run: a float32 number is made of its dtype's lowest one, or
     float32 logits meet its weights.
     """
 
@@ -38,6 +39,7 @@ class Quirks:
     needs_states: bool = False
     divides: tuple[str, ...] = ()
     needs_float32: bool = False
+    tables: str | None = None
     not_in_double: bool = False
 
 
@@ -51,6 +53,7 @@ _QUIRKS: dict[str, Quirks] = {
     **dict.fromkeys(_ROBERTA, Quirks(positions_are_rows=True)),
     **dict.fromkeys(("mamba", "falcon_mamba"), Quirks(takes_new=True)),
     "bamba": Quirks(starts_anew=True),
+    **dict.fromkeys(("codegen", "gptj"), Quirks(tables="embed_positions")),
     "git": Quirks(widens_mask=True),
     "minimax": Quirks(own_cache="MiniMaxCache"),
     "openai-gpt": Quirks(reads_anew=True),

@@ -79,6 +79,10 @@ def build_reference(config: Any, *, dtype: torch.dtype, seed: int, attention: st
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if any(kept in name for kept in model._keep_in_fp32_modules_strict):
                 tensor.data = tensor.data.float()
+    if tables := quirks(config.model_type).tables:
+        for module in (module for module in model.modules() if hasattr(module, tables)):
+            setattr(module, tables, getattr(module, tables).float())
+            model._init_weights(module)
     widen(model, seed=seed)
     return model.eval()
 

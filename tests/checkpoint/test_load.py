@@ -19,6 +19,7 @@ from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.load import slots
 from nexus_universal.checkpoint.rules import Interleaved, Joined, Stacked
 from nexus_universal.parity.modes import Reference
+from nexus_universal.parity.quirks import quirks
 from tests.checkpoint.on_disk import SINGLE, changed, logits_of, published, same_logits, tensors_of
 from tests.helpers import MODEL_TYPES, furthest, ids, pair, pieces, reference, rows, same, universal
 
@@ -401,3 +402,44 @@ def test_a_quantised_checkpoint_is_refused_by_its_method(tmp_path: Path) -> None
     directory = changed("llama", tmp_path / "model", quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(CheckpointError, match="quantised by 'gptq'"):
         UniversalTransformer.from_pretrained(directory)
+
+
+REFUSES_HALF = ("deepseek_v4",)
+"""Classes that keep some matrices in float32 in a model of float16, and multiply them with its numbers."""
+
+OVERWRITTEN = {"zaya": "selection_bias"}
+"""What a class fills anew behind the file: tests/families/test_reference_faults.py."""
+
+IN_HALF = [
+    (model_type, dtype)
+    for model_type in MODEL_TYPES
+    for dtype in ("bfloat16", "float16")
+    if dtype == "bfloat16" or model_type not in REFUSES_HALF
+]
+
+
+@pytest.mark.parametrize(("model_type", "dtype"), IN_HALF)
+def test_a_file_in_half_precision_is_the_references_model(model_type: str, dtype: str, tmp_path: Path) -> None:
+    """Some classes keep tensors in float32 whatever they are loaded in, and cast buffers that others keep."""
+    theirs = reference(model_type)
+    theirs.save_pretrained(tmp_path)
+    theirs = type(theirs).from_pretrained(tmp_path, dtype=getattr(torch, dtype)).eval()
+    ours = UniversalTransformer.from_pretrained(tmp_path, dtype=dtype)
+    expected = dict(universal(theirs).named_slots())
+    assert {name: each.dtype for name, each in ours.named_parameters()} == {
+        name: expected[name].dtype for name, _ in ours.named_parameters()
+    }
+    kept = {name: slot for name, slot in ours.named_slots() if not name.endswith(OVERWRITTEN.get(model_type, "."))}
+    assert kept and all(torch.equal(slot.to(expected[name].dtype), expected[name]) for name, slot in kept.items())
+    with torch.no_grad():
+        asked = theirs(ids(2, 20), use_cache=quirks(model_type).needs_states)
+        assert same(ours(ids(2, 20)).logits, asked.logits)
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v4", "zamba", "ernie4_5_moe", "llama"])
+def test_the_own_format_in_half_precision_keeps_the_same_in_float32(model_type: str, tmp_path: Path) -> None:
+    reference(model_type).save_pretrained(tmp_path / "theirs")
+    UniversalTransformer.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "own", format="nexus")
+    both = (UniversalTransformer.from_pretrained(tmp_path / name, dtype="bfloat16") for name in ("theirs", "own"))
+    theirs, own = ({name: each.dtype for name, each in model.named_parameters()} for model in both)
+    assert own == theirs

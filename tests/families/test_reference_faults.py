@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
@@ -398,3 +399,26 @@ def test_blocks_of_keys_are_counted_from_the_pads() -> None:
         given = {"attention_mask": mask, "position_ids": positions}
         assert furthest(theirs(padded, **given, use_cache=False).logits[:, 5:], alone) > 0.01
         assert furthest(ours(padded, **given).logits[:, 5:], alone) < 1e-5
+
+
+@pytest.mark.parametrize(("model_type", "place"), [("gptj", "h.0.attn"), ("codegen", "h.0.attn")])
+def test_a_table_depends_on_how_a_model_is_made(model_type: str, place: str, tmp_path: Path) -> None:
+    built = AutoModelForCausalLM.from_config(config(model_type), dtype=torch.bfloat16)
+    built.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    tables = [model.transformer.get_submodule(place).embed_positions.float() for model in (built, loaded)]
+    assert (tables[0] - tables[1]).abs().max() > 1e-3
+    ours = UniversalTransformer.from_pretrained(tmp_path, dtype="bfloat16")
+    turned = ours.plan.ropes[0](torch.arange(20)[None], torch.float32)
+    half = tables[1].shape[1] // 2
+    assert same(turned[1][0, :, ::2], tables[1][:20, :half]) and same(turned[0][0, :, ::2], tables[1][:20, half:])
+
+
+def test_a_bias_is_overwritten_behind_the_file(tmp_path: Path) -> None:
+    saved = reference("zaya")
+    saved.save_pretrained(tmp_path)
+    loaded = type(saved).from_pretrained(tmp_path)
+    biases = [model.model.layers[0].mlp.gate.balancing_biases for model in (saved, loaded)]
+    assert same(biases[0][:-1], biases[1][:-1]) and biases[0][-1] != -1.0 == biases[1][-1]
+    ours = UniversalTransformer.from_pretrained(tmp_path)
+    assert same(ours.get_buffer("layers.0.experts.router.selection_bias"), biases[0])

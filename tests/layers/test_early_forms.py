@@ -11,7 +11,6 @@ from transformers.models.bloom.modeling_bloom import BloomConfig, BloomGelu, Blo
 from transformers.models.cohere.modeling_cohere import CohereLayerNorm
 from transformers.models.ctrl.modeling_ctrl import positional_encoding
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoConfig, GPTNeoSelfAttention
-from transformers.models.gptj.modeling_gptj import create_sinusoidal_positions
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 from transformers.models.openai.modeling_openai import Attention as FirstAttention
 from transformers.models.openai.modeling_openai import OpenAIGPTConfig
@@ -21,14 +20,13 @@ from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerH
 from nexus_universal.architecture.ends import Embedding
 from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.mixers import QueryKeyNorm
-from nexus_universal.architecture.position import Alibi, LearnedPositions, Norm, Rope, SinusoidPositions
+from nexus_universal.architecture.position import Alibi, LearnedPositions, Norm, SinusoidPositions
 from nexus_universal.layers.activations import gelu_derived
 from nexus_universal.layers.alibi import UniversalAlibi
 from nexus_universal.layers.ends import UniversalEmbedding
 from nexus_universal.layers.kernels import added_eager_attention, divided_eager_attention
 from nexus_universal.layers.masks import Extent, additive
 from nexus_universal.layers.norms import HeadNorms
-from nexus_universal.layers.rope import UniversalRoPE
 from nexus_universal.layers.tables import SinusoidTable
 from tests.helpers import same, widen
 
@@ -119,19 +117,6 @@ def test_biases_counted_from_the_last_key_are_the_references() -> None:
         ours = made.masked(SEEN, extent, torch.ones(1, 11, dtype=torch.bool), torch.bfloat16)
         expected = build_mpt_alibi_tensor(heads, 32)[:, :, -11:].expand(heads, 11, 11)
         assert ours.dtype == torch.float32 and same(ours[0][:, SEEN[0, 0]], expected[:, SEEN[0, 0]])
-
-
-def test_frequencies_in_the_models_dtype_are_the_references() -> None:
-    part = Rope(theta=10000.0, pairing="interleaved", table="float32", frequencies="model")
-    before = torch.get_default_dtype()
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        try:
-            torch.set_default_dtype(dtype)  # what a reference that is built in a dtype computes under
-            expected = create_sinusoidal_positions(90, 12)
-        finally:
-            torch.set_default_dtype(before)
-        cos, sin = UniversalRoPE(part, head_dim=12)(torch.arange(90)[None], dtype)
-        assert same(torch.cat([sin[0, :, ::2], cos[0, :, ::2]], dim=-1), expected.float())
 
 
 @pytest.mark.parametrize("width", [48, 36, 10])

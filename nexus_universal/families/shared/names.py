@@ -31,12 +31,22 @@ MULTI_TOKEN_PREDICTION = {r"^model\.layers\.{layers}\.": "a layer after the last
 PASSED_OVER = {r"rotary_(pos_)?emb\.inv_freq$": "rotary buffers are computed from n"}
 
 
-def weights(*tables: Names, passed_over: Mapping[str, str] | None = None) -> WeightMap:
-    """The names of a sequential pre-norm decoder (Llama's); later tables add to them or take precedence."""
+def weights(
+    *tables: Names,
+    passed_over: Mapping[str, str] | None = None,
+    wide: tuple[str, ...] = (),
+    wide_in_half: tuple[str, ...] = (),
+    narrow: tuple[str, ...] = (),
+) -> WeightMap:
+    """The names of a sequential pre-norm decoder (Llama's); later tables add to them or take precedence.
+
+    `wide`, `wide_in_half` and `narrow` are those of a `WeightMap`.
+    """
     tensors = ends() | attention() | gated() | pre_norms()
     for table in tables:
         tensors |= table
-    return WeightMap(tensors=tensors, passed_over={**PASSED_OVER, **(passed_over or {})})
+    passed_over = {**PASSED_OVER, **(passed_over or {})}
+    return WeightMap(tensors=tensors, passed_over=passed_over, wide=wide, wide_in_half=wide_in_half, narrow=narrow)
 
 
 def either(published: Mapping[str, Rules], held: Mapping[str, Rules]) -> Names:
@@ -73,7 +83,7 @@ def relocated(weights: WeightMap, *layouts: Mapping[str, str], passed_over: Mapp
     for key, found in weights.tensors.items():
         rules = found if isinstance(found, tuple) else (found,)
         tensors[key] = tuple(moved(rule, layout) for layout in layouts for rule in rules)
-    return WeightMap(tensors=tensors, passed_over={**passed_over, **weights.passed_over})
+    return replace(weights, tensors=tensors, passed_over={**passed_over, **weights.passed_over})
 
 
 def ends(model: str = "model") -> Names:
