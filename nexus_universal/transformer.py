@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +44,8 @@ from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.optimise import Optimised, fuse_projections, use_native_norms
-from nexus_universal.layers.points import Recording, Touch, matching, points, touching
+from nexus_universal.layers.points import Recording, Touch, matching, points, recording, touching
+from nexus_universal.layers.quantise import Quantisation, quantised
 from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.support import refuse_unless
@@ -192,23 +192,32 @@ class UniversalTransformer(nn.Module):
         return Cache(states, signature=self.n.hash)
 
     def optimize(
-        self, *, fuse: bool = True, cache: Literal["buffered", "exact"] = "buffered", compile: bool = False
+        self,
+        *,
+        fuse: bool = True,
+        cache: Literal["buffered", "exact"] = "buffered",
+        compile: bool = False,
+        quantize: Quantisation | None = None,
+        sample: Int[Tensor, "batch seq"] | None = None,
     ) -> UniversalTransformer:
         """Make inference fast, in place, and return self: the same weights, within the floor instead of the same bits.
 
-        `fuse` multiplies what reads the same at once and lets torch's kernel compute norms; a "buffered" `cache` has
-        room to grow, so that a step copies nothing; `compile` compiles every kind of call when it first comes. Weights
-        are frozen, and such a model is not saved.
+        `fuse`: one product of what reads the same, and torch's norms. A "buffered" `cache` has room to grow: steps copy
+        nothing. `compile` compiles each kind of call when it first comes. `quantize` rounds projections by torchao;
+        what that changes in the logits of `sample` (else random tokens) is printed. Weights are frozen, and not saved.
 
         Example:
             >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B").optimize()
+
+        Raises:
+            InputError: to quantise without torchao.
         """
-        self.requires_grad_(False)
-        self.eval()
+        self.requires_grad_(False).eval()
         if fuse:
             fuse_projections(self)
             use_native_norms(self)
-        self.optimised = Optimised(fuse=fuse, cache=cache, compile=compile)
+        quality = quantised(self, quantize, vocab=self.n.d_vocab, sample=sample) if quantize else None
+        self.optimised = Optimised(fuse=fuse, cache=cache, quality=quality)
         if compile:
             self.compile(dynamic=True)
         return self
@@ -220,40 +229,29 @@ class UniversalTransformer(nn.Module):
         return generate(self, input_ids, attention_mask, **settings)
 
     def points(self) -> list[str]:
-        """The names of all activation points: the same in all architectures, as far as they have the same parts."""
+        """The names of all activation points."""
         return points(self)
 
-    @contextmanager
-    def record(self, *patterns: str) -> Iterator[Recording]:
+    def record(self, *patterns: str) -> AbstractContextManager[Recording]:
         """Note what activation points hold in the calls of a `with` block; `*` stands for one piece of a path.
 
         Example:
             >>> with model.record("layers.*.attention.output", "layers.0.attention.weights") as seen:
             ...     model(ids)
-            >>> seen["layers.3.attention.output"].shape
-            torch.Size([1, 3, 1024])
 
         Raises:
             InputError: a pattern that names no point; the nearest are said.
         """
-        seen = Recording()
-        names = [point for pattern in patterns for point in matching(self, pattern)]
-        with touching(self, {name: partial(seen.add, name) for name in names}):
-            yield seen
+        return recording(self, patterns)
 
-    @contextmanager
-    def intervene(self, pattern: str, change: Touch) -> Iterator[None]:
+    def intervene(self, pattern: str, change: Touch) -> AbstractContextManager[None]:
         """Put `change(value)` in the place of what points hold in the calls of a `with` block; None changes nothing.
 
         Example:
             >>> with model.intervene("layers.3.feed_forward.output", torch.zeros_like):
             ...     model(ids)
-
-        Raises:
-            InputError: a pattern that names no point.
         """
-        with touching(self, dict.fromkeys(matching(self, pattern), change)):
-            yield
+        return touching(self, dict.fromkeys(matching(self, pattern), change))
 
     @classmethod
     def from_pretrained(
@@ -352,7 +350,7 @@ class UniversalTransformer(nn.Module):
             UnsupportedConfig: "huggingface", but the family's config cannot say what n is.
             CheckpointError: the directory exists and is not empty, or cannot be written.
         """
-        if self.optimised and self.optimised.fuse:
+        if self.optimised and (self.optimised.fuse or self.optimised.quality):
             raise InputError("this model was optimised: its tensors are no longer those of a checkpoint; save before")
         documents: dict[str, dict[str, Any]] = {}
         if self.settings.raw:

@@ -4,7 +4,9 @@ A dense checkpoint of Qwen3-0.6B's shape (1.2 GB in bfloat16) is made by seed, t
 
 - load: the call of `from_pretrained` (dtype="auto"), and import to first logits, each in a fresh process with a warm
   page cache, ours and the reference's in turn; the growth of VmHWM, first forward included, against the file's size;
-- prefill of 512 tokens in one process, interleaved pairs, exact mode.
+- prefill of 512 tokens in one process, interleaved pairs, exact mode;
+- decoding one row with `generate`, exact and after `optimize()`, time per token without the prompt's; and beside it the
+  time that an fp32 matrix-vector product takes to read as many bytes as the model has.
 
 The ratio of the reference to itself (A/A) is printed beside each figure: what it strays from 1 is the machine's noise.
 """
@@ -148,6 +150,57 @@ def compare_prefill(directory: Path, *, tokens: int, pairs: int) -> dict[str, An
     return found | {"ratio": paired, "same bits": same}
 
 
+def compare_decoding(directory: Path, size: int, *, prompt: int, new: int, rounds: int) -> list[dict[str, Any]]:
+    """Interleaved texts of one row: a text's time less that of its first token, by its other tokens."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from nexus_universal import UniversalTransformer
+
+    theirs = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
+    exact = UniversalTransformer.from_pretrained(directory)
+    fast = UniversalTransformer.from_pretrained(directory).optimize()
+    ids = torch.randint(0, QWEN3_0_6B["vocab_size"], (1, prompt), generator=torch.Generator().manual_seed(0))
+    matrices = [torch.randn(4096, 1024) for _ in range(size // (4096 * 1024 * 4))]
+    vector = torch.randn(1024)
+
+    def text(model: Any, count: int) -> float:
+        settings: dict[str, Any] = {"max_new_tokens": count, "do_sample": False}
+        if model is theirs:
+            settings |= {"eos_token_id": None, "pad_token_id": 0}
+        started = time.perf_counter()
+        model.generate(ids, **settings)
+        return time.perf_counter() - started
+
+    def read() -> float:
+        started = time.perf_counter()
+        for matrix in matrices:
+            torch.mv(matrix, vector)
+        return time.perf_counter() - started
+
+    def per_token(model: Any) -> float:
+        return (text(model, new + 1) - text(model, 1)) / new
+
+    calls: dict[str, Callable[[], float]] = {
+        "theirs": lambda: per_token(theirs),
+        "exact": lambda: per_token(exact),
+        "fast": lambda: per_token(fast),
+        "read": read,
+        "again": lambda: per_token(theirs),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for index in range(rounds + 1):
+        for name in list(calls) if index % 2 else list(reversed(calls)):
+            times[name].append(1e3 * calls[name]())
+    found = {name: statistics.median(values[1:]) for name, values in times.items()}
+    place = f"decode at {prompt} tokens"
+    return [
+        row(f"{place}, exact", found["exact"], found["theirs"], found["again"], 1.03, "ms"),
+        row(f"{place}, optimize()", found["fast"], found["theirs"], found["again"], 1 / 3, "ms"),
+        row(f"{place}, optimize(), beside reading its bytes", found["fast"], found["read"], found["read"], 1.25, "ms"),
+    ]
+
+
 def row(what: str, ours: float, theirs: float, again: float, limit: float, unit: str) -> dict[str, Any]:
     """One line of the table."""
     return {
@@ -167,6 +220,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="fresh processes per side")
     parser.add_argument("--pairs", type=int, default=15, help="interleaved prefills")
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--prompt", type=int, default=64, help="tokens that decoding goes on from")
+    parser.add_argument("--new", type=int, default=24, help="tokens that are decoded")
+    parser.add_argument("--texts", type=int, default=5, help="interleaved texts per side")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
 
@@ -175,6 +231,8 @@ def main() -> None:
         size = make_checkpoint(directory)
         rows = compare_loading(directory, size, rounds=arguments.rounds)
         rows.append(compare_prefill(directory, tokens=arguments.tokens, pairs=arguments.pairs))
+        length = {"prompt": arguments.prompt, "new": arguments.new}
+        rows += compare_decoding(directory, size, **length, rounds=arguments.texts)
 
     import torch
     from rich.console import Console

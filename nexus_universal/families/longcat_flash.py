@@ -112,8 +112,7 @@ FAMILY = Family(
     | {
         "num_layers": (2, 1),
         "q_lora_rank": (28, 20),
-        "v_head_dim": (16, 20),
-        "zero_expert_num": (0, 4, 1),
+        **{"v_head_dim": (16, 20), "zero_expert_num": (0, 4, 1)},
         "num_experts_per_tok": (5, 2, 8),
         "n_routed_experts": (8, 5),
         "routed_scaling_factor": (6.0, 1.5),

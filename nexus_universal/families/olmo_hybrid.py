@@ -102,8 +102,7 @@ FAMILY = Family(
     tiny=draws.TINY
     | {
         **{"num_hidden_layers": 4, "eos_token_id": 3, "pad_token_id": 1},
-        "linear_num_key_heads": 4,
-        "linear_num_value_heads": 4,
+        **{"linear_num_key_heads": 4, "linear_num_value_heads": 4},
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 8,  # transformers saves the convolutions in equal thirds, however wide they are
     },

@@ -8,15 +8,16 @@ from torch import nn
 
 from nexus_universal.layers.linear import InputProjections
 from nexus_universal.layers.norms import RMSNorm
+from nexus_universal.layers.quantise import Quality
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimised:
-    """What was done to a model."""
+    """What was done to a model, and what it cost where weights were rounded."""
 
     fuse: bool
     cache: str
-    compile: bool
+    quality: Quality | None = None
 
 
 def fuse_projections(model: nn.Module) -> None:

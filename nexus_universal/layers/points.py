@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -122,6 +123,15 @@ def touching(model: nn.Module, touches: dict[str, Touch]) -> Iterator[None]:
             path, _, side = point.rpartition(".")
             stack.enter_context(_hooked(model.get_submodule(path), side, touch))
         yield
+
+
+@contextmanager
+def recording(model: nn.Module, patterns: Iterable[str]) -> Iterator[Recording]:
+    """Note what the points hold that the patterns name."""
+    seen = Recording()
+    names = [point for pattern in patterns for point in matching(model, pattern)]
+    with touching(model, {name: partial(seen.add, name) for name in names}):
+        yield seen
 
 
 @contextmanager
