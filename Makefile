@@ -48,7 +48,7 @@ lint: $(READY)
 
 # Two workers of one thread each: more threads than cores make every small product slower.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not torchao"
 
 slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow

@@ -75,26 +75,6 @@ def test_an_optimised_model_is_moved_but_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "saved").exists()
 
 
-@pytest.mark.parametrize(("kind", "most"), [("int8", 0.02), ("fp8", 0.2), ("int4", 2.0)])
-def test_rounding_is_measured_and_said(kind: Any, most: float, capsys: pytest.CaptureFixture[str]) -> None:
-    wide = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}  # int4 rounds groups of 32
-    exact, fast = pair("llama", **wide)
-    tokens = ids(2, LENGTH)
-    fast = universal(reference("llama", **wide).eval()).to(torch.bfloat16).optimize(quantize=kind, sample=tokens)
-    quality = fast.optimised.quality
-    assert 0 < quality.kl < most and 0.5 < quality.rounded < 1
-    assert capsys.readouterr().err == f"quantised to {quality}\n" and f"KL {quality.kl:.2e}" in str(quality)
-    with torch.no_grad():
-        before, after = exact.to(torch.bfloat16)(tokens).logits.float(), fast(tokens).logits.float()
-    expected = (before.softmax(-1) * (before.log_softmax(-1) - after.log_softmax(-1))).sum(-1).mean()
-    assert quality.kl == pytest.approx(float(expected), rel=0.3)
-
-
-def test_an_unknown_rounding_is_refused() -> None:
-    with pytest.raises(InputError, match=r"quantize = 'int3' \(known: int8, int4, fp8\)"):
-        pair("llama")[0].optimize(quantize="int3")
-
-
 # Buffers
 
 

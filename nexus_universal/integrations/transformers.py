@@ -142,6 +142,14 @@ class NexusForCausalLM(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.model.head
 
+    def resize_token_embeddings(self, *arguments: Any, **settings: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            InputError: the vocabulary is n's.
+        """
+        raise InputError("the vocabulary is n's: build another model from n.replace('embedding.vocab', …)")
+
     def forward(
         self,
         input_ids: Int[Tensor, "batch seq"] | None = None,

@@ -53,7 +53,7 @@ def quantised(
     rounded = [module for module in model.modules() if isinstance(module, nn.Linear)]
     count = sum(module.weight.numel() for module in rounded)
     whole = sum(parameter.numel() for parameter in model.parameters())
-    from torchao.quantization import quantize_
+    from torchao.quantization import quantize_  # type: ignore[import-not-found]
 
     quantize_(model, settings)
     quality = _compared(kind, before, model(sample).logits, rounded=count / whole)
@@ -63,8 +63,8 @@ def quantised(
 
 def _settings(kind: Quantisation) -> Any:
     try:
-        from torchao import quantization
-        from torchao.quantization.granularity import PerGroup
+        from torchao import quantization  # type: ignore[import-not-found]
+        from torchao.quantization.granularity import PerGroup  # type: ignore[import-not-found]
     except ImportError:
         raise InputError("quantize needs torchao: pip install torchao") from None
     made = {
