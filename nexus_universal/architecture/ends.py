@@ -132,6 +132,8 @@ class Embedding(Part):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.narrow and (self.bands or self.per_layer or self.beside):
             yield "narrow", "must be None where bands, per_layer or beside are set"
+        if self.per_layer and self.dtype != "model":
+            yield "dtype", "must be 'model' beside per_layer, whose rows are in the model's"
         if self.padding_row is not None and not 0 <= self.padding_row < self.rows:
             yield "padding_row", f"must lie in [0, {self.rows})"
         if self.spare and self.bands:

@@ -229,6 +229,9 @@ class MixtureOfExperts(Part):
             yield "shared_gate", "needs a shared expert"
         if self.weighs == "inputs" and (self.expert.biases or self.expert.packing or not self.expert.gated):
             yield "weighs", "is 'inputs' for gated experts without biases and packing only"
+        wide = self.router.logits != "model" or (self.router.scores == "float32" and self.router.score == "softmax")
+        if self.weighs == "inputs" and (self.router.weights == "float32" or (self.router.weights == "model" and wide)):
+            yield "router.weights", "must be the model's dtype where weighs = 'inputs': experts read their product"
         if self.stacks == "apart" and (self.expert.biases or self.expert.packing or not self.expert.gated):
             yield "stacks", "is 'apart' for gated experts without biases and packing only"
         if self.stacks == "apart" and self.weighs == "inputs":

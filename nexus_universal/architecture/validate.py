@@ -254,7 +254,7 @@ def _fits_emitter(where: str, holder: Any, emitter: Any) -> Iterator[Problem]:
     if isinstance(emitter, Attention) != isinstance(holder, Attention):
         yield f"{where}.reuse", holder.reuse, f"is emitted by a {type(emitter).__name__}"
     elif isinstance(emitter, Attention):
-        for name in ("kv_heads", "head_dim", "value_dim", "window"):
+        for name in ("kv_heads", "head_dim", "value_dim", "window", "keeps"):
             found, wanted = getattr(holder, name), getattr(emitter, name)
             if found != wanted:
                 yield f"{where}.{name}", found, f"must be {wanted}, as where {holder.reuse!r} is emitted"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from nexus_universal.architecture.errors import UnsupportedPart
 from nexus_universal.architecture.mixers import LowRank
 from nexus_universal.architecture.program import Adapter
 from nexus_universal.layers.linear import InputProjections
@@ -51,11 +52,16 @@ def adapted(shared: nn.Module, adapters: Iterable[Adapter], *, d_in: int, use: i
     """A module of the same weights whose input projections have low-rank additions (arXiv 2106.09685).
 
     The shared module holds those of all uses, by projection and number: `query_adapters.3`.
+
+    Raises:
+        UnsupportedPart: an adapter of something else.
     """
     project = shared.project
     assert isinstance(project, InputProjections)
     additions: dict[str, nn.Module] = {}
     for adapter in adapters:
+        if adapter.target not in shared._modules:
+            raise UnsupportedPart(f"adapters name {adapter.target!r}, which is no projection of what they add to")
         name = f"{adapter.target}_adapters"
         if name not in shared._modules:
             shared.add_module(name, nn.ModuleDict())

@@ -25,6 +25,7 @@ from nexus_universal.parity.gradients import compare_gradients, every_token
 from nexus_universal.parity.modes import MODES, Ours, Sample, compare, sample
 from nexus_universal.parity.mutations import Mutant
 from nexus_universal.parity.prove import Pair
+from nexus_universal.parity.quirks import quirks
 from nexus_universal.parity.references import reference_and_n
 from nexus_universal.transformer import UniversalTransformer
 
@@ -70,6 +71,7 @@ class Bench:
 
     def __init__(self, family: Family, config: dict[str, Any], *, seed: int) -> None:
         self.family, self.seed = family, seed
+        self.doubles = not quirks(family.model_type).not_in_double
         self.config, self.n = reference_and_n(family, config)
         self._sides: dict[str, Sides] = {}
 
@@ -129,15 +131,14 @@ class Bench:
 
     def _in_double(self, outcome: Outcome, mode: str, n: ArchitectureParameter) -> Outcome:
         """Of a mutant that bits alone have told: whether float64, in the same mode, shows more than the floor."""
-        if mode == GRADIENTS:
+        if mode == GRADIENTS or not self.doubles:
             return outcome
         sides = self.sides("float64")
         return dataclasses.replace(outcome, beyond_floor=sides.notices(mode, sides.model(n))[1])
 
-    @staticmethod
-    def _order() -> Iterator[tuple[str, str]]:
+    def _order(self) -> Iterator[tuple[str, str]]:
         """Modes and their precisions, cheap ones first."""
-        yield from itertools.product(MODES, DTYPES)
+        yield from itertools.product(MODES, [dtype for dtype in DTYPES if dtype != "float64" or self.doubles])
         yield GRADIENTS, "float32"
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from nexus_universal.architecture.feed_forward import MixtureOfExperts, Router
-from nexus_universal.architecture.mixers import Attention, LatentAttention
+from nexus_universal.architecture.mixers import Attention, LatentAttention, SparseIndexer
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.position import LinearScaling, Llama3Scaling, ProportionalScaling, Rope, YarnScaling
+from nexus_universal.architecture.program import Program, Step
+from nexus_universal.architecture.recurrences import GatedDeltaRule
 from nexus_universal.layers.alibi import slopes
 from nexus_universal.layers.rope import frequencies
 from nexus_universal.parity.mutations import Mutant
@@ -94,10 +96,36 @@ def weighs_in_logits_dtype(router: Router) -> bool:
     return router.logits != "model" or narrow
 
 
-def has_written_norm_of_heads(mixer: Part) -> bool:
-    """Whether its heads pass a norm whose gradients are summed as they lie; torch's own kernel has them in order."""
-    found = getattr(mixer, "qk_norm", None)
-    return found is not None and found.over == "head" and found.norm.rounding != "native"
+def tells_order(mixer: Part) -> bool:
+    """Whether its heads pass a norm whose gradients are summed as they lie, or a product of complex numbers.
+
+    torch's own norm has them in order.
+    """
+    found, rope = getattr(mixer, "qk_norm", None), getattr(mixer, "rope", None)
+    normed = found is not None and found.over == "head" and found.norm.rounding != "native"
+    known = isinstance(mixer, Attention | LatentAttention | SparseIndexer)
+    return normed or not known or getattr(rope, "product", None) == "complex64"
+
+
+def steps_of(program: Program) -> Iterator[Step]:
+    """Its steps, and those of the programs in it."""
+    for step in program.steps:
+        yield step
+        for branch in step.branches:
+            if isinstance(branch.part, Program):
+                yield from steps_of(branch.part)
+
+
+def reads_alone(part: Part, n: ArchitectureParameter) -> bool:
+    """Whether nothing else reads what this part does: a norm of its own stands before it."""
+    found = [
+        (step, branch)
+        for layer in n.layers
+        for step in steps_of(layer)
+        for branch in step.branches
+        if branch.part == part
+    ]
+    return all(branch.input_norm or (step.norm and len(step.branches) == 1) for step, branch in found)
 
 
 def sources(n: ArchitectureParameter) -> list[tuple[int, int]]:
@@ -129,12 +157,12 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "Write.terms",
         "a + b = b + a: the first two terms of a sum may be swapped",
-        lambda mutant, n: mutant.change == "[0] and [1] swapped",
+        lambda mutant, n: mutant.change == "[0] and [1] swapped" and "convolution" not in mutant.path,
     ),
     Equivalent(
         "*.packing",
         "products are made in the order of the roles, whatever that of the packed matrices",
-        lambda mutant, n: mutant.kind == "order",
+        lambda mutant, n: mutant.kind == "order" and not isinstance(mutant.place.holder, GatedDeltaRule),
     ),
     Equivalent("Attention.repeat_first", "heads that are not shared are repeated once: not at all", has_single_heads),
     Equivalent(
@@ -235,12 +263,16 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "MixtureOfExperts.views",
         "a + b = b + a: without a shared expert two gradients meet, in whatever order",
-        lambda mutant, n: mutant.place.holder.shared is None,  # type: ignore[attr-defined]
+        lambda mutant, n: mutant.place.holder.shared is None and reads_alone(mutant.place.holder, n),  # type: ignore[attr-defined]
     ),
     Equivalent(
         "MixtureOfExperts.views",
         "of a shared expert called last the gradient comes first, then the experts', then the router's, either way",
-        lambda mutant, n: is_swap(mutant, {"one", "behind"}) and calls_shared_expert_last(mutant.place.holder),  # type: ignore[arg-type]
+        lambda mutant, n: (
+            is_swap(mutant, {"one", "behind"})
+            and calls_shared_expert_last(mutant.place.holder)  # type: ignore[arg-type]
+            and reads_alone(mutant.place.holder, n)
+        ),
     ),
     Equivalent(
         "Norm.rounding",
@@ -263,9 +295,7 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "Rope.over",
         "turning is element by element: where no head's norm stands before it, nor a gradient passes, order is nothing",
-        lambda mutant, n: (
-            ".indexer." in mutant.path or not any(has_written_norm_of_heads(mixer) for mixer, *_ in rotations(n))
-        ),
+        lambda mutant, n: ".indexer." in mutant.path or not any(tells_order(mixer) for mixer, *_ in rotations(n)),
     ),
     Equivalent("Rope.fraction", "rounds to the same number of turned pairs: the same frequencies", rotates_alike),
 )

@@ -79,6 +79,17 @@ def routed(**fields: Any) -> ArchitectureParameter:
     return network(experts(router=Router(**{"score": "softmax", "normalise": True, **fields})))
 
 
+def weighed(**fields: Any) -> ArchitectureParameter:
+    router = Router(score="sigmoid_masked_chosen", normalise=False, weights="model")
+    return network(experts(weighs="inputs", router=router, **fields))
+
+
+PER_LAYER: dict[str, Any] = {
+    "vocab": 97,
+    "width": 24,
+    "per_layer": PerLayerEmbedding(vocab=97, width=8, norm=NORM),
+}
+
 CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
     "type": (mixer(heads="4"), ("layers.0.attention.heads = '4' must be int",)),
     "bool is no int": (mixer(heads=True), ("heads = True must be int",)),
@@ -220,8 +231,17 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
         ("score = 'sparse_mixer' is 'sparse_mixer' without",),
     ),
     "norm of weights": (routed(normalise=False, total="norm"), ("total = 'norm' must be 'sum'",)),
-    "weighed inputs": (network(experts(weighs="inputs", sum_order="expert")), ("weighs = 'inputs' is 'inputs' with",)),
-    "stacks": (network(experts(weighs="inputs", stacks="apart")), ("stacks = 'apart' must be 'joined'",)),
+    "weighed inputs": (weighed(sum_order="expert"), ("weighs = 'inputs' is 'inputs' with",)),
+    "wide weights": (network(experts(weighs="inputs")), ("router.weights = 'float32' must be the model's dtype",)),
+    "stacks": (weighed(stacks="apart"), ("stacks = 'apart' must be 'joined'",)),
+    "wide rows": (
+        small(embedding=Embedding(**PER_LAYER, dtype="float32")),
+        ("dtype = 'float32' must be 'model' beside per_layer",),
+    ),
+    "kept otherwise": (
+        small(layer(attention(emit="a", window=4, keeps="all")), layer(attention(reuse="a", window=4))),
+        ("layers.1.attention.keeps = 'window' must be all, as where 'a' is emitted",),
+    ),
     "call of nothing": (network(experts(shared_call="first")), ("shared_call = 'first' must be 'last'",)),
     "divisor": (network(experts(divisor=0.0)), ("divisor = 0.0 must not be zero",)),
     "product": (network(feed_forward(gated=False, product="float32")), ("product = 'float32' must be 'model'",)),
