@@ -34,8 +34,9 @@ NOT_FOUND = {
     "laguna": (1, 2),
     "recurrent_gemma": (0, 1, 2),
     "zamba2": (0, 1, 2),
-    "beam": (2,),
-    **dict.fromkeys(("ernie4_5_moe", "gemma4", "gemma4_unified", "llama4", "llama4_text", "olmo_hybrid"), (1,)),
+    **dict.fromkeys(("ernie4_5_moe", "gemma4", "gemma4_unified", "inkling_text", "jamba"), (1,)),
+    **dict.fromkeys(("llama4", "llama4_text", "olmo_hybrid"), (1,)),
+    **dict.fromkeys(("beam", "inkling2_text", "qwen4_exp", "qwen4_exp_text", "zamba"), (2,)),
 }
 """Draws of which no config is found without their origin: several keys would have to change at once.
 
