@@ -245,8 +245,9 @@ float64, until one of them notices. `nexus verify --mutants TYPE` does it for on
 
 - **noticed**: the committed verdict would be false. Where the right n has the reference's bits, other bits are
   noticed; elsewhere only a difference beyond the measured floor is. This is the score.
-- **beyond the floor**: the share that differs by more than the floor, in some mode and precision. What lies between
-  the two changes rounding only: where a norm casts, the dtype of a table, the form of a kernel.
+- **beyond the floor**: the share that differs by more than the floor in the mode that noticed it first, there or in
+  float64. What lies between the two changes rounding only: where a norm casts, the dtype of a table, the form of a
+  kernel; of an indexer, which chooses keys, only what changes a choice is seen at all.
 - *refused*: n's own validation, a module, or weights left over or missing say so by name. They are counted apart, as
   are crashes; *equivalent* ones compute the same function, and each has its line of proof.
 """
