@@ -70,7 +70,7 @@ def _alike(mixer: Part, rope: Rope, width: int, other: Part, turned: Rope, _: in
 
 def has_single_heads(mutant: Mutant, n: ArchitectureParameter) -> bool:
     """Whether every query head of the changed attention has a key/value head of its own."""
-    return mutant.place.holder.heads == mutant.place.holder.kv_heads  # type: ignore[attr-defined]
+    return mutant.part.heads == mutant.part.kv_heads
 
 
 def is_swap(mutant: Mutant, choices: set[str]) -> bool:
@@ -82,7 +82,7 @@ def experts_per_token(mutant: Mutant, n: ArchitectureParameter) -> int:
     """How many experts a token visits at most, of the mixtures that the changed part is or routes for."""
     branches = (branch.part for layer in n.layers for _, branch in layer.all_branches())
     mixtures = (part for part in branches if isinstance(part, MixtureOfExperts))
-    return max(part.per_token for part in mixtures if mutant.place.holder in (part, part.router))
+    return max(part.per_token for part in mixtures if mutant.part in (part, part.router))
 
 
 def has_softmax_of_chosen(router: Router) -> bool:
@@ -149,7 +149,7 @@ def calls_shared_expert_last(mixture: MixtureOfExperts) -> bool:
 def has_round_slopes(mutant: Mutant, n: ArchitectureParameter) -> bool:
     """Whether both ways to slopes give the same numbers, for all heads there are."""
     parts = (branch.part for layer in n.layers for _, branch in layer.all_branches())
-    heads = {part.heads for part in parts if isinstance(part, Attention) and part.alibi == mutant.place.holder}
+    heads = {part.heads for part in parts if isinstance(part, Attention) and part.alibi == mutant.part}
     return all(torch.equal(slopes(count), slopes(count, reciprocal=True)) for count in heads)
 
 
@@ -162,7 +162,7 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "*.packing",
         "products are made in the order of the roles, whatever that of the packed matrices",
-        lambda mutant, n: mutant.kind == "order" and not isinstance(mutant.place.holder, GatedDeltaRule),
+        lambda mutant, n: mutant.kind == "order" and not isinstance(mutant.part, GatedDeltaRule),
     ),
     Equivalent("Attention.repeat_first", "heads that are not shared are repeated once: not at all", has_single_heads),
     Equivalent(
@@ -173,10 +173,7 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "Attention.contiguous",
         "a copy of the same numbers: the fused kernel reads heads by their strides",
-        lambda mutant, n: (
-            mutant.place.holder.kernel in FUSED  # type: ignore[attr-defined]
-            and not (mutant.place.holder.convolution or mutant.place.holder.relative)  # type: ignore[attr-defined]
-        ),
+        lambda mutant, n: mutant.part.kernel in FUSED and not (mutant.part.convolution or mutant.part.relative),
     ),
     Equivalent(
         "Attention.emit",
@@ -192,8 +189,8 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "Norm.rounding",
         "without a weight there is one place to round",
         lambda mutant, n: (
-            mutant.place.holder.scale == "none"  # type: ignore[attr-defined]
-            and mutant.place.holder.kind == "rms"  # type: ignore[attr-defined]
+            mutant.part.scale == "none"
+            and mutant.part.kind == "rms"
             and is_swap(mutant, {"before_scale", "after_scale", "native"})
         ),
     ),
@@ -207,19 +204,18 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "Rope.product",
         "a product with a float32 table is float32 already",
         lambda mutant, n: (
-            mutant.place.holder.table == "float32"  # type: ignore[attr-defined]
-            and "complex64" not in (mutant.place.value, *mutant.change.split("'"))
+            mutant.part.table == "float32" and "complex64" not in (mutant.place.value, *mutant.change.split("'"))
         ),
     ),
     Equivalent(
         "Router.weights",
         "weights have the dtype of the router's logits already",
-        lambda mutant, n: is_swap(mutant, {"model", "float32"}) and weighs_in_logits_dtype(mutant.place.holder),  # type: ignore[arg-type]
+        lambda mutant, n: is_swap(mutant, {"model", "float32"}) and weighs_in_logits_dtype(mutant.part),
     ),
     Equivalent(
         "Router.logits",
         "logits of the chosen are widened before their scores are taken: earlier is as good",
-        lambda mutant, n: is_swap(mutant, {"model", "widened"}) and has_softmax_of_chosen(mutant.place.holder),  # type: ignore[arg-type]
+        lambda mutant, n: is_swap(mutant, {"model", "widened"}) and has_softmax_of_chosen(mutant.part),
     ),
     Equivalent(
         "Router.sum_epsilon",
@@ -234,14 +230,13 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "SparseIndexer.scale_on",
         "a power of two is exact, before a sum as behind it",
-        lambda mutant, n: math.frexp(mutant.place.holder.head_dim**-0.5)[0] == 0.5,  # type: ignore[attr-defined]
+        lambda mutant, n: math.frexp(mutant.part.head_dim**-0.5)[0] == 0.5,
     ),
     Equivalent(
         "LatentAttention.scale_by_yarn",
         "the scaling has no factor of its own: scores are scaled alike",
         lambda mutant, n: (
-            mutant.place.holder.softmax_scale  # type: ignore[attr-defined]
-            == replace(mutant.place.holder, scale_by_yarn=not mutant.place.value).softmax_scale  # type: ignore[attr-defined]
+            mutant.part.softmax_scale == replace(mutant.part, scale_by_yarn=not mutant.place.value).softmax_scale
         ),
     ),
     Equivalent("Router.scale", "1 · w = w", lambda mutant, n: mutant.place.value == 1.0 and mutant.kind == "removed"),
@@ -263,23 +258,19 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "MixtureOfExperts.views",
         "a + b = b + a: without a shared expert two gradients meet, in whatever order",
-        lambda mutant, n: mutant.place.holder.shared is None and reads_alone(mutant.place.holder, n),  # type: ignore[attr-defined]
+        lambda mutant, n: mutant.part.shared is None and reads_alone(mutant.part, n),
     ),
     Equivalent(
         "MixtureOfExperts.views",
         "of a shared expert called last the gradient comes first, then the experts', then the router's, either way",
         lambda mutant, n: (
-            is_swap(mutant, {"one", "behind"})
-            and calls_shared_expert_last(mutant.place.holder)  # type: ignore[arg-type]
-            and reads_alone(mutant.place.holder, n)
+            is_swap(mutant, {"one", "behind"}) and calls_shared_expert_last(mutant.part) and reads_alone(mutant.part, n)
         ),
     ),
     Equivalent(
         "Norm.rounding",
         "torch's RMSNorm is the same operations on a CPU: float32, mean of squares, root, weight, one rounding",
-        lambda mutant, n: (
-            is_swap(mutant, {"after_scale", "native"}) and mutant.place.holder.kind == "rms"  # type: ignore[attr-defined]
-        ),
+        lambda mutant, n: is_swap(mutant, {"after_scale", "native"}) and mutant.part.kind == "rms",
     ),
     Equivalent(
         "OutputGate.wide",

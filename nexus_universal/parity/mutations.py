@@ -80,6 +80,11 @@ class Mutant:
         return self.place.label
 
     @property
+    def part(self) -> Any:
+        """The part that holds the field, as it was."""
+        return self.place.holder
+
+    @property
     def name(self) -> str:
         return f"{self.path} {self.change}"
 
