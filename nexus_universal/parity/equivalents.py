@@ -117,7 +117,7 @@ def steps_of(program: Program) -> Iterator[Step]:
 
 
 def reads_alone(part: Part, n: ArchitectureParameter) -> bool:
-    """Whether nothing else reads what this part does: a norm of its own stands before it."""
+    """Whether nothing else reads what this part does: a norm of its own stands before it, and no sum goes on from it."""
     found = [
         (step, branch)
         for layer in n.layers
@@ -125,7 +125,15 @@ def reads_alone(part: Part, n: ArchitectureParameter) -> bool:
         for branch in step.branches
         if branch.part == part
     ]
-    return all(branch.input_norm or (step.norm and len(step.branches) == 1) for step, branch in found)
+    return all(
+        branch.input_norm
+        or (
+            step.norm
+            and len(step.branches) == 1
+            and not any(term.source in ("u", "v") for write in step.writes for term in write.terms)
+        )
+        for step, branch in found
+    )
 
 
 def sources(n: ArchitectureParameter) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from nexus_universal.parity.prove import Progress, say
 from nexus_universal.parity.references import quiet
 
 FEWEST = 16
-ENOUGH = 0.94
+ENOUGH = 0.93
 """The share of a family's mutants that must be noticed; of an indexer only what changes a choice can be."""
 
 SURVIVALS = 4
