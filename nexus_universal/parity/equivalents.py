@@ -117,7 +117,7 @@ def steps_of(program: Program) -> Iterator[Step]:
 
 
 def reads_alone(part: Part, n: ArchitectureParameter) -> bool:
-    """Whether nothing else reads what this part does: a norm of its own stands before it, and no sum goes on from it."""
+    """Whether nothing else reads what this part does: a norm of its own stands before it, which no sum goes on from."""
     found = [
         (step, branch)
         for layer in n.layers
