@@ -187,9 +187,8 @@ class UniversalTransformer(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, UniversalTransformerBlock)
             states.update(layer.new_states())
-        if self.optimised and self.optimised.cache == "buffered":
-            states = {key: buffered(state) for key, state in states.items()}
-        return Cache(states, signature=self.n.hash)
+        roomy = self.optimised is not None and self.optimised.cache == "buffered"
+        return Cache({k: buffered(s) if roomy else s for k, s in states.items()}, signature=self.n.hash)
 
     def optimize(
         self,
@@ -203,8 +202,9 @@ class UniversalTransformer(nn.Module):
         """Make inference fast, in place, and return self: the same weights, within the floor instead of the same bits.
 
         `fuse`: one product of what reads the same, and torch's norms. A "buffered" `cache` has room to grow: steps copy
-        nothing. `compile` compiles each kind of call when it first comes. `quantize` rounds projections by torchao;
-        what that changes in the logits of `sample` (else random tokens) is printed. Weights are frozen, and not saved.
+        nothing. `compile` compiles each kind of call when it first comes, with an exact cache (inductor fails where
+        buffers grow). `quantize` rounds projections by torchao; what that changes in the logits of `sample`, else of
+        random tokens, is printed. Weights are frozen, and not saved.
 
         Example:
             >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B").optimize()
@@ -217,7 +217,7 @@ class UniversalTransformer(nn.Module):
             fuse_projections(self)
             use_native_norms(self)
         quality = quantised(self, quantize, vocab=self.n.d_vocab, sample=sample) if quantize else None
-        self.optimised = Optimised(fuse=fuse, cache=cache, quality=quality)
+        self.optimised = Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality)
         if compile:
             self.compile(dynamic=True)
         return self

@@ -66,6 +66,18 @@ def test_greedy_text_is_the_same() -> None:
         assert torch.equal(*texts)
 
 
+@pytest.mark.slow
+def test_compiled_text_is_the_same() -> None:
+    """A prompt and steps past what was free in a buffer, by inductor."""
+    exact, fast = pair("llama")
+    fast.optimize(compile=True)
+    try:
+        texts = [model.generate(ids(1, 24), max_new_tokens=30, do_sample=False) for model in (exact, fast)]
+        assert torch.equal(*texts) and texts[0].shape[1] > 30
+    finally:
+        torch._dynamo.reset()
+
+
 def test_an_optimised_model_is_moved_but_not_saved(tmp_path: Path) -> None:
     exact, fast = pair("llama")
     fast, exact = fast.to(torch.bfloat16), exact.to(torch.bfloat16)
