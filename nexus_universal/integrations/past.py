@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Cache as TransformersCache
 
+from nexus_universal.architecture.errors import InputError
 from nexus_universal.cache import Cache, State
 
 Repeat = Callable[[Cache, int], object]
@@ -88,6 +89,14 @@ class NexusCache(TransformersCache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.cache.select(torch.arange(self.batch_size).repeat_interleave(repeats))
+
+    def reset(self) -> None:
+        """Refuse.
+
+        Raises:
+            InputError: a state is begun, not emptied.
+        """
+        raise InputError("a NexusCache is not reset: begin with another one")
 
     @property
     def batch_size(self) -> int:

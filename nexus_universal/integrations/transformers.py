@@ -27,6 +27,26 @@ from nexus_universal.integrations.past import NexusCache
 from nexus_universal.layers.linear import Linear, PackedLinear
 from nexus_universal.transformer import UniversalTransformer
 
+PASSED_OVER: dict[str, str] = {
+    **dict.fromkeys(("_from_auto", "_commit_hash", "adapter_kwargs", "code_revision"), "transformers' own bookkeeping"),
+    **dict.fromkeys(("trust_remote_code", "weights_only", "use_safetensors"), "remote code and pickles never run"),
+    **dict.fromkeys(("low_cpu_mem_usage", "tqdm_class", "max_memory"), "says how, not what is loaded"),
+}
+"""What transformers' loaders are given that changes no logit here."""
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attn_implementation": (None, "sdpa"),
+    "output_loading_info": (False,),
+    "quantization_config": (None,),
+    "offload_folder": (None,),
+    "subfolder": (None, ""),
+    "variant": (None,),
+}
+"""What must be left alone: the kernel is n's, and rounding is `optimize(quantize=…)`'s."""
+
+SAVED_ALIKE = ("state_dict", "safe_serialization", "is_main_process", "max_shard_size", "save_original_format")
+"""What `save_pretrained` is given by Trainer and its kin, and does without."""
+
 ATTENTION_PROJECTIONS = ("query", "key", "value", "output")
 
 
@@ -102,38 +122,47 @@ class NexusForCausalLM(PreTrainedModel, GenerationMixin):
         pretrained_model_name_or_path: str | PathLike[str],
         *,
         config: Any = None,
-        dtype: Any = "auto",
+        dtype: Any = None,
+        torch_dtype: Any = None,
         device_map: Any = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | None = None,
         local_files_only: bool = False,
         ignore_keys: Sequence[str] = (),
-        **unused: Any,
+        **others: Any,
     ) -> NexusForCausalLM:
         """Open a directory or repo, transformers' own or ours.
 
         `device_map` takes one device; of what else transformers accepts, that which changes no logit is passed over.
 
         Raises:
-            InputError: a device map of several devices, or quantisation: `UniversalTransformer` says what it offers.
+            InputError: a device map of several devices, or an option that this class does not have.
             NexusError: as `UniversalTransformer.from_pretrained`.
         """
         device = _one_device(device_map)
-        if unused.get("quantization_config") is not None:
-            raise InputError("quantization_config: load, then `model.model.optimize(quantize=…)`")
+        for name, value in others.items():
+            if name not in PASSED_OVER and value not in NEUTRAL.get(name, ()):
+                raise InputError(f"NexusForCausalLM.from_pretrained: {name} = {value!r} is not known (or must be None)")
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         model = UniversalTransformer.from_pretrained(
             pretrained_model_name_or_path,
-            dtype=dtype if dtype is not None else "auto",
+            dtype=dtype or torch_dtype or "auto",
             device=device,
             ignore_keys=ignore_keys,
             **{key: value for key, value in hub.items() if value},
         )
         return cls.of(model)
 
-    def save_pretrained(self, save_directory: str | PathLike[str], **unused: Any) -> None:  # type: ignore[override]
-        """Write the nexus format, which the Auto classes open."""
+    def save_pretrained(self, save_directory: str | PathLike[str], **others: Any) -> None:  # type: ignore[override]
+        """Write the nexus format, which the Auto classes open.
+
+        Raises:
+            InputError: an option that this class does not have, such as push_to_hub.
+        """
+        for name, value in others.items():
+            if name not in SAVED_ALIKE and value:
+                raise InputError(f"NexusForCausalLM.save_pretrained: {name} = {value!r} is not known")
         self.model.save_pretrained(save_directory, format="nexus")
 
     def get_input_embeddings(self) -> nn.Module:
@@ -165,8 +194,11 @@ class NexusForCausalLM(PreTrainedModel, GenerationMixin):
         """As transformers' causal language models; `labels` are shifted inside, -100 is left out of the loss.
 
         Raises:
-            InputError: a cache of another kind.
+            InputError: a cache of another kind, or outputs that `model.record` gives instead.
         """
+        for name in ("output_hidden_states", "output_attentions"):
+            if kwargs.pop(name, None):
+                raise InputError(f"{name}: read activation points instead, `with model.model.record(…)`")
         if use_cache is None:
             use_cache = getattr(self.config, "use_cache", self.model.n.text.use_cache) and not self.training
         if past_key_values is None and use_cache:

@@ -191,8 +191,17 @@ def test_any_checkpoint_is_opened_as_a_transformers_model() -> None:
 def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(InputError, match="device_map names several devices: must be one"):
         NexusForCausalLM.from_pretrained(TRAINED, device_map={"model.layers.0": 0, "model.head": 1})
-    with pytest.raises(InputError, match="quantization_config"):
-        NexusForCausalLM.from_pretrained(TRAINED, quantization_config=object())
+    for name, value in (("quantization_config", 8), ("attn_implementation", "flash_attention_2"), ("dtypo", "float32")):
+        with pytest.raises(InputError, match=f"from_pretrained: {name} = .* is not known"):
+            NexusForCausalLM.from_pretrained(TRAINED, **{name: value})
+    model = NexusForCausalLM.from_pretrained(TRAINED, torch_dtype=torch.float64, low_cpu_mem_usage=True)
+    assert model.dtype == torch.float64
+    with pytest.raises(InputError, match="save_pretrained: push_to_hub = True is not known"):
+        model.save_pretrained("nowhere", push_to_hub=True)
+    with pytest.raises(InputError, match="output_attentions: read activation points instead"):
+        model(ids(1, 3), output_attentions=True)
+    with pytest.raises(InputError, match="is not reset"):
+        model(ids(1, 3)).past_key_values.reset()
     with pytest.raises(InputError, match=r"no module multiplies 'querry' \(there are: down, gate, key"):
         lora_targets(universal(reference("llama")), ["querry"])
 
