@@ -27,7 +27,9 @@ from nexus_universal import ArchitectureParameter, UniversalTransformer, copy_we
 from nexus_universal.families.shared.draws import PER_PAIR
 from nexus_universal.families.shared.reader import INERT
 from nexus_universal.parity import references
-from nexus_universal.parity.draws import scans_restart
+from nexus_universal.parity.draws import scans_restart, steps_differ
+from nexus_universal.parity.floors import measure_floor
+from nexus_universal.parity.modes import Reference, sample
 from nexus_universal.parity.quirks import quirks
 
 transformers.logging.set_verbosity_error()
@@ -181,3 +183,9 @@ def same(left: Tensor, right: Tensor) -> bool:
 def furthest(left: Tensor, right: Tensor) -> float:
     """The largest difference, relative to the largest value."""
     return float((left - right).detach().abs().max() / right.detach().abs().max())
+
+
+def floor_of(theirs: Any, n: ArchitectureParameter, *, length: int) -> float:
+    """How far harmless variations move the reference itself: the proof's own measure."""
+    drawn = sample(n.d_vocab, length=length, batch=2, seed=0, pad=n.text.pad)
+    return measure_floor(Reference(theirs), drawn, steps=not steps_differ(n)).value

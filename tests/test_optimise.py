@@ -9,15 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nexus_universal import ArchitectureParameter
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.cache.buffers import ROOM, BufferedKeyValueState, BufferedWindowState
 from nexus_universal.cache.states import KeyValueState, WindowState
 from nexus_universal.layers.linear import FusedLinear
-from nexus_universal.parity.draws import steps_differ
-from nexus_universal.parity.floors import measure_floor
-from nexus_universal.parity.modes import Reference, sample
-from tests.helpers import MODEL_TYPES, STEADY, reference, universal
+from tests.helpers import MODEL_TYPES, STEADY, floor_of, reference, universal
 from tests.helpers import ids_without_pads as ids
 
 LENGTH = 40
@@ -36,12 +32,6 @@ def in_pieces(model: Any, tokens: Tensor, sizes: list[int]) -> Tensor:
         return torch.cat([model(piece, cache=cache).logits for piece in tokens.split(sizes, dim=1)], dim=1)
 
 
-def floor_of(theirs: Any, n: ArchitectureParameter) -> float:
-    """How far harmless variations move the reference itself: the proof's own measure."""
-    drawn = sample(n.d_vocab, length=LENGTH, batch=2, seed=0, pad=n.text.pad)
-    return measure_floor(Reference(theirs), drawn, steps=not steps_differ(n)).value
-
-
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_it_stays_within_the_floor(model_type: str) -> None:
     theirs = reference(model_type, **STEADY.get(model_type, {})).eval()
@@ -56,7 +46,7 @@ def test_it_stays_within_the_floor(model_type: str) -> None:
             "pieces": in_pieces(fast, tokens, sizes) - in_pieces(exact, tokens, sizes),
             "padded": (fast(tokens, mask).logits - exact(tokens, mask).logits)[mask.bool()],
         }
-    floor = floor_of(theirs, exact.n)
+    floor = floor_of(theirs, exact.n, length=LENGTH)
     assert 0 < floor < 1e-3 * float(whole.abs().max())
     assert {name: worst for name, gap in gaps.items() if (worst := float(gap.abs().max())) > floor} == {}
 
