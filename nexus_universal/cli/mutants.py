@@ -36,7 +36,6 @@ def report(model_type: str, *, draws: int | None, seed: int, json_file: Path | N
 def _show(score: Score) -> None:
     from rich.table import Table
 
-    from nexus_universal.parity.mutants import ENOUGH
     from nexus_universal.parity.mutations import KINDS
 
     out = output.console()
@@ -53,6 +52,6 @@ def _show(score: Score) -> None:
     colour = "green" if score.enough else "red"
     out.print(
         f"{score.family}: [bold {colour}]{score.noticed:.1%}[/bold {colour}] of {score.alive} mutants noticed "
-        f"(at least {ENOUGH:.0%}), {score.beyond_floor:.1%} beyond the floor",
+        f"(at least {score.least:.0%}), {score.beyond_floor:.1%} beyond the floor",
         soft_wrap=True,
     )

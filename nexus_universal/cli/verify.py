@@ -24,7 +24,7 @@ def verify(
     family: options.FamilyName = None,
     mutants_of: Annotated[
         str | None,
-        typer.Option("--mutants", metavar="TYPE", help="Try every wrong n of a family: are at least 93 % noticed?"),
+        typer.Option("--mutants", metavar="TYPE", help="Try every wrong n of a family: are at least 97 % noticed?"),
     ] = None,
     draws: Annotated[
         int | None,

@@ -18,8 +18,20 @@ from nexus_universal.parity.prove import Progress, say
 from nexus_universal.parity.references import quiet
 
 FEWEST = 16
-ENOUGH = 0.93
-"""The share of a family's mutants that must be noticed; of an indexer only what changes a choice can be."""
+ENOUGH = 0.97
+"""The share of a family's mutants that must be noticed."""
+
+LESS: dict[str, float] = {
+    # An indexer chooses keys: what changes its rounding and no choice is not seen.
+    **{"deepseek_v32": 0.96, "deepseek_v4": 0.94, "dots3_note": 0.96, "dots3_note_text": 0.95},
+    # A residual in float32, and a reference that runs in no float64: which write widens it is not seen.
+    "inkling2_text": 0.93,
+    # Tables of n-grams are read with numbers that the reference keeps in its state: their seeds are not computed anew.
+    **dict.fromkeys(("qwen4_exp", "qwen4_exp_text"), 0.96),
+    # Three or four survivors of fewer than a hundred or so: forms of a kernel, a position that masks move.
+    **dict.fromkeys(("gpt_neox_japanese", "mvp", "phimoe", "trocr", "xglm", "zamba2"), 0.96),
+}
+"""Families of which less must be noticed, and why; docs/MUTATION_SCORE.md lists their survivors."""
 
 SURVIVALS = 4
 """In so many configs a mutant of one and the same part must go unnoticed to survive."""
@@ -64,7 +76,12 @@ class Score:
 
     @property
     def enough(self) -> bool:
-        return self.noticed >= ENOUGH and not self.of("crashed")
+        return self.noticed >= self.least and not self.of("crashed")
+
+    @property
+    def least(self) -> float:
+        """The share that must be noticed of this family."""
+        return LESS.get(self.family, ENOUGH)
 
     def table(self, by: Literal["kind", "field"]) -> dict[str, dict[str, int]]:
         """Outcomes counted by how, or which field, was changed."""
