@@ -16,20 +16,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nexus_universal.architecture import registry
-from nexus_universal.architecture.errors import CheckpointError, InputError
+from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import only_reuses
-from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE, load_json
+from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE
 from nexus_universal.cache import Cache, State
 from nexus_universal.cache.buffers import buffered
-from nexus_universal.checkpoint.dequantise import DequantisedStore
-from nexus_universal.checkpoint.files import TensorStore, find_checkpoint
 from nexus_universal.checkpoint.initialise import initialise
-from nexus_universal.checkpoint.load import fill, in_float32, plan_load, put, slots
-from nexus_universal.checkpoint.progress import with_progress
-from nexus_universal.checkpoint.quantisation import CONFIG_KEYS, quantisation_of
-from nexus_universal.checkpoint.rules import WeightMap
+from nexus_universal.checkpoint.load import slots
+from nexus_universal.checkpoint.opened import open_checkpoint
+from nexus_universal.checkpoint.quantisation import CONFIG_KEYS
 from nexus_universal.checkpoint.save import (
     SHARD_BYTES,
     canonical_tensors,
@@ -273,62 +270,10 @@ class UniversalTransformer(nn.Module):
             CheckpointError: missing, truncated, unexpected or misshapen tensors; checked before any is read.
             UnsupportedConfig: a config key that the family cannot express, unless in `ignore_keys`.
         """
-        directory = find_checkpoint(source, **hub)
-        raw = load_json(directory / CONFIG_NAME) if (directory / CONFIG_NAME).is_file() else None
-        if raw is None:
-            raise CheckpointError(f"{directory}: holds no {CONFIG_NAME}")
-        if raw.get("model_type") == NEXUS_TYPE:
-            return cls._from_nexus(directory, ArchitectureParameter.from_huggingface(raw), dtype=dtype, device=device)
-        ignore_keys = tuple(ignore_keys)
-        quantisation = quantisation_of(raw, ignore_keys=ignore_keys)
-        n = ArchitectureParameter.from_huggingface(raw, ignore_keys=ignore_keys)
-        with torch.device("meta"):
-            model = cls(n)
-        store = TensorStore.open(directory)
-        dtype = store.working_dtype(dtype, said=n.text.dtype)
-        if quantisation is not None:
-            store = DequantisedStore(store, quantisation, dtype=dtype)
-        shapes = {name: info.shape for name, info in store.infos.items()}
-        plan = plan_load(model, registry.family_of(raw).weights, shapes)
-        model.passed_over = plan.passed_over | store.passed_over
-        model.carried = {name: store.read(part) for name, part in plan.carried.items()}
-        fill(
-            model,
-            plan,
-            store,
-            weights=registry.family_of(raw).weights,
-            dtype=dtype,
-            device=torch.device(device),
-            progress=with_progress(lambda name: sum(store.infos[part].nbytes for part in plan.sources[name][1])),
-        )
-        model.settings = GenerationSettings.load(directory / GENERATION_CONFIG, n)
-        return model.eval()
-
-    @classmethod
-    def _from_nexus(
-        cls, directory: Path, n: ArchitectureParameter, *, dtype: str | torch.dtype, device: str | torch.device
-    ) -> UniversalTransformer:
-        with torch.device("meta"):
-            model = cls(n)
-        store = TensorStore.open(directory)
-        wanted = slots(model)
-        if set(wanted) != set(store.infos):
-            odd = sorted(set(wanted) ^ set(store.infos))
-            raise CheckpointError(f"{directory}: tensors and n disagree about {', '.join(odd[:5])}")
-        transposed = set(json.loads(store.metadata.get("transposed", "[]")))
-        asked = None if dtype == "auto" else store.working_dtype(dtype)
-        known = n.origin.family in registry.known_families()
-        table = registry.family(n.origin.family).weights if known and n.origin.family else WeightMap(tensors={})
-        wide = in_float32(model, table, asked) if asked else set()
-        for name, slot in wanted.items():
-            tensor = store.read(name)
-            tensor = tensor.mT if name in transposed else tensor
-            if tensor.shape != slot.shape:
-                raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, but n asks for {tuple(slot.shape)}")
-            cast = asked is not None and isinstance(slot, nn.Parameter) and name not in wide
-            kept = asked if cast else tensor.dtype
-            put(model, name, tensor.to(device=device, dtype=kept))
-        model.settings = GenerationSettings.load(directory / GENERATION_CONFIG, n)
+        opened = open_checkpoint(source, cls, dtype=dtype, ignore_keys=ignore_keys, **hub)
+        model = opened.fill(torch.device(device))
+        model.passed_over, model.carried = opened.plan.passed_over, opened.carried()
+        model.settings = GenerationSettings.load(opened.directory / GENERATION_CONFIG, model.n)
         return model.eval()
 
     def save_pretrained(

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import CheckpointError
-from nexus_universal.checkpoint.files import TensorStore
 from nexus_universal.checkpoint.rules import (
     Direct,
     Folded,
@@ -90,7 +89,7 @@ def plan_load(model: nn.Module, weights: WeightMap, shapes: Mapping[str, tuple[i
             continue
         rule, parts = complete
         plan.sources[name] = (rule, [given[part] for part in parts])
-        _check_shape(name, tuple(slot.shape), rule, [(part, available[part]) for part in parts])
+        check_shape(name, tuple(slot.shape), rule, [(part, available[part]) for part in parts])
     idle = idle_layers(model)
     plan.carried = {ours: theirs for ours, theirs in given.items() if weights.carries(ours, idle=idle)}
     used = {part for _, parts in plan.sources.values() for part in parts}
@@ -134,7 +133,7 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tuple[str, tuple[int, ...]]]) -> None:
+def check_shape(name: str, shape: tuple[int, ...], rule: Rule, parts: list[tuple[str, tuple[int, ...]]]) -> None:
     """Compare shapes after the rule.
 
     Raises:
@@ -239,24 +238,3 @@ def put(model: nn.Module, name: str, tensor: Tensor) -> None:
         owner._buffers[leaf] = tensor
     else:
         owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
-
-
-def fill(
-    model: nn.Module,
-    plan: LoadPlan,
-    store: TensorStore,
-    *,
-    weights: WeightMap,
-    dtype: torch.dtype,
-    device: torch.device,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
-) -> None:
-    """Carry out a plan. Slots of a dtype of their own (a selection bias in float32) keep it."""
-    wanted, wide = slots(model), in_float32(model, weights, dtype)
-    buffers = {name for name, _ in model.named_buffers()} - matched(wanted, weights.narrow)
-    for name in progress(list(plan.sources)):
-        rule, names = plan.sources[name]
-        slot = wanted[name]
-        kept = torch.float32 if name in wide else slot.dtype if name in buffers else dtype
-        tensor = assemble(slot, rule, names, read=store.read, read_into=store.read_into, dtype=kept)
-        put(model, name, tensor.to(device))

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from nexus_universal import UniversalTransformer
 from nexus_universal.architecture.errors import CheckpointError, NexusError
-from nexus_universal.checkpoint import load
 from nexus_universal.checkpoint.files import TensorStore, read_header
 from tests.checkpoint.on_disk import SINGLE, changed, published, same_logits, tensors_of
 
@@ -97,7 +96,7 @@ def test_a_wrong_shape_is_named(model_type: str, name: str, shape: tuple[int, ..
 def test_coverage_is_checked_before_tensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     monkeypatch.setattr(TensorStore, "read", lambda self, name: read.append(name))
-    monkeypatch.setattr(load.TensorStore, "read_into", lambda self, name, target: read.append(name))
+    monkeypatch.setattr(TensorStore, "read_into", lambda self, name, target: read.append(name))
     directory = changed("qwen3_moe", tmp_path / "model", lambda t: t | {"extra": torch.ones(2)})
     refusal(directory)
     assert read == []
