@@ -34,11 +34,13 @@ from nexus_universal.checkpoint.save import (
     tokenizer_files,
     write_directory,
 )
+from nexus_universal.generation.branch import BranchModel
 from nexus_universal.generation.loop import generate
 from nexus_universal.generation.settings import GENERATION_CONFIG, GenerationSettings
 from nexus_universal.layers.block import UniversalTransformerBlock
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
+from nexus_universal.layers.members import Members
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.optimise import Optimised, fuse_projections, use_native_norms
 from nexus_universal.layers.points import Recording, Touch, matching, points, recording, touching
@@ -97,6 +99,7 @@ class UniversalTransformer(nn.Module):
         self.head = UniversalHead.of(n.head, d_model=n.d_hidden, vocab=n.d_vocab, spare=n.embedding.spare or 0)
         if self.device.type != "meta":
             initialise(self, n.text)
+        self.members = Members(n.fusion, type(self))
 
     @property
     def device(self) -> torch.device:
@@ -116,15 +119,24 @@ class UniversalTransformer(nn.Module):
         inputs_embeds: Float[Tensor, "batch seq d_hidden"] | None = None,
         cache: Cache | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
+        capability: str | None = None,
     ) -> CausalOutput:
         """Logits for each position (or the last `logits_to_keep`, or the positions that a tensor lists).
 
         `attention_mask` is 1 (or True) for real tokens, [batch, past + seq], or a ready mask [batch, 1, seq, keys].
-        `position_ids` None counts on from the cache. `cache` is extended in place.
+        `position_ids` None counts on from the cache. `cache` is extended in place. Of a fused model `capability` names
+        the branch that computes, alone; None joins them as n says (then `input_ids` may be [batch, seq, branches]).
 
         Raises:
-            InputError: ids outside the vocabulary, positions beyond a learned table, a mask of the wrong length.
+            InputError: ids outside the vocabulary, positions beyond a learned table, a mask of the wrong length, a
+                capability that no branch has.
         """
+        if (routed := self.members.routed(capability)) != "own":
+            asked: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
+            asked |= {"inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep, "cache": cache}
+            if routed == "other":
+                return self.members.find(capability, self)(input_ids, **asked)
+            return CausalOutput(logits=self.members.joined(self, input_ids, **asked), cache=cache)
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("exactly one of input_ids and inputs_embeds must be given")
         try:
@@ -178,8 +190,26 @@ class UniversalTransformer(nn.Module):
         kind, table = self.n.pos_embedding_type, self.n.embedding.positions
         return InputError(f"positions beyond the {kind} table: at most {table.reach if table else 0} are known")
 
-    def new_cache(self, batch_size: int = 1) -> Cache:
-        """An empty cache. Its states take the batch of the first call; `batch_size` is accepted for familiarity."""
+    def branch(self, capability: str) -> BranchModel:
+        """One branch of a fused model, with the face of a model that stands alone.
+
+        Raises:
+            InputError: there is none of this name.
+        """
+        settings = self.members.find(capability, self).settings
+        return BranchModel(self, capability, self.n.branches[capability], settings)
+
+    def new_cache(self, batch_size: int = 1, *, capability: str | None = None) -> Cache:
+        """An empty cache, for calls that name the same `capability`.
+
+        Its states take the batch of the first call; `batch_size` is accepted for familiarity.
+        """
+        routed = self.members.routed(capability)
+        if routed == "other":
+            return self.members.find(capability, self).new_cache()
+        if routed == "joined":
+            parts = {name: self.new_cache(capability=name) for name in self.members.names}
+            return Cache.joined(parts, signature=self.n.hash)
         states: dict[str, State] = self.plan.new_states()
         for layer in self.layers:
             assert isinstance(layer, UniversalTransformerBlock)
@@ -214,16 +244,29 @@ class UniversalTransformer(nn.Module):
             fuse_projections(self)
             use_native_norms(self)
         quality = quantised(self, quantize, vocab=self.n.d_vocab, sample=sample) if quantize else None
-        self.optimised = Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality)
+        done = Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality)
+        for model in (module for module in self.modules() if isinstance(module, UniversalTransformer)):
+            model.optimised = done
         if compile:
             self.compile(dynamic=True)
         return self
 
     def generate(
-        self, input_ids: Int[Tensor, "batch seq"], attention_mask: Tensor | None = None, **settings: Any
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        attention_mask: Tensor | None = None,
+        *,
+        capability: str | None = None,
+        **settings: Any,
     ) -> Int[Tensor, "batch total"]:
-        """Prompt and continuation, as transformers returns it; `generation.CallSettings` lists the settings."""
-        return generate(self, input_ids, attention_mask, **settings)
+        """Prompt and continuation, as transformers returns it; `generation.CallSettings` lists the settings.
+
+        Raises:
+            InputError: as the loop; a direct sum has several vocabularies, and goes on in one `capability` only.
+        """
+        if capability is None and self.n.join == "all":
+            raise InputError(f"name the capability that goes on: {', '.join(self.n.branches)}")
+        return generate(self if capability is None else self.branch(capability), input_ids, attention_mask, **settings)
 
     def points(self) -> list[str]:
         """The names of all activation points."""

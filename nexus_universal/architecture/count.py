@@ -24,6 +24,7 @@ from nexus_universal.architecture.program import Branch, Program, Step
 
 if TYPE_CHECKING:
     from nexus_universal.architecture.ends import Embedding, Head, Streams
+    from nexus_universal.architecture.fusion import Join
     from nexus_universal.architecture.parameter import ArchitectureParameter
 
 LENGTH_BYTES = 8
@@ -48,6 +49,8 @@ class Count:
     After T positions, T at least every window, one sequence remembers T · `cache_bytes_per_token` and
     `fixed_state_bytes`: the latter holds full windows, convolutions and recurrent states (those of the delta rule and
     of state spaces in float32).
+
+    Of branches that a call chooses from ("route") all parameters are counted, and else the most that one can cost.
     """
 
     parameters: int
@@ -86,6 +89,8 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         raise InputError(f"context = {context} must be at least 1: a token sees itself")
     if dtype not in BYTES:
         raise InputError(f"dtype = {dtype!r} (known: {', '.join(BYTES)})")
+    if n.fusion is not None:
+        return _fused([count(branch, context=context, dtype=dtype) for branch in n.branches.values()], n.fusion.join)
     width = n.embedding.width
     place = Place(width=width, model=width, context=context, bytes=BYTES[dtype])
     whole = total(
@@ -107,6 +112,14 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         context=context,
         dtype=dtype,
     )
+
+
+def _fused(branches: list[Count], join: Join) -> Count:
+    """All of the branches' costs, or those of the dearest where one is chosen."""
+    joined = max if join == "route" else sum
+    names = ("active_parameters", "flops_per_token", "cache_bytes_per_token", "fixed_state_bytes")
+    costs = {name: joined(getattr(branch, name) for branch in branches) for name in names}
+    return replace(branches[0], parameters=sum(branch.parameters for branch in branches), **costs)
 
 
 def _embedding_cost(part: Embedding, layers: int) -> Cost:

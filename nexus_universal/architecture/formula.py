@@ -20,6 +20,7 @@ from nexus_universal.architecture.notation import (
     times,
     to_unicode,
     within,
+    word,
 )
 from nexus_universal.architecture.paths import ranges
 from nexus_universal.architecture.position import SinusoidPositions
@@ -40,6 +41,7 @@ from nexus_universal.architecture.symbols import Names, linear
 
 if TYPE_CHECKING:
     from nexus_universal.architecture.ends import Bands
+    from nexus_universal.architecture.fusion import Fusion
     from nexus_universal.architecture.parameter import ArchitectureParameter
 
 INDENT = r"\quad "
@@ -79,11 +81,27 @@ def _plain(line: str) -> str:
 
 
 def formula(n: ArchitectureParameter) -> Formula:
-    """Write the equations of n."""
+    """Write the equations of n; of a fused one those of every branch, and of their join."""
+    if n.fusion is not None:
+        parts = [(name, formula(branch).groups) for name, branch in n.branches.items()]
+        groups = [(f"{name} · {title}", lines) for name, found in parts for title, lines in found]
+        return Formula((*groups, ("Join", tuple(_join(n.fusion)))))
     names = Names()
     tuple(_groups(n, names))
     names.written.clear()
     return Formula(tuple((title, tuple(lines)) for title, lines in _groups(n, names) if lines))
+
+
+def _join(fusion: Fusion) -> list[str]:
+    """What becomes of the branches' logits."""
+    names = [fusion.name, *(member.name for member in fusion.members)]
+    each = [f"{word('logits')}_{{{word(name)}}}" for name in names]
+    if fusion.join == "route":
+        return [set_to(word("logits"), listed(each[0], says("or those of the branch that a call names")))]
+    if fusion.join == "all":
+        return [set_to(word("logits"), joined(*each))]
+    shares = (times(share, call("softmax", one)) for share, one in zip(fusion.shares, each, strict=True))
+    return [set_to(word("logits"), call("log", " + ".join(shares)))]
 
 
 def _groups(n: ArchitectureParameter, names: Names) -> Iterator[tuple[str, list[str]]]:

@@ -14,6 +14,7 @@ from nexus_universal.architecture.ends import Embedding, Head, Origin, Register,
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedConfig
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
 from nexus_universal.architecture.formula import Formula, formula
+from nexus_universal.architecture.fusion import Fusion, Join, members_of
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.paths import leaves, ranges, replaced
@@ -52,6 +53,8 @@ ABSENT = _Absent()
 class ArchitectureParameter(Part):
     """n = (embedding, layers, final_norm, head), and the registers and streams that a few models add.
 
+    A fused model is an n with a `fusion`: the members that stand beside it, and how they are joined.
+
     `text` and `origin` ride along outside equality, `diff` and `signature`.
 
     Example:
@@ -66,6 +69,7 @@ class ArchitectureParameter(Part):
     head: Head
     registers: tuple[Register, ...] = ()
     streams: Streams | None = None
+    fusion: Fusion | None = None
     text: Text = dataclasses.field(default=Text(), compare=False)
     origin: Origin = dataclasses.field(default=Origin(), compare=False)
 
@@ -94,6 +98,8 @@ class ArchitectureParameter(Part):
             UnsupportedConfig: n has no family and none is named, or the family's config cannot say what n is.
             UnknownModelType: no such family.
         """
+        if self.fusion is not None:
+            raise UnsupportedConfig("a fused n has no config of transformers: save it as 'nexus'")
         name = family or self.origin.family
         if name is None:
             raise UnsupportedConfig(
@@ -146,7 +152,7 @@ class ArchitectureParameter(Part):
     def diff(self, other: ArchitectureParameter) -> list[Difference]:
         """Where two n's differ, equal differences of several layers gathered into one entry."""
         found: list[Difference] = []
-        for name in ("embedding", "final_norm", "head", "registers", "streams"):
+        for name in ("embedding", "final_norm", "head", "registers", "streams", "fusion"):
             left, right = leaves(getattr(self, name), name), leaves(getattr(other, name), name)
             found += _leaf_differences(dict(left), dict(right))
         if len(self.layers) != len(other.layers):
@@ -164,13 +170,30 @@ class ArchitectureParameter(Part):
     @property
     def signature(self) -> str:
         """A human line, and a hash of the canonical JSON: `d64 v99 · 2 × [attention 4/2×16 + ffn 128] · #1a2b…`."""
+        if self.fusion is not None:
+            told = (f"{name} ({n.signature.rpartition(' · ')[0]})" for name, n in self.branches.items())
+            return f"{self.fusion.join} of {' ⊕ '.join(told)} · #{self.hash}"
         ends = f"d{self.d_hidden} v{self.d_vocab}{' tied' if self.head.tied else ''}"
         return f"{ends} · {layers_line(self.layers)} · #{self.hash}"
 
     @property
     def hash(self) -> str:
         """Twelve hex digits of the canonical JSON, without `text` and `origin`."""
-        return canonical_hash(dataclasses.replace(self, text=Text(), origin=Origin()))
+        fusion = self.fusion
+        if fusion is not None:
+            bare = tuple(dataclasses.replace(each, n=_bare(each.n)) for each in fusion.members)
+            fusion = dataclasses.replace(fusion, members=bare)
+        return canonical_hash(dataclasses.replace(_bare(self), fusion=fusion))
+
+    @property
+    def branches(self) -> dict[str, ArchitectureParameter]:
+        """The members of a fused n by name, the first one first; empty where a model stands alone."""
+        return members_of(self)
+
+    @property
+    def join(self) -> Join | None:
+        """How branches are joined: "route", "mixture" or "all"; None where a model stands alone."""
+        return self.fusion.join if self.fusion else None
 
     def count(self, *, context: int = 1, dtype: str | None = None) -> Count:
         """Parameters, active parameters, FLOPs per token at `context` positions, cache bytes per token: exact."""
@@ -290,6 +313,11 @@ class ArchitectureParameter(Part):
                 if values:
                     return _mode(values)
         return None
+
+
+def _bare(n: Any) -> ArchitectureParameter:
+    """Without what rides along."""
+    return dataclasses.replace(n, text=Text(), origin=Origin())
 
 
 def _layer_leaves(layer: Program) -> dict[str, Any]:

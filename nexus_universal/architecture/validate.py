@@ -12,6 +12,7 @@ from typing import Any, Literal
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.ends import Embedding, Head
 from nexus_universal.architecture.feed_forward import PerLayerInput
+from nexus_universal.architecture.fusion import fusion_problems
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.ngrams import HashedNgrams
 from nexus_universal.architecture.part import Part
@@ -54,6 +55,11 @@ Problem = tuple[str, Any, str]
 def problems(root: Part) -> Iterator[Problem]:
     """Yield (path, value, what would be right) for everything wrong with `root`."""
     yield from _part_problems(root, "", sound=set())
+    yield from _whole_problems(root)
+
+
+def _whole_problems(root: Part) -> Iterator[Problem]:
+    """What no part can know: how a whole n is wired, and its members."""
     layers = getattr(root, "layers", ())
     if layers:
         embedding, registers = root.embedding, [register.name for register in root.registers]  # type: ignore[attr-defined]
@@ -74,6 +80,10 @@ def problems(root: Part) -> Iterator[Problem]:
         yield from _unread(layers, registers)
         yield from _chained(layers)
         yield from _looked_up(layers, embedding.vocab)
+        yield from fusion_problems(root)  # type: ignore[arg-type]
+        for index, member in enumerate(root.fusion.members if root.fusion else ()):  # type: ignore[attr-defined]
+            where = f"fusion.members.{index}.n"
+            yield from ((f"{where}.{path}", value, message) for path, value, message in _whole_problems(member.n))
 
 
 def _ends(embedding: Embedding, head: Head, layers: tuple[Program, ...]) -> Iterator[Problem]:

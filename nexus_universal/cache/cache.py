@@ -51,6 +51,20 @@ class Cache:
                 return tensor.shape[0]
         return None
 
+    @classmethod
+    def joined(cls, parts: Mapping[str, Cache], *, signature: str) -> Cache:
+        """One cache of several, for models that read the same positions; `part` gives each its own."""
+        states = {f"{name}.{key}": state for name, each in parts.items() for key, state in each.states.items()}
+        return cls(states, signature=signature)
+
+    def part(self, name: str) -> Cache:
+        """The states of one of those that were joined, shared with this cache: a call moves them here, too."""
+        prefix = f"{name}."
+        states = {key.removeprefix(prefix): state for key, state in self.states.items() if key.startswith(prefix)}
+        shared = Cache(states, signature=self.signature)
+        shared.length = self.length
+        return shared
+
     def fork(self) -> Cache:
         """An independent copy that shares memory until one of the two moves on."""
         forked = Cache({key: state.fork() for key, state in self.states.items()}, signature=self.signature)
