@@ -45,6 +45,7 @@ SIGNED_OR_ZERO = {
     "separator",
     "seed",
     "index",
+    "global_blocks",
 }
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nexus_universal.architecture.indexers import BlockIndexer, PooledIndexer
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.residual_convolution import DynamicConvolution
+from nexus_universal.architecture.sparsity import TopK
 from nexus_universal.cache import ConvolvedPairState, ConvolvedPairWindowState, KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.block_indexer import UniversalBlockIndexer
@@ -35,6 +36,7 @@ from nexus_universal.layers.pooled_indexer import UniversalPooledIndexer
 from nexus_universal.layers.relative_bias import Biases, UniversalRelativeBias
 from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution, UniversalResidualConvolution
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
+from nexus_universal.layers.top_keys import top_keys
 
 INDEXERS: dict[type, Callable[..., UniversalPooledIndexer | UniversalBlockIndexer]] = {
     PooledIndexer: UniversalPooledIndexer,
@@ -152,9 +154,11 @@ class UniversalAttention(KeepsFloat32):
 
     def _mask_kind(self) -> MaskKind:
         part = self.part
-        omissible = part.kernel == "sdpa" and part.dynamic_mask is None and part.indexer is None
+        chosen = part.dynamic_mask or part.indexer or isinstance(part.sparsity, TopK)
+        omissible = part.kernel == "sdpa" and not chosen
         form = "additive" if part.kernel.startswith("eager") else "omissible" if omissible else "always"
-        kind = MaskKind(window=part.window, keeps=part.keeps, chunked=part.chunked, form=form)
+        pattern = None if isinstance(part.sparsity, TopK) else part.sparsity
+        kind = MaskKind(window=part.window, keeps=part.keeps, chunked=part.chunked, form=form, sparsity=pattern)
         return replace(kind, alibi=part.alibi, heads=part.heads, scale=self.scale) if part.alibi else kind
 
     def new_state(self) -> State | None:
@@ -200,6 +204,9 @@ class UniversalAttention(KeepsFloat32):
         if self.dynamic_mask is not None:
             assert mask is not None
             mask = self.dynamic_mask(value, mask, heads=part.heads)
+        if isinstance(part.sparsity, TopK):
+            assert mask is not None
+            mask = top_keys(query, key, mask, keep=part.sparsity.keys, scale=self.scale, bias=bias)
         if self.differential is None:
             sinks = roles["sink"].transpose(1, 2).unsqueeze(-1) if part.projected_sinks else self.sinks
             mixed = self._attend(query, key, value, mask, bias, sinks)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import Alibi, QueryTemperature, Rope, SteppedScaling
+from nexus_universal.architecture.sparsity import BlockSparse, Strided
 from nexus_universal.cache import Cache, FirstLength, KeyValueState, State
 from nexus_universal.layers.alibi import UniversalAlibi
 from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask, distances
@@ -62,7 +63,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class MaskKind:
-    """What a kind of layer needs of its mask: a window, one that is always there, numbers to add, biases per head.
+    """What a kind of layer needs of its mask: a window or a pattern, one always there, numbers to add, biases per head.
 
     `keeps` says how many keys the mask spans: of two layers with one window, one may keep all.
     """
@@ -74,6 +75,7 @@ class MaskKind:
     alibi: Alibi | None = None
     heads: int = 0
     scale: float = 1.0
+    sparsity: BlockSparse | Strided | None = None
 
 
 class CallPlan:
@@ -180,6 +182,7 @@ class CallPlan:
                 device=x.device,
                 window=kind.window,
                 chunked=kind.chunked,
+                sparsity=kind.sparsity,
                 padding=real,
                 positions=may_be_packed,
                 always=kind.form != "omissible" or kind.alibi is not None,
