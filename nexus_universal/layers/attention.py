@@ -17,6 +17,7 @@ from nexus_universal.architecture.sparsity import TopK
 from nexus_universal.cache import ConvolvedPairState, ConvolvedPairWindowState, KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.block_indexer import UniversalBlockIndexer
+from nexus_universal.layers.blockwise import Blocks
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.differential import UniversalDifferential
 from nexus_universal.layers.dynamic_mask import UniversalDynamicMask
@@ -199,13 +200,13 @@ class UniversalAttention(KeepsFloat32):
             growth = call.query_growth[part.temperature] if part.temperature else None
             bias = self.relative_bias(roles["relative"], call.distances[self.mask_index], growth)
         if self.indexer is not None:
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             mask = self.indexer(x, mask, call, state)
         if self.dynamic_mask is not None:
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             mask = self.dynamic_mask(value, mask, heads=part.heads)
         if isinstance(part.sparsity, TopK):
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             mask = top_keys(query, key, mask, keep=part.sparsity.keys, scale=self.scale, bias=bias)
         if self.differential is None:
             sinks = roles["sink"].transpose(1, 2).unsqueeze(-1) if part.projected_sinks else self.sinks
@@ -302,13 +303,13 @@ class UniversalAttention(KeepsFloat32):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        mask: Mask | None,
+        mask: Mask | Blocks | None,
         bias: Biases | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
         part = self.part
         if part.kernel in ("eager", "eager_rounded", "eager_shifted", "eager_wide_sinks"):
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             return eager_attention(
                 query,
                 key,
@@ -323,14 +324,14 @@ class UniversalAttention(KeepsFloat32):
                 wide=part.kernel == "eager_wide_sinks",
             )
         if part.kernel == "eager_gated":
-            assert mask is not None and self.sinks is not None
+            assert isinstance(mask, Tensor) and self.sinks is not None
             return gated_eager_attention(query, key, value, mask=mask, scale=self.scale, sinks=self.sinks)
         if part.kernel in ("eager_fused", "eager_fused_rounded"):
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             softmax = torch.float32 if part.kernel == "eager_fused" else None
             return added_eager_attention(query, key, value, mask=mask, scale=self.scale, softmax=softmax)
         if part.kernel in ("eager_divided", "eager_wide"):
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             wide = part.kernel == "eager_wide"
             return divided_eager_attention(query, key, value, mask=mask, scale=self.scale, wide=wide)
         if part.repeat_first:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from nexus_universal.layers.blockwise import Blocks, blockwise_attention
 from nexus_universal.layers.masks import Mask
 
 
@@ -23,7 +24,7 @@ def fused_attention(
     key: Float[Tensor, "batch kv_heads keys d"],
     value: Float[Tensor, "batch kv_heads keys dv"],
     *,
-    mask: Mask | None,
+    mask: Mask | Blocks | None,
     scale: float,
     causal: bool = True,
     broadcast: bool = False,
@@ -35,6 +36,8 @@ def fused_attention(
     repeated heads) follows the reference's sdpa_attention.py: they differ in bits, as does a fourth, a single key/value
     head left to `broadcast`.
     """
+    if isinstance(mask, Blocks):
+        return blockwise_attention(query, key, value, blocks=mask, scale=scale, bias=bias)
     batch, heads, seq, _ = query.shape
     times = heads // key.shape[1]
     grouped = False

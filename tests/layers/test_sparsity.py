@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -21,6 +22,7 @@ from nexus_universal.architecture.position import Alibi, RelativeBias
 from nexus_universal.architecture.sparsity import BlockSparse, Strided, TopK
 from nexus_universal.layers.attention import UniversalAttention
 from nexus_universal.layers.masks import Extent, attention_mask
+from nexus_universal.layers.top_keys import top_keys
 from tests.architecture.small import attention, layer, small
 from tests.helpers import furthest, ids, widen
 
@@ -124,6 +126,25 @@ def test_a_layer_is_the_softmax_over_what_is_kept(name: str, fields: dict[str, A
     plain = UniversalAttention(dataclasses.replace(part, sparsity=None), d_model=24)
     plain.load_state_dict(module.state_dict())
     assert furthest(module(x), plain(x)) > 1e-2
+
+
+@given(keys=st.integers(1, 9), keep=st.integers(1, 9), group=st.integers(1, 2), seed=st.integers(0, 99))
+def test_what_a_bias_adds_takes_part_in_the_choice(keys: int, keep: int, group: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    query, key, bias = (
+        torch.randn(1, 2 * group, 3, 4),
+        torch.randn(1, 2, keys, 4),
+        4 * torch.randn(1, 2 * group, 3, keys),
+    )
+    scores = 0.5 * query @ key.repeat_interleave(group, 1).transpose(2, 3) + bias
+    mask = torch.rand(1, 1, 3, keys) < 0.7
+    found = top_keys(query, key, mask, keep=keep, scale=0.5, bias=bias).expand_as(scores)
+    added = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+    assert torch.equal(top_keys(query, key, added, keep=keep, scale=0.5, bias=bias).expand_as(scores) == 0, found)
+    for head, row in itertools.product(range(2 * group), range(3)):
+        seen = [j for j in range(keys) if mask[0, 0, row, j]]
+        best = sorted(seen, key=lambda j: float(scores[0, head, row, j]))[-keep:]
+        assert found[0, head, row].nonzero().flatten().tolist() == sorted(best)
 
 
 CASES: dict[str, dict[str, Any]] = {
