@@ -66,8 +66,8 @@ class Blocks:
 
 def blockwise_attention(
     query: Float[Tensor, "batch heads seq d"],
-    key: Float[Tensor, "batch kv_heads keys d"],
-    value: Float[Tensor, "batch kv_heads keys dv"],
+    key: Float[Tensor, "batch heads keys d"],
+    value: Float[Tensor, "batch heads keys dv"],
     *,
     blocks: Blocks,
     scale: float,
@@ -88,7 +88,6 @@ def blockwise_attention(
                 _joined([value[:, :, span] for span in spans], dim=2),
                 attn_mask=mask,
                 scale=scale,
-                enable_gqa=key.shape[1] < query.shape[1],
             )
         )
     return torch.cat(mixed, dim=2).transpose(1, 2).contiguous()

@@ -36,10 +36,11 @@ def fused_attention(
     repeated heads) follows the reference's sdpa_attention.py: they differ in bits, as does a fourth, a single key/value
     head left to `broadcast`.
     """
-    if isinstance(mask, Blocks):
-        return blockwise_attention(query, key, value, blocks=mask, scale=scale, bias=bias)
     batch, heads, seq, _ = query.shape
     times = heads // key.shape[1]
+    if isinstance(mask, Blocks):
+        key, value = repeat_heads(key, times), repeat_heads(value, times)
+        return blockwise_attention(query, key, value, blocks=mask, scale=scale, bias=bias)
     grouped = False
     if times > 1 and not broadcast:
         if mask is None and key.shape[-1] == value.shape[-1] <= 256:

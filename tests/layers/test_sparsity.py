@@ -250,8 +250,9 @@ def test_every_number_of_a_pattern_is_felt(name: str) -> None:
 
 
 @cases
-def test_choosing_costs_what_is_counted(case: str) -> None:
-    model, cache, context = model_of(case), model_of(case).new_cache(), 23
+@pytest.mark.parametrize("context", [4, 5, 23])
+def test_choosing_costs_what_is_counted(case: str, context: int) -> None:
+    model, cache = model_of(case), model_of(case).new_cache()
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH):
         model(ids(1, context - 1), cache=cache)
