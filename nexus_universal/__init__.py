@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nexus_universal import families
-from nexus_universal.architecture import registry
+from nexus_universal.architecture import forms, registry
 from nexus_universal.architecture.errors import NexusError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 
@@ -40,6 +40,7 @@ __all__ = [
     "UniversalTransformer",
     "UniversalTransformerBlock",
     "copy_weights",
+    "forms",
 ]
 
 

@@ -42,7 +42,7 @@ from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.members import Members
 from nexus_universal.layers.norms import UniversalNorm
-from nexus_universal.layers.optimise import Optimised, fuse_projections, use_native_norms
+from nexus_universal.layers.optimise import Optimised, use_fast_forms
 from nexus_universal.layers.points import Recording, Touch, matching, points, recording, touching
 from nexus_universal.layers.quantise import Quantisation, quantised
 from nexus_universal.layers.sharing import Shares
@@ -228,10 +228,10 @@ class UniversalTransformer(nn.Module):
     ) -> UniversalTransformer:
         """Make inference fast, in place, and return self: the same weights, within the floor instead of the same bits.
 
-        `fuse`: one product of what reads the same, and torch's norms. A "buffered" `cache` has room to grow: steps copy
-        nothing. `compile` compiles each kind of call when it first comes, with an exact cache (inductor fails where
-        buffers grow). `quantize` rounds projections by torchao; what that changes in the logits of `sample`, else of
-        random tokens, is printed. Weights are frozen, and not saved.
+        `fuse`: one product of what reads the same, torch's norms, windows and blocks without the keys beyond them. A
+        "buffered" `cache` has room to grow: steps copy nothing. `compile` compiles each kind of call when it first
+        comes, with an exact cache (inductor fails where buffers grow). `quantize` rounds projections by torchao; what
+        that changes in the logits of `sample`, else of random tokens, is printed. Weights are frozen, and not saved.
 
         Example:
             >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B").optimize()
@@ -240,12 +240,12 @@ class UniversalTransformer(nn.Module):
             InputError: to quantise without torchao.
         """
         self.requires_grad_(False).eval()
-        if fuse:
-            fuse_projections(self)
-            use_native_norms(self)
+        models = [module for module in self.modules() if isinstance(module, UniversalTransformer)]
+        for model in models if fuse else ():
+            use_fast_forms(model, model.plan)
         quality = quantised(self, quantize, vocab=self.n.d_vocab, sample=sample) if quantize else None
         done = Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality)
-        for model in (module for module in self.modules() if isinstance(module, UniversalTransformer)):
+        for model in models:
             model.optimised = done
         if compile:
             self.compile(dynamic=True)

@@ -29,6 +29,7 @@ FLOORS = {
     "differential": "Differential attention",
     "convolved_attention": "Attention of convolved queries and keys",
     "dynamic_mask": "Masks made of values",
+    "sparsity": "Patterns of sparse attention",
     "recurrences": "Recurrent mixers",
     "ngrams": "Hashed n-grams",
     "feed_forward": "Feed-forward",

@@ -73,6 +73,26 @@ def test_the_page_of_integrations_runs(tmp_path: Path, monkeypatch: pytest.Monke
     )
 
 
+def test_the_page_of_attention_forms_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "ATTENTION_FORMS.md").read_text(encoding="utf-8")
+    (piece,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(piece, "ATTENTION_FORMS.md", "exec"), names)
+    full, shared = (names[name].count(context=4096).cache_bytes_per_token for name in ("n", "shared"))
+    assert shared * 2 == full and names["model"].optimised
+    assert names["model"](torch.arange(40)[None]).logits.shape == (1, 40, 1024)
+
+
+def test_the_script_of_attention_forms_says_what_falls() -> None:
+    """The columns that are counted, on prompts too short to time."""
+    script = module_at(ROOT / "scripts" / "attention_forms.py")
+    with torch.no_grad():
+        found = {row[0]: row for row in script.rows((64,), 1)}
+    assert [found[name][3] for name in (script.FULL, "multi query", "sliding window 512")] == ["4.00", "1.00", "2.00"]
+    assert float(found["full, written out"][6]) > float(found[script.FULL][6])
+
+
 def test_load_and_infer_qwen() -> None:
     completion = module_at(ROOT / "examples" / "load_and_infer_qwen.py").main()
     assert len(completion.split()) > 5

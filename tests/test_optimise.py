@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from nexus_universal import ArchitectureParameter
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.cache.buffers import ROOM, BufferedKeyValueState, BufferedWindowState
 from nexus_universal.cache.states import KeyValueState, WindowState
+from nexus_universal.layers import blockwise
 from nexus_universal.layers.linear import FusedLinear
-from tests.helpers import MODEL_TYPES, STEADY, floor_of, reference, universal
+from tests.helpers import MODEL_TYPES, STEADY, floor_of, raw, reference, universal
 from tests.helpers import ids_without_pads as ids
 
 LENGTH = 40
@@ -26,10 +28,27 @@ def pair(model_type: str, **changes: Any) -> tuple[Any, Any]:
     return universal(theirs).eval(), universal(theirs).optimize()
 
 
+def n_of(model_type: str) -> ArchitectureParameter:
+    return ArchitectureParameter.from_huggingface(raw(model_type))
+
+
 def in_pieces(model: Any, tokens: Tensor, sizes: list[int]) -> Tensor:
     cache = model.new_cache()
     with torch.no_grad():
         return torch.cat([model(piece, cache=cache).logits for piece in tokens.split(sizes, dim=1)], dim=1)
+
+
+WINDOWED = [
+    model_type
+    for model_type in MODEL_TYPES
+    if any(getattr(branch.part, "window", None) for layer in n_of(model_type).layers for branch in layer.branches())
+]
+
+
+@pytest.mark.parametrize("model_type", WINDOWED)
+def test_windows_in_short_runs_stay_within_the_floor(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockwise, "ROWS", 6)
+    test_it_stays_within_the_floor(model_type)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

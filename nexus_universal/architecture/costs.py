@@ -19,6 +19,7 @@ from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import Linear
 from nexus_universal.architecture.recurrences import GatedDeltaRule, LightningAttention
 from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
+from nexus_universal.architecture.sparsity import TopK
 
 XIELU_WEIGHTS = 2
 FLOAT32_BYTES = 4
@@ -190,6 +191,8 @@ def _(part: Attention, place: Place) -> Cost:
             norm_cost(part.differential.norm, 2 * part.head_dim),
         ]
     costs += additions(part, place)
+    if isinstance(part.sparsity, TopK) and seen > part.sparsity.keys:  # scores once more, to choose by
+        costs.append(attention_products(part.heads, seen, part.head_dim, 0))
     if part.dynamic_mask:
         step = linear(part.kv_heads * part.value_width, part.kv_heads, part.dynamic_mask.bias)
         costs += [weights(part.kv_heads), replace(step, flops=step.flops * seen)]

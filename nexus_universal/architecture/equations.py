@@ -27,7 +27,7 @@ from nexus_universal.architecture.notation import (
 from nexus_universal.architecture.part import ByLayer
 from nexus_universal.architecture.program import Linear
 from nexus_universal.architecture.residual_convolution import DynamicConvolution
-from nexus_universal.architecture.symbols import Names, gated, linear, output, seen, softmax
+from nexus_universal.architecture.symbols import Names, gated, linear, output, pattern, seen, softmax
 
 
 @singledispatch
@@ -146,11 +146,8 @@ def _block_indexer(part: Attention, names: Names) -> list[str]:
 
 def _seen(part: Attention) -> str:
     """Which keys a query sees."""
-    return (
-        rf"\lfloor j / {part.window} \rfloor = \lfloor t / {part.window} \rfloor"
-        if part.chunked
-        else seen(part.window, part.causal)
-    )
+    chunk = rf"\lfloor j / {part.window} \rfloor = \lfloor t / {part.window} \rfloor"
+    return listed(chunk if part.chunked else seen(part.window, part.causal), pattern(part.sparsity))
 
 
 def _difference(part: Attention, names: Names) -> list[str]:

@@ -20,6 +20,7 @@ from nexus_universal.architecture.position import (
     yarn_mscale,
 )
 from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
+from nexus_universal.architecture.sparsity import BlockSparse, Strided, TopK
 
 Activation = Literal[
     "silu",
@@ -100,7 +101,8 @@ class Attention(Part):
     the projections, and a norm of their whole width, give on both sides; `inner_norm` norms all heads together before
     the output projection. `query_scale` multiplies the projected query, `value_scale` values. `contiguous` copies
     queries, keys and values head by head before they meet: the same numbers, other bits in gradients. A layer with a
-    window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo). An `indexer` chooses keys.
+    window `keeps` no more keys than it spans, or all: other bits again (GPT-Neo). An `indexer` chooses keys;
+    `sparsity` leaves some out, by place or score, and needs no weights.
 
     `kernel` is the form of the reference, on which bits depend: "sdpa" is torch's fused kernel, without a mask where
     its causal flag says the same; "sdpa_masked" always has one, and leaves a single key/value head to broadcasting;
@@ -169,6 +171,7 @@ class Attention(Part):
     length_limit: float | None = None
     projected_sinks: bool = False
     indexer: PooledIndexer | BlockIndexer | None = None
+    sparsity: BlockSparse | Strided | TopK | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.convolution and (self.reuse or self.value_is_key or self.packing):
@@ -191,6 +194,10 @@ class Attention(Part):
             yield "indexer.head_dim", f"must be at least {self.rope.dims(self.head_dim)}, of which the rope turns all"
         if self.dynamic_mask and (self.kernel != "sdpa" or self.alibi or self.reuse or self.differential):
             yield "dynamic_mask", "needs kernel = 'sdpa', and neither alibi, reuse nor differential"
+        if self.sparsity and (self.indexer or self.dynamic_mask):
+            yield "sparsity", "must be None beside an indexer or a dynamic_mask: they choose among all keys"
+        if isinstance(self.sparsity, BlockSparse | Strided) and self.window is not None:
+            yield "sparsity", "must be None or TopK(…) where there is a window: its local part says as much"
         if self.dynamic_mask and self.repeat_first:
             yield "repeat_first", "must be False where a dynamic_mask reads the values of key/value heads"
         if self.differential and self.kv_heads % 2:

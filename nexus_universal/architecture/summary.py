@@ -23,6 +23,7 @@ from nexus_universal.architecture.recurrences import (
 )
 from nexus_universal.architecture.residual_convolution import ResidualConvolution
 from nexus_universal.architecture.serial import runs
+from nexus_universal.architecture.sparsity import BlockSparse, Strided
 
 
 def layers_line(layers: tuple[Program, ...]) -> str:
@@ -54,6 +55,12 @@ def _(part: Attention) -> str:
     marks = [f" w{part.window}"] if part.window else []
     marks += [" alibi"] if part.alibi else [] if part.rope else [" relative" if part.relative else " nope"]
     marks += [f" kv of {part.reuse!r}"] if part.reuse else []
+    if isinstance(part.sparsity, BlockSparse):
+        marks.append(f" blocks {part.sparsity.local_blocks}+{part.sparsity.global_blocks}×{part.sparsity.block}")
+    elif isinstance(part.sparsity, Strided):
+        marks.append(f" last {part.sparsity.local} and every {part.sparsity.stride}")
+    elif part.sparsity:
+        marks.append(f" top {part.sparsity.keys}")
     return f"attention {part.heads}/{part.kv_heads}×{part.head_dim}{''.join(marks)}"
 
 

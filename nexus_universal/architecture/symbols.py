@@ -8,6 +8,7 @@ from typing import Any
 from nexus_universal.architecture.mixers import OutputGate
 from nexus_universal.architecture.notation import call, listed, number, product, says, word
 from nexus_universal.architecture.position import Alibi, Norm, Rope
+from nexus_universal.architecture.sparsity import BlockSparse, Strided, TopK
 
 PAIRS = {
     "half": "(i, i + d/2)",
@@ -119,3 +120,13 @@ def seen(window: int | None, causal: bool = True) -> str:
     if window is not None:
         return rf"t - {window} < j" + (r" \le t" if causal else "")
     return r"j \le t" if causal else says("all j")
+
+
+def pattern(part: BlockSparse | Strided | TopK | None) -> str:
+    """Which of those it keeps."""
+    if isinstance(part, BlockSparse):
+        near = rf"\lfloor t / {part.block} \rfloor - \lfloor j / {part.block} \rfloor < {part.local_blocks}"
+        return near + (says(" or ") + f"j < {part.global_blocks * part.block}" if part.global_blocks else "")
+    if isinstance(part, Strided):
+        return f"t - j < {part.local}" + says(f" or t - j a multiple of {part.stride}")
+    return "" if part is None else says(f"the {part.keys} keys with the highest scores")

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from nexus_universal.architecture.indexers import BlockIndexer, PooledIndexer
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.residual_convolution import DynamicConvolution
+from nexus_universal.architecture.sparsity import TopK
 from nexus_universal.cache import ConvolvedPairState, ConvolvedPairWindowState, KeyValueState, State, WindowState
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.block_indexer import UniversalBlockIndexer
+from nexus_universal.layers.blockwise import Blocks
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.differential import UniversalDifferential
 from nexus_universal.layers.dynamic_mask import UniversalDynamicMask
@@ -35,6 +37,7 @@ from nexus_universal.layers.pooled_indexer import UniversalPooledIndexer
 from nexus_universal.layers.relative_bias import Biases, UniversalRelativeBias
 from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution, UniversalResidualConvolution
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
+from nexus_universal.layers.top_keys import top_keys
 
 INDEXERS: dict[type, Callable[..., UniversalPooledIndexer | UniversalBlockIndexer]] = {
     PooledIndexer: UniversalPooledIndexer,
@@ -152,9 +155,11 @@ class UniversalAttention(KeepsFloat32):
 
     def _mask_kind(self) -> MaskKind:
         part = self.part
-        omissible = part.kernel == "sdpa" and part.dynamic_mask is None and part.indexer is None
+        chosen = part.dynamic_mask or part.indexer or isinstance(part.sparsity, TopK)
+        omissible = part.kernel == "sdpa" and not chosen
         form = "additive" if part.kernel.startswith("eager") else "omissible" if omissible else "always"
-        kind = MaskKind(window=part.window, keeps=part.keeps, chunked=part.chunked, form=form)
+        pattern = None if isinstance(part.sparsity, TopK) else part.sparsity
+        kind = MaskKind(window=part.window, keeps=part.keeps, chunked=part.chunked, form=form, sparsity=pattern)
         return replace(kind, alibi=part.alibi, heads=part.heads, scale=self.scale) if part.alibi else kind
 
     def new_state(self) -> State | None:
@@ -195,11 +200,14 @@ class UniversalAttention(KeepsFloat32):
             growth = call.query_growth[part.temperature] if part.temperature else None
             bias = self.relative_bias(roles["relative"], call.distances[self.mask_index], growth)
         if self.indexer is not None:
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             mask = self.indexer(x, mask, call, state)
         if self.dynamic_mask is not None:
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             mask = self.dynamic_mask(value, mask, heads=part.heads)
+        if isinstance(part.sparsity, TopK):
+            assert isinstance(mask, Tensor)
+            mask = top_keys(query, key, mask, keep=part.sparsity.keys, scale=self.scale, bias=bias)
         if self.differential is None:
             sinks = roles["sink"].transpose(1, 2).unsqueeze(-1) if part.projected_sinks else self.sinks
             mixed = self._attend(query, key, value, mask, bias, sinks)
@@ -295,13 +303,13 @@ class UniversalAttention(KeepsFloat32):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        mask: Mask | None,
+        mask: Mask | Blocks | None,
         bias: Biases | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
         part = self.part
         if part.kernel in ("eager", "eager_rounded", "eager_shifted", "eager_wide_sinks"):
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             return eager_attention(
                 query,
                 key,
@@ -316,14 +324,14 @@ class UniversalAttention(KeepsFloat32):
                 wide=part.kernel == "eager_wide_sinks",
             )
         if part.kernel == "eager_gated":
-            assert mask is not None and self.sinks is not None
+            assert isinstance(mask, Tensor) and self.sinks is not None
             return gated_eager_attention(query, key, value, mask=mask, scale=self.scale, sinks=self.sinks)
         if part.kernel in ("eager_fused", "eager_fused_rounded"):
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             softmax = torch.float32 if part.kernel == "eager_fused" else None
             return added_eager_attention(query, key, value, mask=mask, scale=self.scale, softmax=softmax)
         if part.kernel in ("eager_divided", "eager_wide"):
-            assert mask is not None
+            assert isinstance(mask, Tensor)
             wide = part.kernel == "eager_wide"
             return divided_eager_attention(query, key, value, mask=mask, scale=self.scale, wide=wide)
         if part.repeat_first:

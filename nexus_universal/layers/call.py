@@ -16,8 +16,10 @@ from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import Alibi, QueryTemperature, Rope, SteppedScaling
+from nexus_universal.architecture.sparsity import BlockSparse, Strided
 from nexus_universal.cache import Cache, FirstLength, KeyValueState, State
 from nexus_universal.layers.alibi import UniversalAlibi
+from nexus_universal.layers.blockwise import Blocks
 from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask, distances
 from nexus_universal.layers.rope import Tables, UniversalRoPE
 
@@ -29,7 +31,7 @@ class Call:
     positions: Int[Tensor, "rows seq"]
     cache: Cache | None
     tables: list[Tables]
-    masks: list[Mask | None]
+    masks: list[Mask | Blocks | None]
     padding: Tensor | None = None
     trailing: Bool[Tensor, "batch seq"] | None = None
     """Pads behind the last real token of a row: a recurrent state must not move on them."""
@@ -52,7 +54,7 @@ class Call:
             self,
             positions=self.positions[:, last],
             tables=[(cos[:, last], sin[:, last]) for cos, sin in self.tables],
-            masks=[mask if mask is None else mask[:, :, last] for mask in self.masks],
+            masks=[mask.last(count) if isinstance(mask, Blocks) else _last(mask, count) for mask in self.masks],
             tokens=None if self.tokens is None else self.tokens[:, last],
             per_layer=None if self.per_layer is None else self.per_layer[:, last],
             query_growth={rule: growth[:, :, last] for rule, growth in self.query_growth.items()},
@@ -62,7 +64,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class MaskKind:
-    """What a kind of layer needs of its mask: a window, one that is always there, numbers to add, biases per head.
+    """What a kind of layer needs of its mask: a window or a pattern, one always there, numbers to add, biases per head.
 
     `keeps` says how many keys the mask spans: of two layers with one window, one may keep all.
     """
@@ -74,6 +76,14 @@ class MaskKind:
     alibi: Alibi | None = None
     heads: int = 0
     scale: float = 1.0
+    sparsity: BlockSparse | Strided | None = None
+
+    def blocks(self, extent: Extent) -> Blocks | None:
+        """What says the same without a mask, where that is worth while."""
+        if self.form != "omissible" or self.alibi or self.chunked or isinstance(self.sparsity, Strided):
+            return None
+        blocks = Blocks(extent=extent, window=self.window, sparsity=self.sparsity)
+        return blocks if blocks.worthwhile else None
 
 
 class CallPlan:
@@ -89,6 +99,8 @@ class CallPlan:
         self.measured: set[int] = set()
         """The kinds of mask whose layers ask how far keys are."""
         self.recurrent = False
+        self.blockwise = False
+        """Whether long calls without pads get no mask where few keys are seen, but are computed in blocks."""
         self.reads_tokens = False
         """Whether something needs the ids even of embeddings that a caller gives instead."""
 
@@ -172,14 +184,21 @@ class CallPlan:
         if cache is not None and real is not None:
             self._refuse_inner_pads(real)
         may_be_packed = given if mask is None and cache is None else None
-        masks = []
+        masks: list[Mask | Blocks | None] = []
+        in_blocks = self.blockwise and may_be_packed is None and not torch.compiler.is_compiling()
+        in_blocks = in_blocks and (real is None or bool(real.all()))
         for index, kind in enumerate(self.mask_kinds):
+            extent = self._extent(index, seen=seen, new=new, cache=cache)
+            if in_blocks and (blocks := kind.blocks(extent)):
+                masks.append(blocks)
+                continue
             seeing = attention_mask(
-                self._extent(index, seen=seen, new=new, cache=cache),
+                extent,
                 batch=batch,
                 device=x.device,
                 window=kind.window,
                 chunked=kind.chunked,
+                sparsity=kind.sparsity,
                 padding=real,
                 positions=may_be_packed,
                 always=kind.form != "omissible" or kind.alibi is not None,
@@ -241,6 +260,10 @@ class CallPlan:
         behind = real.flip(-1).cumsum(-1).flip(-1) == 0
         if torch.compiler.is_compiling() or bool(behind.any()):
             call.trailing = behind
+
+
+def _last(mask: Mask | None, count: int) -> Mask | None:
+    return None if mask is None else mask[:, :, -count:]
 
 
 def _growth(rule: int | QueryTemperature, positions: Int[Tensor, "rows seq"]) -> Float[Tensor, "rows one seq one"]:

@@ -67,7 +67,7 @@ class UniversalCompressedAttention(nn.Module):
         if state is not None:
             shared = state.extend_shared(shared)
         mask = call.masks[self.mask_index]
-        assert mask is not None
+        assert isinstance(mask, Tensor)
         if self.compressor is not None:
             rows = _rows(x, call, state)
             entries = self.compressor(x, state, rows)

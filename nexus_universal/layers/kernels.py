@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from nexus_universal.layers.blockwise import Blocks, blockwise_attention
 from nexus_universal.layers.masks import Mask
 
 
@@ -23,7 +24,7 @@ def fused_attention(
     key: Float[Tensor, "batch kv_heads keys d"],
     value: Float[Tensor, "batch kv_heads keys dv"],
     *,
-    mask: Mask | None,
+    mask: Mask | Blocks | None,
     scale: float,
     causal: bool = True,
     broadcast: bool = False,
@@ -37,6 +38,9 @@ def fused_attention(
     """
     batch, heads, seq, _ = query.shape
     times = heads // key.shape[1]
+    if isinstance(mask, Blocks):
+        key, value = repeat_heads(key, times), repeat_heads(value, times)
+        return blockwise_attention(query, key, value, blocks=mask, scale=scale, bias=bias)
     grouped = False
     if times > 1 and not broadcast:
         if mask is None and key.shape[-1] == value.shape[-1] <= 256:

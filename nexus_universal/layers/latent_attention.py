@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.mixers import LatentAttention, SparseIndexer
 from nexus_universal.cache import IndexedState, KeyValueState, State, WindowState
+from nexus_universal.layers.blockwise import Blocks
 from nexus_universal.layers.call import Call, CallPlan, MaskKind
 from nexus_universal.layers.kernels import eager_attention, fused_attention
 from nexus_universal.layers.linear import Linear
@@ -115,10 +116,10 @@ class UniversalLatentAttention(nn.Module):
             mixed = (mixed * torch.sigmoid(opened.float() if wide else opened)).to(mixed.dtype)
         return self.output(mixed.reshape(batch, seq, -1))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | Blocks | None) -> Tensor:
         if self.sinks is None:
             return fused_attention(query, key, value, mask=mask, scale=self.part.softmax_scale)
-        assert mask is not None
+        assert isinstance(mask, Tensor)
         return eager_attention(
             query, key, value, mask=mask, scale=self.part.softmax_scale, sinks=self.sinks, shifted=True
         )

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nexus_universal.architecture.sparsity import BlockSparse, Strided
+
 Mask = Bool[Tensor, "batch one queries _"] | Float[Tensor, "batch heads queries _"]
 """True where a query may see a key, or a number to add to their score."""
 
@@ -32,10 +34,12 @@ def attention_mask(
     positions: Int[Tensor, "rows seq"] | None,
     always: bool = False,
     chunked: bool = False,
+    sparsity: BlockSparse | Strided | None = None,
 ) -> Bool[Tensor, "batch one queries keys"] | None:
     """True where a query may see a key; None where `is_causal` (or a single query) needs no mask, unless `always`.
 
-    A `chunked` window is the query's own chunk, counted from the first token that is no pad.
+    A `chunked` window is the query's own chunk, counted from the first token that is no pad; places in the pattern of
+    a `sparsity` are counted among tokens that are no pads.
 
     `positions` are given only where several sequences may be packed into one row: they are then kept apart. The rules
     for leaving the mask out are the reference's (masking_utils.py): another choice would take a kernel of other bits.
@@ -45,6 +49,7 @@ def attention_mask(
         missing = extent.keys + extent.key_offset - padding.shape[-1]
         if missing > 0:
             padding = torch.nn.functional.pad(padding, (0, missing))
+    always = always or sparsity is not None
     if not always and sequence is None and _can_be_left_out(extent, window=window, padding=padding):
         return None
 
@@ -63,6 +68,11 @@ def attention_mask(
     if sequence is not None:
         sequence = sequence.expand(batch, -1)
         seen = (sequence[rows, query] == sequence[rows, key]) & seen
+    if sparsity is not None:
+        if sequence is None and padding is not None:
+            places = _places(padding)
+            at_query, at_key = places[rows, query], places[rows, key]
+        seen = sparsity.sees(at_query, at_key) & seen
     if padding is not None:
         seen = seen & padding[rows, key]
     return seen.expand(batch, -1, extent.queries, extent.keys)
@@ -83,6 +93,11 @@ def trailing(padding: Bool[Tensor, "batch total"]) -> Bool[Tensor, "batch total"
     return padding.flip(-1).cumsum(-1).flip(-1) == 0
 
 
+def _places(padding: Bool[Tensor, "batch total"]) -> Int[Tensor, "batch total"]:
+    """Positions among a row's tokens; those of pads behind the last one go on."""
+    return (padding | trailing(padding)).cumsum(-1) - 1
+
+
 def distances(
     extent: Extent, padding: Bool[Tensor, "batch total"] | None, device: torch.device
 ) -> Int[Tensor, "rows one queries keys"]:
@@ -90,7 +105,7 @@ def distances(
     if padding is None:
         positions = torch.arange(extent.keys + extent.key_offset, device=device)[None]
     else:
-        positions = (padding | trailing(padding)).cumsum(-1) - 1
+        positions = _places(padding)
     keys = positions[:, extent.key_offset :]
     return (keys[:, -extent.queries :, None] - keys[:, None, :])[:, None]
 

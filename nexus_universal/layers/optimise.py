@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from nexus_universal.layers.call import CallPlan
 from nexus_universal.layers.linear import InputProjections
 from nexus_universal.layers.norms import RMSNorm
 from nexus_universal.layers.quantise import Quality
@@ -18,6 +19,13 @@ class Optimised:
     fuse: bool
     cache: str
     quality: Quality | None = None
+
+
+def use_fast_forms(model: nn.Module, plan: CallPlan) -> None:
+    """One product of what reads the same, torch's norms, and windows and blocks of long calls computed apart."""
+    fuse_projections(model)
+    use_native_norms(model)
+    plan.blockwise = True
 
 
 def fuse_projections(model: nn.Module) -> None:

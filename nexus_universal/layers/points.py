@@ -121,8 +121,22 @@ def touching(model: nn.Module, touches: dict[str, Touch]) -> Iterator[None]:
     with ExitStack() as stack:
         for point, touch in touches.items():
             path, _, side = point.rpartition(".")
-            stack.enter_context(_hooked(model.get_submodule(path), side, touch))
+            module = model.get_submodule(path)
+            if side in SIDES[2:]:
+                stack.enter_context(_in_one_piece(module))
+            stack.enter_context(_hooked(module, side, touch))
         yield
+
+
+@contextmanager
+def _in_one_piece(module: Any) -> Iterator[None]:
+    """Scores of all queries at once, where an optimised model would compute them in runs."""
+    plan, was = module.plan, module.plan.blockwise
+    plan.blockwise = False
+    try:
+        yield
+    finally:
+        plan.blockwise = was
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from nexus_universal.architecture.program import (
     residual_step,
 )
 from nexus_universal.architecture.recurrences import GatedDeltaRule, StateSpace
+from nexus_universal.architecture.sparsity import BlockSparse, Strided, TopK
 
 
 def mixer(**fields: Any) -> ArchitectureParameter:
@@ -314,6 +315,15 @@ CASES: dict[str, tuple[ArchitectureParameter, tuple[str, ...]]] = {
         mixer(dynamic_mask=DynamicMask(keep=3), repeat_first=True),
         ("repeat_first = True must be False where a dynamic_mask",),
     ),
+    "sparse window": (
+        mixer(sparsity=Strided(stride=4, local=4), window=8),
+        ("sparsity = Strided(", "must be None or TopK(…) where there is a window"),
+    ),
+    "sparse and dynamic": (
+        mixer(sparsity=TopK(keys=4), dynamic_mask=DynamicMask(keep=3)),
+        ("sparsity = TopK(keys=4) must be None beside an indexer or a dynamic_mask",),
+    ),
+    "no block": (mixer(sparsity=BlockSparse(block=0)), ("sparsity.block = 0 must be at least 1",)),
     "groups keep": (
         routed(groups=ExpertGroups(count=2, keep=3), selection_bias=True),
         ("groups.keep = 3 must not exceed count = 2",),

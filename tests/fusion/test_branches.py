@@ -180,3 +180,19 @@ def test_a_mixture_is_over_one_vocabulary(models: Models) -> None:
         fused("mixture", a=models["prose"].n, b=other)
     with pytest.raises(InvalidArchitecture, match="at least two models"):
         fused()
+
+
+@torch.no_grad()
+def test_optimised_each_branch_is_what_it_is_optimised_alone(models: Models) -> None:
+    whole = join_models(**models).optimize()
+    for name, source in SOURCES.items():
+        alone = UniversalTransformer.from_pretrained(DATA / source).optimize()
+        cache, own = whole.new_cache(capability=name), alone.new_cache()
+        assert [type(state) for state in cache.states.values()] == [type(state) for state in own.states.values()]
+        for piece in IDS.split((40, 8), dim=1):
+            assert torch.equal(
+                whole(piece, cache=cache, capability=name).logits,
+                alone(piece, cache=own).logits,
+            )
+    with pytest.raises(InputError, match="prose was optimised"):
+        join_models(prose=whole, window=models["window"])

@@ -58,6 +58,7 @@ from nexus_universal.architecture.position import (
 from nexus_universal.architecture.program import AltUp, ChannelGatedStreams, GatedStreams, HyperConnection, StreamSlice
 from nexus_universal.architecture.residual_convolution import DynamicConvolution, ResidualConvolution
 from nexus_universal.architecture.serial import type_hints
+from nexus_universal.architecture.sparsity import BlockSparse, Strided, TopK
 from nexus_universal.architecture.stream_gate import StreamGate
 from nexus_universal.architecture.validate import problems
 from nexus_universal.checkpoint.load import put, slots
@@ -98,6 +99,9 @@ SAMPLES: dict[type, Any] = {
     HyperConnection: HyperConnection(streams=2, iterations=2, eps=1e-6, norm_eps=1e-6),
     GatedStreams: GatedStreams(streams=2, magnitude=2.0, eps=1e-6, norm_eps=1e-6),
     DynamicMask: DynamicMask(keep=5),
+    BlockSparse: BlockSparse(block=4, local_blocks=1),
+    Strided: Strided(stride=5, local=3),
+    TopK: TopK(keys=5),
     PooledIndexer: PooledIndexer(heads=6, head_dim=8, keep=2, rate=3, norm=NORM),
     StreamGate: StreamGate(rank=6, norm=NORM),
     ChannelGatedStreams: ChannelGatedStreams(streams=2, gate=StreamGate(rank=6, norm=NORM)),
