@@ -105,5 +105,6 @@ def _failed(message: str, debug: bool, *, status: int = BAD_INPUT, hint: str = "
         traceback.print_exc()
     # An empty message is that of a bare `nexus`, which has printed its help.
     if line := " ".join(message.split()):
-        print(f"nexus: {line}{hint}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"nexus{f' (rank {rank})' if rank != '0' else ''}: {line}{hint}", file=sys.stderr)
     return status

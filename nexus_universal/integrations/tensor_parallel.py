@@ -176,14 +176,16 @@ class TensorParallelTransformer(UniversalTransformer):
         return norm
 
 
-def parallelise(model: UniversalTransformer, mesh: DeviceMesh) -> TensorParallelTransformer:
-    """This rank's share of a model: a new one, whose tensors are copies of its pieces of `model`'s.
+def parallelise(
+    model: UniversalTransformer, mesh: DeviceMesh, *, device: torch.device | str | None = None
+) -> TensorParallelTransformer:
+    """This rank's share of a model, on `device` or where the model is. What is not split stays the model's own tensor.
 
-    A checkpoint is memory-mapped, so that of what is split only the rank's pieces are read from the disk.
+    A checkpoint is memory-mapped: load it on the CPU, and of what is split only this rank's pieces are read.
 
     Example:
         >>> mesh = init_device_mesh("cuda", (torch.distributed.get_world_size(),))
-        >>> model = parallelise(UniversalTransformer.from_pretrained(path), mesh)
+        >>> model = parallelise(UniversalTransformer.from_pretrained(path), mesh, device="cuda")
 
     Raises:
         InputError: the mesh has more than one dimension, or the model was optimised.
@@ -201,7 +203,7 @@ def parallelise(model: UniversalTransformer, mesh: DeviceMesh) -> TensorParallel
         if cut is not None:
             spans = cut.spans(rank, plan.ways)
             whole = torch.cat([whole.narrow(cut.axis, *span) for span in spans], dim=cut.axis)
-        put(share, name, whole)
+        put(share, name, whole.to(device or whole.device))
     for path, entry in plan.entries.items():
         if isinstance(entry, Split):
             _work_together(share, path, entry)
