@@ -82,21 +82,7 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
     Raises:
         InputError: no position is visible, or the dtype is not known.
     """
-    if context < 1:
-        raise InputError(f"context = {context} must be at least 1: a token sees itself")
-    if dtype not in BYTES:
-        raise InputError(f"dtype = {dtype!r} (known: {', '.join(BYTES)})")
-    width = n.embedding.width
-    place = Place(width=width, model=width, context=context, bytes=BYTES[dtype])
-    whole = total(
-        _embedding_cost(n.embedding, len(n.layers)),
-        _streams_cost(n.streams, width),
-        weights(width * len(n.registers)),
-        _layers_cost(n, place),
-        Cost(fixed=LENGTH_BYTES * len(_kept_lengths(n))),
-        norm_cost(n.final_norm, width),
-        _head_cost(n.head, vocab=n.embedding.rows if n.head.spare else n.embedding.vocab, width=width),
-    )
+    whole = total(*costs(n, context=context, dtype=dtype))
     growing = whole.growing
     return Count(
         parameters=whole.parameters,
@@ -107,6 +93,29 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         context=context,
         dtype=dtype,
     )
+
+
+def costs(n: ArchitectureParameter, *, context: int, dtype: str) -> tuple[Cost, ...]:
+    """What stands before the layers, each layer, and what stands behind them; weights cost where they are used first.
+
+    Raises:
+        InputError: as `count`.
+    """
+    if context < 1:
+        raise InputError(f"context = {context} must be at least 1: a token sees itself")
+    if dtype not in BYTES:
+        raise InputError(f"dtype = {dtype!r} (known: {', '.join(BYTES)})")
+    width = n.embedding.width
+    place = Place(width=width, model=width, context=context, bytes=BYTES[dtype])
+    before = total(
+        _embedding_cost(n.embedding, len(n.layers)),
+        _streams_cost(n.streams, width),
+        weights(width * len(n.registers)),
+        Cost(fixed=LENGTH_BYTES * len(_kept_lengths(n))),
+    )
+    vocab = n.embedding.rows if n.head.spare else n.embedding.vocab
+    behind = total(norm_cost(n.final_norm, width), _head_cost(n.head, vocab=vocab, width=width))
+    return before, *_layer_costs(n, place), behind
 
 
 def _embedding_cost(part: Embedding, layers: int) -> Cost:
@@ -166,16 +175,14 @@ def _streams_cost(part: Streams | None, width: int) -> Cost:
     return total(fill, linear(part.count * width, part.count, bias=True), weights(1))
 
 
-def _layers_cost(n: ArchitectureParameter, place: Place) -> Cost:
+def _layer_costs(n: ArchitectureParameter, place: Place) -> Iterator[Cost]:
     widths = dict.fromkeys(["x", "e", *(register.name for register in n.registers)], place.width)
     seen: set[str] = set()
-    costs = []
     for layer in n.layers:
         whole = total(*_program_costs(layer, widths, place, seen))
-        costs.append(whole.without_weights() if layer.share in seen else whole)
+        yield whole.without_weights() if layer.share in seen else whole
         if layer.share is not None:
             seen.add(layer.share)
-    return total(*costs)
 
 
 def _program_costs(program: Program, widths: dict[str, int], place: Place, seen: set[str]) -> Iterator[Cost]:

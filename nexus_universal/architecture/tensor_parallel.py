@@ -115,9 +115,10 @@ def tensor_parallel_plan(n: ArchitectureParameter, ways: int) -> TensorParallelP
     if ways < 1:
         raise InputError(f"tensor parallelism over {ways} ranks: at least 1 is needed")
     entries = _ends(n, ways)
-    held = _held_together(n, ways)
-    for index, layer in enumerate(n.layers):
-        entries |= dict(_entries(layer, f"layers.{index}.", ways, held=held, shared=False))
+    for _ in range(2):  # once to see what stays whole, and once more for what is held together with that
+        held = _held_together(n, entries)
+        for index, layer in enumerate(n.layers):
+            entries |= dict(_entries(layer, f"layers.{index}.", ways, held=held, shared=False))
     layers = tuple(_share_of(layer, f"layers.{index}.", entries) for index, layer in enumerate(n.layers))
     table = entries["embedding.tokens"]
     embedding = table.share if isinstance(table, Split) else n.embedding
@@ -155,15 +156,20 @@ def _ends(n: ArchitectureParameter, ways: int) -> dict[str, Split | Whole]:
     return {"embedding.tokens": Split(share, {"weight": cut}), "head": Split(n.head, head)}
 
 
-def _held_together(n: ArchitectureParameter, ways: int) -> set[str]:
-    """Names of keys and values that some layer writes or reads which stays whole: all of them must, then."""
-    parts = [(branch, branch.part) for layer in n.layers for _, branch in layer.all_branches()]
-    return {
-        name
-        for branch, part in parts
-        for name in (getattr(part, "emit", None), getattr(part, "reuse", None))
-        if name and (branch.share or not isinstance(split(part, ways), Split))
+def _held_together(n: ArchitectureParameter, entries: Mapping[str, Split | Whole]) -> set[str]:
+    """Names of keys and values that a layer emits or reuses which stays whole: all of that name must, then."""
+    users = {
+        f"layers.{index}.{path}": branch.part
+        for index, layer in enumerate(n.layers)
+        for path, branch in layer.all_branches()
     }
+    whole = [part for path, part in users.items() if isinstance(entries.get(path), Whole)]
+    return {name for part in whole for name in _passed_on(part)}
+
+
+def _passed_on(part: Any) -> set[str]:
+    """The names under which a part emits or reuses keys and values."""
+    return {name for name in (getattr(part, "emit", None), getattr(part, "reuse", None)) if name}
 
 
 def _entries(
@@ -176,7 +182,7 @@ def _entries(
             yield from _entries(part, f"{path}.", ways, held=held, shared=not alone)
         elif not alone:
             yield path, Whole("its weights are shared between layers")
-        elif {getattr(part, "emit", None), getattr(part, "reuse", None)} & held:
+        elif _passed_on(part) & held:
             yield path, Whole("it shares keys and values with a layer that stays whole")
         elif isinstance(part, MixtureOfExperts):
             yield f"{path}.experts", _split_experts(part, ways)
