@@ -127,6 +127,14 @@ class TensorParallelTransformer(UniversalTransformer):
     parallel: TensorParallelPlan
     mesh: DeviceMesh
 
+    def piece(self, name: str, whole: Tensor) -> Tensor:
+        """This rank's piece of the tensor `name`, or of anything of its shape."""
+        cut = self.parallel.cuts.get(name)
+        if cut is None:
+            return whole
+        spans = cut.spans(self.mesh.get_local_rank(), self.parallel.ways)
+        return torch.cat([whole.narrow(cut.axis, *span) for span in spans], dim=cut.axis)
+
     def gathered(self, name: str, piece: Tensor) -> Tensor:
         """The whole of the tensor `name`, or of its gradient, from all ranks' pieces; every rank must ask."""
         if name not in self.parallel.cuts:
@@ -199,11 +207,7 @@ def parallelise(
         share = TensorParallelTransformer(plan.share)
     share.parallel, share.mesh = plan, mesh
     for name, slot in slots(model).items():
-        whole, cut = slot.detach(), plan.cuts.get(name)
-        if cut is not None:
-            spans = cut.spans(rank, plan.ways)
-            whole = torch.cat([whole.narrow(cut.axis, *span) for span in spans], dim=cut.axis)
-        put(share, name, whole.to(device or whole.device))
+        put(share, name, share.piece(name, slot.detach()).to(device or slot.device))
     for path, entry in plan.entries.items():
         if isinstance(entry, Split):
             _work_together(share, path, entry)
