@@ -126,12 +126,11 @@ def _ties(layer: Program) -> _Ties:
     found = _Ties()
     _note_registers(layer, found, nested=False)
     for part in _parts(layer):
+        found.reuses |= {name} - found.emits if (name := getattr(part, "reuse", None)) else set()
         found.emits |= {name} if (name := getattr(part, "emit", None)) else set()
-        found.reuses |= {name} if (name := getattr(part, "reuse", None)) else set()
         found.shares |= {name} if (name := getattr(part, "share", None)) else set()
         found.chained |= isinstance(part, ChainedExperts)
         found.asks_ids |= isinstance(part, PerLayerInput | HashedNgrams) or bool(getattr(part, "by_token", None))
-    found.reuses -= found.emits
     return found
 
 

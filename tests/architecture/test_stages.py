@@ -10,9 +10,10 @@ import torch
 from nexus_universal import UniversalTransformer, families
 from nexus_universal.architecture.count import costs
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.program import Program, residual_step
 from nexus_universal.architecture.stages import crossings, pipeline_stages
 from nexus_universal.integrations.pipeline import UniversalStage
-from tests.architecture.small import attention, feed_forward, layer, small
+from tests.architecture.small import NORM, attention, feed_forward, layer, small
 
 
 @pytest.mark.parametrize("model_type", families.model_types())
@@ -53,6 +54,18 @@ def test_a_cut_goes_around_layers_that_hand_something_on() -> None:
     n = small(layer(), layer(attention(emit="kv")), layer(attention(reuse="kv")), layer())
     assert crossings(n) == [None, None, "layers reuse 'kv', which earlier ones emit", None]
     assert [list(stage.layers) for stage in pipeline_stages(n, 3)] == [[0], [1, 2], [3]]
+
+
+def test_what_a_layer_hands_on_to_itself_does_not_hinder() -> None:
+    """But what it reuses before it emits the like comes from another."""
+    first, then = (
+        Program(
+            steps=tuple(residual_step(f"attention_{at}", attention(**each), norm=NORM) for at, each in enumerate(parts))
+        )
+        for parts in (({"emit": "kv"}, {"reuse": "kv"}), ({"reuse": "kv"}, {"emit": "kv"}))
+    )
+    assert crossings(small(layer(), first)) == [None, None]
+    assert crossings(small(first, then)) == [None, "layers reuse 'kv', which earlier ones emit"]
 
 
 @pytest.mark.parametrize(

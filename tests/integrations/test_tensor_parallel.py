@@ -11,10 +11,12 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 
 from nexus_universal import UniversalTransformer
+from nexus_universal.architecture.ends import Embedding
 from nexus_universal.architecture.errors import InputError, UnsupportedConfig
 from nexus_universal.architecture.tensor_parallel import Whole
 from nexus_universal.checkpoint.load import slots
 from nexus_universal.integrations.tensor_parallel import parallelise
+from tests.architecture.small import small as small_n
 from tests.helpers import MODEL_TYPES, floor_of, reference, universal
 from tests.helpers import ids_without_pads as ids
 from tests.integrations.processes import run_ranks
@@ -141,6 +143,14 @@ def saved(rank: int, folder: str) -> None:
     share.save_pretrained(folder)
     with pytest.raises(InputError, match=r"input_ids hold 3 … 96: must lie in \[0, 96\)"):
         share(torch.tensor([[3, 96]]))
+    padded = UniversalTransformer(small_n(embedding=Embedding(vocab=96, width=24, padding_row=50)))
+    for model in (padded, share_of_padded := parallelise(padded, mesh)):
+        model(torch.tensor([[50, 49, 2, 50]])).logits.square().sum().backward()
+    gradient = share_of_padded.embedding.tokens.weight.grad
+    assert gradient is not None
+    whole = share_of_padded.gathered("embedding.tokens.weight", gradient)
+    torch.testing.assert_close(whole, padded.embedding.tokens.weight.grad)
+    assert bool(whole[49].any()) and not bool(whole[50].any()), "no gradient reaches the row of pads"
     fast = share.optimize()
     assert fast(ids(1, 4) % 96).logits.shape == (1, 4, 96)
     with pytest.raises(InputError, match=r"this model was optimised: parallelise before optimize\(\)"):
