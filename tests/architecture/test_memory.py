@@ -52,6 +52,23 @@ def test_weights_and_cache_are_exact(model_type: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", TYPES)
+def test_what_is_sharded_is_gathered_layer_by_layer(model_type: str) -> None:
+    """FSDP2's units are the layers, and all the rest, which stays gathered."""
+    n = n_of(model_type)
+    found = {
+        each.name: each.use for each in layouts(n, Task(dtype="float32", context=8, batch=2, training=True), gpus=2)
+    }
+    alone, sharded, model = found["one GPU"], found["FSDP 2"], built(n, torch.float32)
+    assert alone is not None and sharded is not None
+    layers = [parameter_bytes(layer) for layer in model.layers]
+    rest = parameter_bytes(model) - sum(layers)
+    half = 4 * -(-parameter_bytes(model) // 8)
+    assert sharded.weights == half + rest + max(layers)
+    assert (sharded.gradients, sharded.optimiser) == (half, 2 * half)
+    assert sharded.activations == alone.activations / 2
+
+
+@pytest.mark.parametrize("model_type", TYPES)
 def test_training_takes_weights_gradients_and_two_moments(model_type: str) -> None:
     n = n_of(model_type)
     found = {
