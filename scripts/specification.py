@@ -19,6 +19,7 @@ RIDING_ALONG = ("Text", "Origin")
 
 FLOORS = {
     "parameter": "The whole",
+    "fusion": "Several models in one",
     "ends": "Ends",
     "program": "Wiring",
     "stream_gate": "Gated streams",

@@ -60,13 +60,14 @@ def test_the_page_of_integrations_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "INTEGRATIONS.md").read_text(encoding="utf-8")
     pieces = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(pieces) == 5
+    assert len(pieces) == 6
     names: dict[str, Any] = {}
     for piece in pieces:
         exec(compile(piece, "INTEGRATIONS.md", "exec"), names)
     whole = names["fast"](names["ids"]).logits
     assert names["beams"].shape[1] > names["ids"].shape[1] and names["ablated"].shape == whole.shape
     assert (names["ablated"] - whole).abs().max() > 0.1
+    assert names["share"].parameters < 0.51 * names["n"].count().parameters and names["way"].name == "FSDP 2"
     more, (first, *_) = names["ids"][:, :1], names["texts"]
     assert first.length == names["ids"].shape[1] and torch.equal(
         names["fast"](more, cache=first).logits, names["fast"](more, cache=names["cache"]).logits

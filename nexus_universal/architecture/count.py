@@ -85,23 +85,9 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
     Raises:
         InputError: no position is visible, or the dtype is not known.
     """
-    if context < 1:
-        raise InputError(f"context = {context} must be at least 1: a token sees itself")
-    if dtype not in BYTES:
-        raise InputError(f"dtype = {dtype!r} (known: {', '.join(BYTES)})")
     if n.fusion is not None:
         return _fused([count(branch, context=context, dtype=dtype) for branch in n.branches.values()], n.fusion.join)
-    width = n.embedding.width
-    place = Place(width=width, model=width, context=context, bytes=BYTES[dtype])
-    whole = total(
-        _embedding_cost(n.embedding, len(n.layers)),
-        _streams_cost(n.streams, width),
-        weights(width * len(n.registers)),
-        _layers_cost(n, place),
-        Cost(fixed=LENGTH_BYTES * len(_kept_lengths(n))),
-        norm_cost(n.final_norm, width),
-        _head_cost(n.head, vocab=n.embedding.rows if n.head.spare else n.embedding.vocab, width=width),
-    )
+    whole = total(*costs(n, context=context, dtype=dtype))
     growing = whole.growing
     return Count(
         parameters=whole.parameters,
@@ -120,6 +106,29 @@ def _fused(branches: list[Count], join: Join) -> Count:
     names = ("active_parameters", "flops_per_token", "cache_bytes_per_token", "fixed_state_bytes")
     costs = {name: joined(getattr(branch, name) for branch in branches) for name in names}
     return replace(branches[0], parameters=sum(branch.parameters for branch in branches), **costs)
+
+
+def costs(n: ArchitectureParameter, *, context: int, dtype: str) -> tuple[Cost, ...]:
+    """What stands before the layers, each layer, and what stands behind them; weights cost where they are used first.
+
+    Raises:
+        InputError: as `count`.
+    """
+    if context < 1:
+        raise InputError(f"context = {context} must be at least 1: a token sees itself")
+    if dtype not in BYTES:
+        raise InputError(f"dtype = {dtype!r} (known: {', '.join(BYTES)})")
+    width = n.embedding.width
+    place = Place(width=width, model=width, context=context, bytes=BYTES[dtype])
+    before = total(
+        _embedding_cost(n.embedding, len(n.layers)),
+        _streams_cost(n.streams, width),
+        weights(width * len(n.registers)),
+        Cost(fixed=LENGTH_BYTES * len(_kept_lengths(n))),
+    )
+    vocab = n.embedding.rows if n.head.spare else n.embedding.vocab
+    behind = total(norm_cost(n.final_norm, width), _head_cost(n.head, vocab=vocab, width=width))
+    return before, *_layer_costs(n, place), behind
 
 
 def _embedding_cost(part: Embedding, layers: int) -> Cost:
@@ -179,16 +188,14 @@ def _streams_cost(part: Streams | None, width: int) -> Cost:
     return total(fill, linear(part.count * width, part.count, bias=True), weights(1))
 
 
-def _layers_cost(n: ArchitectureParameter, place: Place) -> Cost:
+def _layer_costs(n: ArchitectureParameter, place: Place) -> Iterator[Cost]:
     widths = dict.fromkeys(["x", "e", *(register.name for register in n.registers)], place.width)
     seen: set[str] = set()
-    costs = []
     for layer in n.layers:
         whole = total(*_program_costs(layer, widths, place, seen))
-        costs.append(whole.without_weights() if layer.share in seen else whole)
+        yield whole.without_weights() if layer.share in seen else whole
         if layer.share is not None:
             seen.add(layer.share)
-    return total(*costs)
 
 
 def _program_costs(program: Program, widths: dict[str, int], place: Place, seen: set[str]) -> Iterator[Cost]:

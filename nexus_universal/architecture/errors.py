@@ -27,3 +27,7 @@ class CheckpointError(NexusError):
 
 class InputError(NexusError):
     """Ids outside the vocabulary, a prompt beyond the context, a cache that does not fit the call."""
+
+
+class RankLost(NexusError):
+    """Another process of a job ended, or does not answer."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from nexus_universal.architecture.errors import InvalidArchitecture
+from nexus_universal.architecture.errors import InputError, InvalidArchitecture
 from nexus_universal.architecture.part import Part, part
 
 if TYPE_CHECKING:
@@ -77,6 +77,18 @@ def members_of(n: ArchitectureParameter) -> dict[str, ArchitectureParameter]:
         return {}
     others: dict[str, Any] = {member.name: member.n for member in n.fusion.members}
     return {n.fusion.name: alone(n)} | others
+
+
+def refuse_fused(n: ArchitectureParameter, what: str) -> None:
+    """Say that something is done for each branch by itself.
+
+    Raises:
+        InputError: n is fused.
+    """
+    if n.fusion is not None:
+        raise InputError(
+            f"{what} is for one model alone: take the branches of this n one by one ({', '.join(n.branches)})"
+        )
 
 
 def fusion_problems(n: ArchitectureParameter) -> Iterator[tuple[str, Any, str]]:

@@ -13,7 +13,7 @@ import typer
 
 from nexus_universal import __version__
 from nexus_universal.architecture.errors import NexusError
-from nexus_universal.cli import chat, convert, diff, families, generate, inspect, serve, verify
+from nexus_universal.cli import chat, convert, diff, families, generate, inspect, plan, serve, verify
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command(name="inspect")(inspect.inspect)
 app.command(name="diff")(diff.diff)
+app.command(name="plan")(plan.plan)
 app.command(name="families")(families.families)
 app.command(name="verify")(verify.verify)
 app.command(name="generate")(generate.generate)
@@ -105,5 +106,6 @@ def _failed(message: str, debug: bool, *, status: int = BAD_INPUT, hint: str = "
         traceback.print_exc()
     # An empty message is that of a bare `nexus`, which has printed its help.
     if line := " ".join(message.split()):
-        print(f"nexus: {line}{hint}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"nexus{f' (rank {rank})' if rank != '0' else ''}: {line}{hint}", file=sys.stderr)
     return status

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from nexus_universal.cli import options
-from nexus_universal.cli.model import checked_settings, load
+from nexus_universal.cli.model import checked_settings, load, refuse_ranks
 from nexus_universal.generation.keys import NEUTRAL
 
 DEFAULT_NEW_TOKENS = 1024
@@ -37,6 +37,7 @@ def chat(
     What was read stays in the cache from turn to turn. An answer has at most 1024 tokens unless --max-new-tokens says
     otherwise.
     """
+    refuse_ranks("chat")
     ignored = list(ignore_key or ())
     settings = checked_settings(
         {

@@ -9,7 +9,7 @@ import typer
 
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.cli import options, output
-from nexus_universal.cli.model import checked_settings, load
+from nexus_universal.cli.model import checked_settings, load, ranks
 from nexus_universal.generation.keys import NEUTRAL
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def generate(
     """Continue prompts, as the checkpoint's generation_config.json says where options do not. Prints what is new.
 
     --temperature, --top-k, --top-p and --min-p imply --sample. --ignore-key takes keys of generation_config.json too.
+    Under torchrun the processes share the model by tensor parallelism, and the first one prints.
     """
     prompts = list(prompt or ())
     _check(prompts, ids, chat=chat, system=system, stream=stream, as_json=as_json, stop=stop)
@@ -74,23 +75,24 @@ def generate(
         },
         greedy=sample is False,
     )
-    model, tokenizer = load(
-        source,
-        dtype=dtype,
-        device=device,
-        ignore_keys=ignored,
-        with_tokenizer=tokens is None,
-        revision=revision,
-    )
-    if tokens is not None:
-        _continue_ids(model, tokens, settings, as_json=as_json)
-        return
     conversations = [_conversation(text, system) for text in prompts] if chat else None
     streamed = sys.stdout.isatty() if stream is None else stream
-    if streamed and len(prompts) == 1 and not as_json:
-        _stream(model, tokenizer, conversations[0] if conversations else prompts[0], settings)
-    else:
-        _continue(model, tokenizer, prompts, conversations, settings, as_json=as_json)
+    with ranks(device) as mesh:
+        model, tokenizer = load(
+            source,
+            dtype=dtype,
+            device=device,
+            ignore_keys=ignored,
+            with_tokenizer=tokens is None,
+            revision=revision,
+            mesh=mesh,
+        )
+        if tokens is not None:
+            _continue_ids(model, tokens, settings, as_json=as_json)
+        elif streamed and len(prompts) == 1 and not as_json:
+            _stream(model, tokenizer, conversations[0] if conversations else prompts[0], settings)
+        else:
+            _continue(model, tokenizer, prompts, conversations, settings, as_json=as_json)
 
 
 def _check(

@@ -11,6 +11,9 @@ import torch
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import InputError, InvalidArchitecture, UnsupportedConfig
 from nexus_universal.architecture.fusion import fused
+from nexus_universal.architecture.memory import Task, layouts
+from nexus_universal.architecture.stages import pipeline_stages
+from nexus_universal.architecture.tensor_parallel import tensor_parallel_plan
 from nexus_universal.fusion.branches import branch_model, join_models
 from nexus_universal.fusion.retention import Tier, certified, evidence_of
 
@@ -196,3 +199,18 @@ def test_optimised_each_branch_is_what_it_is_optimised_alone(models: Models) -> 
             )
     with pytest.raises(InputError, match="prose was optimised"):
         join_models(prose=whole, window=models["window"])
+
+
+@pytest.mark.parametrize(
+    ("what", "plan"),
+    [
+        ("tensor parallelism", lambda n: tensor_parallel_plan(n, 2)),
+        ("a pipeline", lambda n: pipeline_stages(n, 2)),
+        ("a plan", lambda n: layouts(n, Task(dtype="float32", context=8, batch=1), gpus=2)),
+    ],
+)
+def test_what_is_planned_for_one_model_is_refused_for_several(
+    what: str, plan: Callable[[ArchitectureParameter], object], models: Models
+) -> None:
+    with pytest.raises(InputError, match=f"{what} is for one model alone: .*\\(a, b\\)"):
+        plan(fused(a=models["prose"].n, b=models["window"].n))
