@@ -22,7 +22,7 @@ from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE, load_json
 from nexus_universal.cache import Cache, State
-from nexus_universal.cache.buffers import buffered
+from nexus_universal.cache.kinds import CacheKind, in_kind
 from nexus_universal.checkpoint.dequantise import DequantisedStore
 from nexus_universal.checkpoint.files import TensorStore, find_checkpoint
 from nexus_universal.checkpoint.initialise import initialise
@@ -43,9 +43,9 @@ from nexus_universal.layers.block import UniversalTransformerBlock
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
-from nexus_universal.layers.optimise import Optimised, fuse_projections, use_native_norms
+from nexus_universal.layers.optimise import Optimised, optimised
 from nexus_universal.layers.points import Recording, Touch, matching, points, recording, touching
-from nexus_universal.layers.quantise import Quantisation, quantised
+from nexus_universal.layers.quantise import Quantisation
 from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.support import refuse_unless
@@ -181,20 +181,23 @@ class UniversalTransformer(nn.Module):
         kind, table = self.n.pos_embedding_type, self.n.embedding.positions
         return InputError(f"positions beyond the {kind} table: at most {table.reach if table else 0} are known")
 
-    def new_cache(self, batch_size: int = 1) -> Cache:
-        """An empty cache. Its states take the batch of the first call; `batch_size` is accepted for familiarity."""
+    def new_cache(self, batch_size: int = 1, *, kind: CacheKind | None = None) -> Cache:
+        """An empty cache; `kind` None is what `optimize` was asked for, else "exact".
+
+        Its states take the batch of the first call; `batch_size` is accepted for familiarity.
+        """
         states: dict[str, State] = self.plan.new_states()
         for layer in self.layers:
             assert isinstance(layer, UniversalTransformerBlock)
             states.update(layer.new_states())
-        roomy = self.optimised is not None and self.optimised.cache == "buffered"
-        return Cache({k: buffered(s) if roomy else s for k, s in states.items()}, signature=self.n.hash)
+        kind = kind or (self.optimised.cache if self.optimised else "exact")
+        return Cache({key: in_kind(state, kind) for key, state in states.items()}, signature=self.n.hash)
 
     def optimize(
         self,
         *,
         fuse: bool = True,
-        cache: Literal["buffered", "exact"] = "buffered",
+        cache: CacheKind = "buffered",
         compile: bool = False,
         quantize: Quantisation | None = None,
         sample: Int[Tensor, "batch seq"] | None = None,
@@ -202,22 +205,18 @@ class UniversalTransformer(nn.Module):
         """Make inference fast, in place, and return self: the same weights, within the floor instead of the same bits.
 
         `fuse`: one product of what reads the same, and torch's norms. A "buffered" `cache` has room to grow: steps copy
-        nothing. `compile` compiles each kind of call when it first comes, with an exact cache (inductor fails where
-        buffers grow). `quantize` rounds projections by torchao; what that changes in the logits of `sample`, else of
-        random tokens, is printed. Weights are frozen, and not saved.
+        nothing; "int8" and "int4" round keys and values. `compile` compiles each kind of call when it first comes, with
+        an exact cache (inductor fails where buffers grow). `quantize` rounds projections by torchao. What rounding
+        changes in the logits of `sample`, else of random tokens, is printed. Weights are frozen, and not saved.
 
         Example:
             >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B").optimize()
 
         Raises:
-            InputError: to quantise without torchao.
+            InputError: to quantise without torchao, or to compile with a rounded cache.
         """
         self.requires_grad_(False).eval()
-        if fuse:
-            fuse_projections(self)
-            use_native_norms(self)
-        quality = quantised(self, quantize, vocab=self.n.d_vocab, sample=sample) if quantize else None
-        self.optimised = Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality)
+        self.optimised = optimised(self, fuse=fuse, cache=cache, compile=compile, quantize=quantize, sample=sample)
         if compile:
             self.compile(dynamic=True)
         return self

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.mixers import LatentAttention
 from nexus_universal.cache import Cache, KeyValueState, RecurrentState, WindowState
 from tests.helpers import MODEL_TYPES, STEADY, raw, reference, same, universal
 from tests.helpers import ids_without_pads as ids
@@ -222,6 +223,23 @@ def test_a_window_keeps_only_what_it_needs() -> None:
     cache = filled("gemma3_text", seq=60)
     kept = {type(state).__name__: state.tensors()["keys"].shape[2] for state in cache.states.values()}
     assert kept == {"WindowState": 15, "KeyValueState": 60}
+
+
+@types
+def test_states_are_of_their_true_size(model_type: str) -> None:
+    """Windows, latents and recurrences: what a state shows is what it keeps alive, and not what it was cut from."""
+    cache = filled(model_type, seq=40)
+    for key, state in cache.states.items():
+        for name, tensor in state.tensors().items():
+            assert tensor.untyped_storage().nbytes() <= 2 * tensor.nbytes, (key, name)
+
+
+def test_a_latent_state_holds_one_latent_and_one_rotated_key() -> None:
+    model, cache = model_of("glm4_moe_lite"), filled("glm4_moe_lite", seq=50)
+    for layer, state in zip(model.n.layers, cache.states.values(), strict=True):
+        part = next(branch.part for branch in layer.branches() if isinstance(branch.part, LatentAttention))
+        found = {name: tuple(tensor.shape) for name, tensor in state.tensors().items()}
+        assert found == {"keys": (2, 1, 50, part.latent_rank), "values": (2, 1, 50, part.rope_dim)}
 
 
 def test_kinds_of_state() -> None:
