@@ -6,11 +6,13 @@ model. The pages hold plain keys and values of one size, so softmax attention is
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
+import transformers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
@@ -97,8 +99,10 @@ def check_paged(model: UniversalTransformer) -> Pages:
     """The pages that a model needs.
 
     Raises:
-        InputError: as `Pages.of`, or where something else than attention has a state.
+        InputError: as `Pages.of`, where something else than attention has a state, or with an older transformers.
     """
+    if "kwargs" not in inspect.signature(vars(PagedAttentionCache)["update"]).parameters:
+        raise InputError(f"continuous batching: needs transformers 5.23 or newer, here is {transformers.__version__}")
     pages = Pages.of(model.n)
     states = model.new_cache(kind="exact").states
     for key, state in states.items():
