@@ -83,7 +83,12 @@ class Cache:
         self.states, self.length = trial.states, length
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file: it is written beside and renamed, so a reader never meets half of it."""
+        """Write a safetensors file: it is written beside and renamed, so a reader never meets half of it.
+
+        Raises:
+            InputError: the disk refuses; what was there before stays.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {
@@ -97,6 +102,8 @@ class Cache:
         try:
             save_file(tensors, beside, metadata={**said, "checksum": _checksum(said, tensors)})
             beside.replace(target)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{target}: could not be written ({getattr(error, 'strerror', None) or error})") from None
         finally:
             beside.unlink(missing_ok=True)
 
