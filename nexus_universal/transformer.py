@@ -26,7 +26,7 @@ from nexus_universal.cache.kinds import CacheKind, in_kind
 from nexus_universal.checkpoint.dequantise import DequantisedStore
 from nexus_universal.checkpoint.files import TensorStore, find_checkpoint
 from nexus_universal.checkpoint.initialise import initialise
-from nexus_universal.checkpoint.load import fill, in_float32, plan_load, put, slots
+from nexus_universal.checkpoint.load import check_sort, fill, in_float32, plan_load, put, slots
 from nexus_universal.checkpoint.progress import with_progress
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS, quantisation_of
 from nexus_universal.checkpoint.rules import WeightMap
@@ -324,6 +324,7 @@ class UniversalTransformer(nn.Module):
             tensor = tensor.mT if name in transposed else tensor
             if tensor.shape != slot.shape:
                 raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, but n asks for {tuple(slot.shape)}")
+            check_sort(name, tensor.dtype, slot)
             cast = asked is not None and isinstance(slot, nn.Parameter) and name not in wide
             kept = asked if cast else tensor.dtype
             put(model, name, tensor.to(device=device, dtype=kept))

@@ -241,6 +241,17 @@ def put(model: nn.Module, name: str, tensor: Tensor) -> None:
         owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
 
 
+def check_sort(name: str, dtype: torch.dtype, slot: Tensor) -> None:
+    """Refuse integers in place of weights, which one wrong letter in a header can make of them.
+
+    Raises:
+        CheckpointError: the tensor `name` of this dtype does not belong into `slot`.
+    """
+    if dtype.is_floating_point != slot.is_floating_point():
+        wanted = "floating-point numbers" if slot.is_floating_point() else "whole numbers"
+        raise CheckpointError(f"{name} holds {str(dtype).removeprefix('torch.')}, but n asks for {wanted}")
+
+
 def fill(
     model: nn.Module,
     plan: LoadPlan,
@@ -251,8 +262,15 @@ def fill(
     device: torch.device,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> None:
-    """Carry out a plan. Slots of a dtype of their own (a selection bias in float32) keep it."""
+    """Carry out a plan. Slots of a dtype of their own (a selection bias in float32) keep it.
+
+    Raises:
+        CheckpointError: whole numbers for what has fractions, or the other way round; before any tensor is read.
+    """
     wanted, wide = slots(model), in_float32(model, weights, dtype)
+    for name, (_, names) in plan.sources.items():
+        for part in names:
+            check_sort(part, store.infos[part].dtype, wanted[name])
     buffers = {name for name, _ in model.named_buffers()} - matched(wanted, weights.narrow)
     for name in progress(list(plan.sources)):
         rule, names = plan.sources[name]

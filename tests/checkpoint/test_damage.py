@@ -142,6 +142,15 @@ def test_a_damaged_header_never_loads_other_weights(at: int, value: int, tmp_pat
         assert same_logits(ours, "qwen3_moe")
 
 
+@pytest.mark.parametrize("format", ["huggingface", "nexus"])
+def test_one_wrong_letter_makes_no_integers_of_weights(format: Any, tmp_path: Path) -> None:
+    """F32 and I32 are as long; so are F16 and I16."""
+    UniversalTransformer.from_pretrained(published("llama")).save_pretrained(tmp_path / "model", format=format)
+    file = tmp_path / "model" / SINGLE
+    file.write_bytes(file.read_bytes().replace(b'"F32"', b'"I32"', 1))
+    assert "holds int32, but n asks for floating-point numbers" in refusal(tmp_path / "model")
+
+
 def rewritten(path: Path, edit: Any) -> None:
     """A safetensors file with an edited header and the same data."""
     whole = path.read_bytes()
