@@ -25,6 +25,7 @@ from nexus_universal.cache.rounding import (
     RoundedWindowState,
     rounded,
 )
+from nexus_universal.layers.quality import compared
 from tests.helpers import ROOT, reference, same, universal
 from tests.helpers import ids_without_pads as ids
 
@@ -134,6 +135,25 @@ def test_bytes_are_codes_and_a_scale_and_a_lowest_value_per_group(bits: int, a_n
     assert Cache({"a": state}, signature="").nbytes * 8 == per_position * (RECENT * 16 + 10 * GROUP * a_number)
     for tensor in state.tensors().values():
         assert tensor.untyped_storage().nbytes() == tensor.nbytes, "a slice keeps all that it was cut from"
+
+
+def test_a_large_channel_costs_keys_nothing_and_a_large_position_values() -> None:
+    """Keys share a scale along positions, values along channels: one far away spoils its own group only."""
+    keys, values = torch.randn(2, 1, 1, RECENT + GROUP, 64, generator=torch.Generator().manual_seed(0))
+    keys[..., 3] += 1000 * torch.randn(RECENT + GROUP)
+    values[..., 5, :] *= 1000
+    state = RoundedKeyValueState(bits=8)
+    state.extend(keys, values)
+    held = {role: state.rounded(role).restored() for role in ("keys", "values")}  # type: ignore[union-attr]
+    others = torch.arange(64) != 3
+    assert (held["keys"] - keys[..., :GROUP, :])[..., others].abs().max() < 0.02
+    assert (held["values"] - values[..., :GROUP, :])[..., torch.arange(GROUP) != 5, :].abs().max() < 0.02
+
+
+def test_the_divergence_is_that_of_the_rounded_from_the_exact() -> None:
+    before, after = torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[0.0, 5.0]]])
+    found = compared("int8", before, after, rounded=0.5, of="cache saved").kl
+    assert found == pytest.approx(float((0.5 * (torch.tensor(0.5).log() - after.log_softmax(-1))).sum()))
 
 
 # One state
