@@ -22,7 +22,7 @@ from nexus_universal.architecture.position import Norm
 from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE
 from nexus_universal.cache import Cache, State
-from nexus_universal.cache.buffers import buffered
+from nexus_universal.cache.kinds import CacheKind, in_kind
 from nexus_universal.checkpoint.initialise import initialise
 from nexus_universal.checkpoint.load import slots
 from nexus_universal.checkpoint.opened import open_checkpoint
@@ -42,9 +42,9 @@ from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.members import Members
 from nexus_universal.layers.norms import UniversalNorm
-from nexus_universal.layers.optimise import Optimised, use_fast_forms
+from nexus_universal.layers.optimise import Optimised, optimised
 from nexus_universal.layers.points import Recording, Touch, matching, points, recording, touching
-from nexus_universal.layers.quantise import Quantisation, quantised
+from nexus_universal.layers.quantise import Quantisation
 from nexus_universal.layers.sharing import Shares
 from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.support import refuse_unless
@@ -199,29 +199,29 @@ class UniversalTransformer(nn.Module):
         settings = self.members.find(capability, self).settings
         return BranchModel(self, capability, self.n.branches[capability], settings)
 
-    def new_cache(self, batch_size: int = 1, *, capability: str | None = None) -> Cache:
-        """An empty cache, for calls that name the same `capability`.
+    def new_cache(self, batch_size: int = 1, *, capability: str | None = None, kind: CacheKind | None = None) -> Cache:
+        """An empty cache, for calls that name the same `capability`; `kind` None is what `optimize` was asked for.
 
         Its states take the batch of the first call; `batch_size` is accepted for familiarity.
         """
         routed = self.members.routed(capability)
         if routed == "other":
-            return self.members.find(capability, self).new_cache()
+            return self.members.find(capability, self).new_cache(kind=kind)
         if routed == "joined":
-            parts = {name: self.new_cache(capability=name) for name in self.members.names}
+            parts = {name: self.new_cache(capability=name, kind=kind) for name in self.members.names}
             return Cache.joined(parts, signature=self.n.hash)
         states: dict[str, State] = self.plan.new_states()
         for layer in self.layers:
             assert isinstance(layer, UniversalTransformerBlock)
             states.update(layer.new_states())
-        roomy = self.optimised is not None and self.optimised.cache == "buffered"
-        return Cache({k: buffered(s) if roomy else s for k, s in states.items()}, signature=self.n.hash)
+        kind = kind or (self.optimised.cache if self.optimised else "exact")
+        return Cache({key: in_kind(state, kind) for key, state in states.items()}, signature=self.n.hash)
 
     def optimize(
         self,
         *,
         fuse: bool = True,
-        cache: Literal["buffered", "exact"] = "buffered",
+        cache: CacheKind = "buffered",
         compile: bool = False,
         quantize: Quantisation | None = None,
         sample: Int[Tensor, "batch seq"] | None = None,
@@ -229,23 +229,20 @@ class UniversalTransformer(nn.Module):
         """Make inference fast, in place, and return self: the same weights, within the floor instead of the same bits.
 
         `fuse`: one product of what reads the same, torch's norms, windows and blocks without the keys beyond them. A
-        "buffered" `cache` has room to grow: steps copy nothing. `compile` compiles each kind of call when it first
-        comes, with an exact cache (inductor fails where buffers grow). `quantize` rounds projections by torchao; what
-        that changes in the logits of `sample`, else of random tokens, is printed. Weights are frozen, and not saved.
+        "buffered" `cache` has room to grow: steps copy nothing; "int8" and "int4" round keys and values. `compile`
+        compiles each kind of call when it first comes, with an exact cache (inductor fails where buffers grow).
+        `quantize` rounds projections by torchao. What rounding changes in the logits of `sample`, else of random
+        tokens, is printed. Weights are frozen, and not saved.
 
         Example:
             >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B").optimize()
 
         Raises:
-            InputError: to quantise without torchao.
+            InputError: to quantise without torchao, or to compile with a rounded cache, or to round a fused model.
         """
         self.requires_grad_(False).eval()
-        models = [module for module in self.modules() if isinstance(module, UniversalTransformer)]
-        for model in models if fuse else ():
-            use_fast_forms(model, model.plan)
-        quality = quantised(self, quantize, vocab=self.n.d_vocab, sample=sample) if quantize else None
-        done = Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality)
-        for model in models:
+        done = optimised(self, fuse=fuse, cache=cache, compile=compile, quantize=quantize, sample=sample)
+        for model in (module for module in self.modules() if isinstance(module, UniversalTransformer)):
             model.optimised = done
         if compile:
             self.compile(dynamic=True)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +186,17 @@ def same(left: Tensor, right: Tensor) -> bool:
 def furthest(left: Tensor, right: Tensor) -> float:
     """The largest difference, relative to the largest value."""
     return float((left - right).detach().abs().max() / right.detach().abs().max())
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file of this process grows past `limit` bytes, whoever writes it: the system refuses, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def floor_of(theirs: Any, n: ArchitectureParameter, *, length: int) -> float:

@@ -1,6 +1,7 @@
 """What a model remembers between calls: one protocol for every kind of state."""
 
 from nexus_universal.cache.cache import Cache
+from nexus_universal.cache.prefix import PrefixStore
 from nexus_universal.cache.states import (
     AveragedState,
     CompressedState,
@@ -31,6 +32,7 @@ __all__ = [
     "KeyValueState",
     "NgramState",
     "PlacedState",
+    "PrefixStore",
     "RecurrentState",
     "State",
     "WindowState",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -96,7 +97,12 @@ class Cache:
         self.states, self.length = trial.states, length
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file: it is written beside and renamed, so a reader never meets half of it."""
+        """Write a safetensors file: it is written beside and renamed, so a reader never meets half of it.
+
+        Raises:
+            InputError: the disk refuses; what was there before stays.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {
@@ -104,11 +110,14 @@ class Cache:
             for key, state in self.states.items()
             for name, tensor in state.tensors().items()
         }
+        said = {"signature": self.signature, "length": json.dumps(self.length)}
         target = Path(path)
         beside = target.with_name(target.name + ".part")
         try:
-            save_file(tensors, beside, metadata={"signature": self.signature, "length": json.dumps(self.length)})
+            save_file(tensors, beside, metadata={**said, "checksum": _checksum(said, tensors)})
             beside.replace(target)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{target}: could not be written ({getattr(error, 'strerror', None) or error})") from None
         finally:
             beside.unlink(missing_ok=True)
 
@@ -116,23 +125,40 @@ class Cache:
     def load(cls, path: str | os.PathLike[str], empty: Callable[[], Cache]) -> Cache:
         """Read what `save` wrote into the cache that `empty` makes: `Cache.load(path, model.new_cache)`.
 
+        What an exact cache saved may be read into one of another kind, and is rounded when that goes on.
+
         Raises:
-            InputError: no whole cache file, or one saved by a model with another n.
+            InputError: no whole cache file, or one saved by a model with another n or by another kind of cache.
         """
         from safetensors import SafetensorError, safe_open
 
         cache = empty()
         try:
-            opened = safe_open(path, framework="pt")
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: not readable as a saved cache ({error})") from None
-        with opened as file:
-            metadata = file.metadata() or {}
-            if metadata.get("signature") != cache.signature:
-                found = metadata.get("signature")
-                raise InputError(f"{path}: a cache of the n #{found}, this model's n is #{cache.signature}")
-            for name in file.keys():  # noqa: SIM118
-                key, field = name.rsplit(".", 1)
-                setattr(cache.states[key], field, file.get_tensor(name))
-            cache.length = json.loads(metadata["length"])
+        said = {name: metadata.get(name, "") for name in ("signature", "length")}
+        if metadata.get("checksum") != _checksum(said, tensors):
+            raise InputError(f"{path}: not readable as a saved cache (damaged: its checksum is that of other content)")
+        if said["signature"] != cache.signature:
+            found = said["signature"]
+            raise InputError(f"{path}: a cache of the n #{found}, this model's n is #{cache.signature}")
+        for name, tensor in tensors.items():
+            key, field = name.rsplit(".", 1)
+            if field not in cache[key].fields:
+                raise InputError(f"{path}: saved by another kind of cache: this one's {key} holds no {field}")
+            setattr(cache[key], field, tensor)
+        cache.length = json.loads(said["length"])
         return cache
+
+
+def _checksum(said: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of everything that a file says: a byte changed anywhere is found."""
+    crc = zlib.crc32(json.dumps(said, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"

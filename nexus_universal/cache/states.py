@@ -6,7 +6,7 @@ import copy
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
@@ -88,8 +88,7 @@ class WindowState(KeyValueState):
         self, keys: Float[Tensor, "batch heads new k"], values: Float[Tensor, "batch heads new v"]
     ) -> tuple[Float[Tensor, "batch heads total k"], Float[Tensor, "batch heads total v"]]:
         keys, values = super().extend(keys, values)
-        kept = slice(1 - self.window, None) if self.window > 1 else slice(keys.shape[-2], None)
-        self.keys, self.values = keys[:, :, kept], values[:, :, kept]
+        self.keys, self.values = (last(each, self.window - 1, dim=-2) for each in (keys, values))
         return keys, values
 
     def extent(self, seen: int, new: int) -> tuple[int, int]:
@@ -200,7 +199,7 @@ class CompressedState(WindowState):
     def extend_shared(self, new: Float[Tensor, "batch one new d"]) -> Float[Tensor, "batch one total d"]:
         """Append vectors and return all that the new queries' window may reach."""
         seen = _append(self.keys, new)
-        self.keys = seen[:, :, slice(1 - self.window, None) if self.window > 1 else slice(seen.shape[-2], None)]
+        self.keys = last(seen, self.window - 1, dim=-2)
         return seen
 
     def crop(self, length: int, *, seen: int) -> None:
@@ -266,3 +265,10 @@ class AveragedState(RecurrentState):
 def _append(kept: Tensor | None, new: Tensor) -> Tensor:
     """Concatenate along the sequence. The first call copies too: attention then always reads the same memory layout."""
     return torch.cat([new.new_empty(0) if kept is None else kept, new], dim=-2)
+
+
+def last(seen: Num[Tensor, "*any"], count: int, *, dim: int) -> Num[Tensor, "*any"]:
+    """The last `count` along `dim`; copied where a view would keep more than twice the memory alive that it shows."""
+    length = seen.shape[dim]
+    kept = seen.narrow(dim, max(length - count, 0), min(count, length))
+    return kept.clone() if 2 * count < length else kept

@@ -238,3 +238,14 @@ def put(model: nn.Module, name: str, tensor: Tensor) -> None:
         owner._buffers[leaf] = tensor
     else:
         owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+
+
+def check_sort(name: str, dtype: torch.dtype, slot: Tensor) -> None:
+    """Refuse integers in place of weights, which one wrong letter in a header can make of them.
+
+    Raises:
+        CheckpointError: the tensor `name` of this dtype does not belong into `slot`.
+    """
+    if dtype.is_floating_point != slot.is_floating_point():
+        wanted = "floating-point numbers" if slot.is_floating_point() else "whole numbers"
+        raise CheckpointError(f"{name} holds {str(dtype).removeprefix('torch.')}, but n asks for {wanted}")

@@ -22,6 +22,7 @@ from nexus_universal.checkpoint.load import (
     LoadPlan,
     assemble,
     check_shape,
+    check_sort,
     in_float32,
     matched,
     plan_load,
@@ -106,6 +107,9 @@ def open_checkpoint(
     plan = plan_load(model, weights, {name: info.shape for name, info in store.infos.items()})
     plan.passed_over |= store.passed_over
     wanted, wide = slots(model), in_float32(model, weights, kept)
+    for name, (_, parts) in plan.sources.items():
+        for part in parts:
+            check_sort(part, store.infos[part].dtype, wanted[name])
     buffers = _buffers(model) - matched(wanted, weights.narrow)
     dtypes = {
         name: torch.float32 if name in wide else slot.dtype if name in buffers else kept
@@ -131,6 +135,7 @@ def _open_nexus(
     plan = LoadPlan({name: (Transposed(name) if name in transposed else Direct(name), [name]) for name in wanted})
     for name, (rule, _) in plan.sources.items():
         check_shape(name, tuple(wanted[name].shape), rule, [(name, store.infos[name].shape)])
+        check_sort(name, store.infos[name].dtype, wanted[name])
     dtypes = {name: store.infos[name].dtype for name in wanted}
     if dtype != "auto":
         asked = store.working_dtype(dtype)

@@ -95,6 +95,8 @@ def write_directory(
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CheckpointError(f"{directory}: exists and is not empty; choose a new directory")
+    from safetensors import SafetensorError
+
     beside: Path | None = None
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -108,8 +110,9 @@ def write_directory(
         if directory.exists():
             directory.rmdir()
         beside.rename(directory)
-    except OSError as error:
-        raise CheckpointError(f"{directory}: could not be written ({error.strerror or error})") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{directory}: could not be written ({reason})") from None
     finally:
         if beside is not None and beside.exists():
             shutil.rmtree(beside, ignore_errors=True)

@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
@@ -23,6 +25,7 @@ from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.source import NEXUS_TYPE
 from nexus_universal.cache import Cache
+from nexus_universal.integrations.paged import check_paged, packed_logits
 from nexus_universal.integrations.past import NexusCache
 from nexus_universal.layers.linear import Linear, PackedLinear
 from nexus_universal.transformer import UniversalTransformer
@@ -199,6 +202,10 @@ class NexusForCausalLM(PreTrainedModel, GenerationMixin):
         for name in ("output_hidden_states", "output_attentions"):
             if kwargs.pop(name, None):
                 raise InputError(f"{name}: read activation points instead, `with model.model.record(…)`")
+        if isinstance(pages := kwargs.get("cache"), PagedAttentionCache):
+            assert input_ids is not None and position_ids is not None and attention_mask is not None
+            where = {"masks": attention_mask, "pages": pages, "batch": kwargs, "logits_to_keep": logits_to_keep}
+            return CausalLMOutputWithPast(logits=packed_logits(self.model, input_ids, position_ids, **where))
         if use_cache is None:
             use_cache = getattr(self.config, "use_cache", self.model.n.text.use_cache) and not self.training
         if past_key_values is None and use_cache:
@@ -222,6 +229,16 @@ class NexusForCausalLM(PreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+    def init_continuous_batching(self, *given: Any, **settings: Any) -> ContinuousBatchingManager:
+        """As transformers', for `generate_batch` and serving.
+
+        Raises:
+            InputError: a mixer of n that pages cannot serve, by name.
+        """
+        for name, value in check_paged(self.model).said.items():
+            setattr(self.config, name, value)
+        return super().init_continuous_batching(*given, **settings)
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *rest: Any, **named: Any

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.position import Norm, Rope
 from nexus_universal.cache import CompressedState
+from nexus_universal.cache.states import last
 from nexus_universal.layers.call import CallPlan
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
@@ -76,10 +77,12 @@ class Compressor(nn.Module):
             before = self._of(state, "before_values"), self._of(state, "before_gates")
             entries, series = self._pooled(values[:, :used], gates[:, :used], start, before)
             if self.overlap:
-                self._put(state, before_values=series[0][:, -1], before_gates=series[1][:, -1])
+                self._put(state, before_values=series[0][:, -1].clone(), before_gates=series[1][:, -1].clone())
         if known is not None:
             entries = torch.cat([known, entries], dim=1) if groups else known
-        self._put(state, waiting_values=values[:, used:], waiting_gates=gates[:, used:], entries=entries)
+        rest = values.shape[1] - used
+        waiting = last(values, rest, dim=1), last(gates, rest, dim=1)
+        self._put(state, waiting_values=waiting[0], waiting_gates=waiting[1], entries=entries)
         return entries
 
     def _of(self, state: CompressedState | None, field: str) -> Tensor | None:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from nexus_universal.cache import State
+from nexus_universal.cache.states import last
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call
 from nexus_universal.layers.support import KeepsFloat32
@@ -80,7 +81,7 @@ def last_inputs(
     """The last `count` inputs of every row, zeros before its first; pads behind the last token do not count."""
     x = F.pad(x, (max(count - x.shape[-1], 0), 0))
     if trailing is None:
-        return x[..., x.shape[-1] - count :]
+        return last(x, count, dim=-1)
     ends = x.shape[-1] - trailing.sum(-1)
     index = ends[:, None] - count + torch.arange(count, device=x.device)
     picked = x.gather(-1, index.clamp_min(0)[:, None, :].expand(-1, x.shape[1], -1))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
+from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.fusion import refuse_fused
+from nexus_universal.cache.kinds import KINDS, ROUNDED, CacheKind
 from nexus_universal.layers.call import CallPlan
 from nexus_universal.layers.linear import InputProjections
 from nexus_universal.layers.norms import RMSNorm
-from nexus_universal.layers.quantise import Quality
+from nexus_universal.layers.quality import Quality, rounded_cache
+from nexus_universal.layers.quantise import Quantisation, quantised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +23,45 @@ class Optimised:
     """What was done to a model, and what it cost where weights were rounded."""
 
     fuse: bool
-    cache: str
+    cache: CacheKind
     quality: Quality | None = None
+    cache_quality: Quality | None = None
 
 
-def use_fast_forms(model: nn.Module, plan: CallPlan) -> None:
+def optimised(
+    model: Any,
+    *,
+    fuse: bool,
+    cache: CacheKind,
+    compile: bool,
+    quantize: Quantisation | None,
+    sample: Int[Tensor, "batch seq"] | None,
+) -> Optimised:
+    """Do what `UniversalTransformer.optimize` says, but for compiling.
+
+    Raises:
+        InputError: no such kind of cache, one that cannot be compiled, or to quantise without torchao.
+    """
+    if cache not in KINDS:
+        raise InputError(f"cache = {cache!r} (known: {', '.join(KINDS)})")
+    if compile and cache in ROUNDED:
+        raise InputError(f"compile=True keeps an exact cache: cache={cache!r} cannot be had with it")
+    if quantize or cache in ROUNDED:
+        refuse_fused(model.n, "rounding")
+    if fuse:
+        use_fast_forms(model)
+    quality = quantised(model, quantize, vocab=model.n.d_vocab, sample=sample) if quantize else None
+    cost = rounded_cache(model, cache, sample=sample) if cache in ROUNDED else None
+    return Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality, cache_quality=cost)
+
+
+def use_fast_forms(model: nn.Module) -> None:
     """One product of what reads the same, torch's norms, and windows and blocks of long calls computed apart."""
     fuse_projections(model)
     use_native_norms(model)
-    plan.blockwise = True
+    for module in model.modules():
+        if isinstance(plan := getattr(module, "plan", None), CallPlan):
+            plan.blockwise = True
 
 
 def fuse_projections(model: nn.Module) -> None:

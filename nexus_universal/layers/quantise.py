@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.layers.quality import Quality, compared, drawn
 
 Quantisation = Literal["int8", "int4", "fp8"]
 GROUP = 32
@@ -19,21 +18,6 @@ GROUP = 32
 
 SAMPLE = (4, 64)
 """Rows and tokens that quality is measured on where none are given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quality:
-    """What rounding changed: mean KL divergence in nats, the share of positions whose likeliest token is another."""
-
-    kind: str
-    kl: float
-    flips: float
-    rounded: float
-    """The share of the parameters that was rounded: tables, heads, norms and stacked experts are not."""
-
-    def __str__(self) -> str:
-        share = f"{self.rounded:.0%} of the parameters"
-        return f"{self.kind}, {share}: KL {self.kl:.2e} nats, {self.flips:.2%} of the likeliest tokens changed"
 
 
 @torch.no_grad()
@@ -46,9 +30,7 @@ def quantised(
         InputError: torchao is missing, or there is no such kind.
     """
     settings = _settings(kind)
-    if sample is None:
-        sample = torch.randint(0, vocab, SAMPLE, generator=torch.Generator().manual_seed(0))
-    sample = sample.to(next(model.parameters()).device)
+    sample = (drawn(vocab, SAMPLE) if sample is None else sample).to(next(model.parameters()).device)
     before = model(sample).logits
     rounded = [module for module in model.modules() if isinstance(module, nn.Linear)]
     count = sum(module.weight.numel() for module in rounded)
@@ -56,7 +38,7 @@ def quantised(
     from torchao.quantization import quantize_  # type: ignore[import-not-found]
 
     quantize_(model, settings)
-    quality = _compared(kind, before, model(sample).logits, rounded=count / whole)
+    quality = compared(kind, before, model(sample).logits, rounded=count / whole, of="parameters")
     print(f"quantised to {quality}", file=sys.stderr)
     return quality
 
@@ -75,12 +57,3 @@ def _settings(kind: Quantisation) -> Any:
     if kind not in made:
         raise InputError(f"quantize = {kind!r} (known: {', '.join(made)})")
     return made[kind]()
-
-
-def _compared(
-    kind: str, before: Float[Tensor, "batch seq vocab"], after: Float[Tensor, "batch seq vocab"], *, rounded: float
-) -> Quality:
-    left, right = (F.log_softmax(logits.float(), dim=-1).flatten(0, 1) for logits in (before, after))
-    kl = F.kl_div(right, left, log_target=True, reduction="batchmean")
-    flips = (left.argmax(-1) != right.argmax(-1)).float().mean()
-    return Quality(kind=kind, kl=float(kl), flips=float(flips), rounded=rounded)

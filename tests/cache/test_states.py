@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.mixers import LatentAttention
 from nexus_universal.cache import Cache, KeyValueState, RecurrentState, WindowState
-from tests.helpers import MODEL_TYPES, STEADY, raw, reference, same, universal
+from tests.cli.support import Code
+from tests.helpers import MODEL_TYPES, STEADY, full_disk, raw, reference, same, universal
 from tests.helpers import ids_without_pads as ids
 
 
@@ -187,20 +191,61 @@ def test_a_file_that_is_no_cache_is_refused(content: bytes | None, tmp_path: Pat
         Cache.load(tmp_path / "missing", model_of("llama").new_cache)
 
 
-def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     filled("llama").save(path)
     before = path.read_bytes()
 
-    def full_disk(tensors: Any, target: Any, metadata: Any = None) -> None:
-        Path(target).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    for limit in (0, 100, len(before) // 2, len(before) - 1):
+        with full_disk(limit), pytest.raises(InputError, match=r"cache: could not be written \(.*File too large"):
+            filled("llama").save(path)
+        assert path.read_bytes() == before
+        assert [found.name for found in tmp_path.iterdir()] == ["cache"]
 
-    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        filled("llama", seq=9).save(path)
-    assert path.read_bytes() == before
-    assert [found.name for found in tmp_path.iterdir()] == ["cache"]
+
+def loaded_or_refused(path: Path, model_type: str) -> Cache | None:
+    """What a file holds; None where it is refused in one line."""
+    try:
+        return Cache.load(path, model_of(model_type).new_cache)
+    except InputError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+        return None
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_saved_cache_cut_anywhere_is_refused(data: st.DataObject, tmp_path: Path) -> None:
+    filled("qwen3_next").save(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert loaded_or_refused(tmp_path / "cut", "qwen3_next") is None
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_a_byte_changed_anywhere_is_found(data: st.DataObject, tmp_path: Path) -> None:
+    """In the header and behind it: refused, or (a blank for a blank) the same cache."""
+    cache = filled("qwen3_next", seq=5)
+    cache.save(tmp_path / "whole")
+    whole = bytearray((tmp_path / "whole").read_bytes())
+    header = int.from_bytes(whole[:8], "little")
+    at = data.draw(st.one_of(st.integers(0, header + 8), st.integers(0, len(whole) - 1)))
+    whole[at] ^= data.draw(st.integers(1, 255))
+    (tmp_path / "changed").write_bytes(whole)
+    found = loaded_or_refused(tmp_path / "changed", "qwen3_next")
+    if found is not None:
+        assert found.length == cache.length and at < header + 8
+        for key, state in cache.states.items():
+            for name, tensor in state.tensors().items():
+                assert same(found[key].tensors()[name], tensor)
+
+
+def test_a_pickle_in_place_of_a_cache_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(pickle.dumps(Code(tmp_path / "ran")))
+    torch.save({"layers.0.attention.keys": Code(tmp_path / "ran")}, tmp_path / "zipped")
+    for name in ("cache", "zipped"):
+        assert loaded_or_refused(tmp_path / name, "llama") is None
+    assert not (tmp_path / "ran").exists()
 
 
 @types
@@ -222,6 +267,23 @@ def test_a_window_keeps_only_what_it_needs() -> None:
     cache = filled("gemma3_text", seq=60)
     kept = {type(state).__name__: state.tensors()["keys"].shape[2] for state in cache.states.values()}
     assert kept == {"WindowState": 15, "KeyValueState": 60}
+
+
+@types
+def test_states_are_of_their_true_size(model_type: str) -> None:
+    """Windows, latents and recurrences: what a state shows is what it keeps alive, and not what it was cut from."""
+    cache = filled(model_type, seq=40)
+    for key, state in cache.states.items():
+        for name, tensor in state.tensors().items():
+            assert tensor.untyped_storage().nbytes() <= 2 * tensor.nbytes, (key, name)
+
+
+def test_a_latent_state_holds_one_latent_and_one_rotated_key() -> None:
+    model, cache = model_of("glm4_moe_lite"), filled("glm4_moe_lite", seq=50)
+    for layer, state in zip(model.n.layers, cache.states.values(), strict=True):
+        part = next(branch.part for branch in layer.branches() if isinstance(branch.part, LatentAttention))
+        found = {name: tuple(tensor.shape) for name, tensor in state.tensors().items()}
+        assert found == {"keys": (2, 1, 50, part.latent_rank), "values": (2, 1, 50, part.rope_dim)}
 
 
 def test_kinds_of_state() -> None:

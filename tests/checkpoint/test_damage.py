@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import pickle
 import shutil
 import struct
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from nexus_universal import UniversalTransformer
 from nexus_universal.architecture.errors import CheckpointError, NexusError
 from nexus_universal.checkpoint.files import TensorStore, read_header
 from tests.checkpoint.on_disk import SINGLE, changed, published, same_logits, tensors_of
+from tests.cli.support import Code
 
 
 def refusal(directory: Path) -> str:
@@ -136,6 +141,15 @@ def test_a_damaged_header_never_loads_other_weights(at: int, value: int, tmp_pat
         assert same_logits(ours, "qwen3_moe")
 
 
+@pytest.mark.parametrize("format", ["huggingface", "nexus"])
+def test_one_wrong_letter_makes_no_integers_of_weights(format: Any, tmp_path: Path) -> None:
+    """F32 and I32 are as long; so are F16 and I16."""
+    UniversalTransformer.from_pretrained(published("llama")).save_pretrained(tmp_path / "model", format=format)
+    file = tmp_path / "model" / SINGLE
+    file.write_bytes(file.read_bytes().replace(b'"F32"', b'"I32"', 1))
+    assert "holds int32, but n asks for floating-point numbers" in refusal(tmp_path / "model")
+
+
 def rewritten(path: Path, edit: Any) -> None:
     """A safetensors file with an edited header and the same data."""
     whole = path.read_bytes()
@@ -203,6 +217,65 @@ def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
     (directory / name).write_bytes((directory / name).read_bytes()[:-1])
     message = refusal(directory)
     assert name in message and "truncated" in message
+
+
+@functools.cache
+def whole_shards() -> Path:
+    """A checkpoint of several shards. Shared between tests: read only."""
+    return sharded(Path(tempfile.mkdtemp()))[0]
+
+
+def with_shard(data: st.DataObject, directory: Path) -> tuple[str, bytearray]:
+    """A copy of it, and the name and the bytes of one of its shards."""
+    shutil.copytree(whole_shards(), directory, dirs_exist_ok=True)
+    name = data.draw(st.sampled_from(sorted(path.name for path in directory.glob("*.safetensors"))))
+    return name, bytearray((directory / name).read_bytes())
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_a_shard_cut_anywhere_is_refused_by_name(data: st.DataObject, tmp_path: Path) -> None:
+    name, whole = with_shard(data, tmp_path / "model")
+    header = struct.unpack("<Q", whole[:8])[0]
+    cut = data.draw(st.one_of(st.integers(0, header + 16), st.integers(0, len(whole) - 1)))
+    (tmp_path / "model" / name).write_bytes(whole[:cut])
+    message = refusal(tmp_path / "model")
+    assert name in message and "truncated" in message
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_a_damaged_header_of_a_shard_never_loads_other_weights(data: st.DataObject, tmp_path: Path) -> None:
+    name, whole = with_shard(data, tmp_path / "model")
+    at = data.draw(st.integers(0, 7 + struct.unpack("<Q", whole[:8])[0]))
+    whole[at] ^= data.draw(st.integers(1, 255))
+    (tmp_path / "model" / name).write_bytes(whole)
+    try:
+        ours = UniversalTransformer.from_pretrained(tmp_path / "model", dtype="float32")
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+    else:
+        assert same_logits(ours, "llama")
+
+
+PICKLES: dict[str, Callable[[Code, Path], object]] = {
+    "plain": lambda code, path: path.write_bytes(pickle.dumps({"weight": code})),
+    "zipped": lambda code, path: torch.save({"weight": code, "other": torch.ones(2)}, path),
+    "before torch 1.6": lambda code, path: torch.save({"weight": code}, path, _use_new_zipfile_serialization=False),
+    "not a dict": lambda code, path: torch.save(code, path),
+}
+
+
+@pytest.mark.parametrize("sort", PICKLES)
+@pytest.mark.parametrize("indexed", [False, True])
+def test_pickled_code_is_never_run(sort: str, indexed: bool, tmp_path: Path) -> None:
+    shutil.copy(published("llama") / "config.json", tmp_path)
+    PICKLES[sort](Code(tmp_path / "ran"), tmp_path / ("shard.bin" if indexed else "pytorch_model.bin"))
+    if indexed:
+        index = {"weight_map": {"weight": "shard.bin"}}
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert "not a state dict of plain tensors" in refusal(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_shard_that_lacks_what_the_index_promises(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -15,7 +19,7 @@ from nexus_universal import ArchitectureParameter, UniversalTransformer, familie
 from nexus_universal.architecture.errors import CheckpointError, NexusError, UnsupportedConfig
 from nexus_universal.checkpoint.load import slots
 from tests.checkpoint.on_disk import SINGLE, changed, logits_of, published, same_logits, tensors_of
-from tests.helpers import MODEL_TYPES, ids, pair, reference, same, universal
+from tests.helpers import MODEL_TYPES, full_disk, ids, pair, reference, same, universal
 
 types = pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if not families.find(name).saved_as])
 """Those that are saved as what they are."""
@@ -169,6 +173,22 @@ def test_an_interrupted_save_leaves_nothing(
     with pytest.raises(CheckpointError, match=r"saved: could not be written \(No space left on device\)"):
         pair("llama")[1].save_pretrained(tmp_path / "saved", format=format, shard_bytes=60_000)
     assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=25)
+@given(limit=st.integers(0, 90_000), shard_bytes=st.sampled_from([60_000, 10**9]))
+def test_a_disk_that_fills_at_any_byte_leaves_nothing(limit: int, shard_bytes: int, tmp_path: Path) -> None:
+    """By a limit of the system's: safetensors, which writes for itself, fails in its own way."""
+    model, target = pair("llama")[1], tmp_path / "saved"
+    try:
+        with full_disk(limit):
+            model.save_pretrained(target, shard_bytes=shard_bytes)
+    except CheckpointError as error:
+        assert re.fullmatch(r".*saved: could not be written \(.*File too large.*\)", str(error))
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert all(file.stat().st_size <= limit for file in target.iterdir())
+        shutil.rmtree(target)
 
 
 def test_any_other_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

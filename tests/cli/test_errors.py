@@ -13,6 +13,7 @@ import pytest
 from nexus_universal.cli import app
 from tests.cli import support
 from tests.cli.support import TRAINED, Result, change_config
+from tests.helpers import full_disk
 
 Run = Callable[..., Result]
 IDS = ("--ids", "1,2,3")
@@ -153,6 +154,13 @@ def test_a_repo_that_cannot_be_reached_is_one_line() -> None:
         timeout=120,
     )
     one_line(Result(ran.returncode, ran.stdout, ran.stderr), "no-such-owner/no-such-repo: no such directory")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, nexus: Run) -> None:
+    with full_disk(100_000):
+        result = nexus("convert", TRAINED, tmp_path / "new")
+    one_line(result, f"{tmp_path / 'new'}: could not be written", "File too large")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pickled_code_is_one_line_in_a_process_of_its_own_too(copy: Path) -> None:

@@ -10,14 +10,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from openai import OpenAI
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 from nexus_universal import UniversalTransformer
+from nexus_universal.architecture.errors import InputError
+from nexus_universal.cli.app import app
 from tests.helpers import ROOT
 
 TRAINED = ROOT / "tests" / "data" / "qwen3_tiny"
@@ -25,7 +29,10 @@ PATIENCE = 120.0
 MESSAGES = [{"role": "user", "content": "Tell me a story"}]
 
 
-@pytest.fixture(scope="module", params=["huggingface", "nexus"])
+PAGED = ("--continuous-batching", "--pages", "8", "--batch-tokens", "64")
+
+
+@pytest.fixture(scope="module", params=["huggingface", "nexus", "paged"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OpenAI, str]]:
     """A client, and the name of the model that is served: the checkpoint as it is, and in the nexus format."""
     source: Path = TRAINED
@@ -44,6 +51,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         str(source),
         "--port",
         str(port),
+        *(PAGED if request.param == "paged" else ()),
     ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -74,6 +82,26 @@ def expected(new: int) -> str:
     model = UniversalTransformer.from_pretrained(TRAINED)
     text = model.generate(prompt["input_ids"], max_new_tokens=new, do_sample=False)
     return tokenizer.decode(text[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_what_pages_cannot_serve_is_not_served() -> None:
+    latent = str(ROOT / "tests" / "data" / "glm4_moe_lite_tiny")
+    found = CliRunner().invoke(app, ["serve", latent, *PAGED])
+    assert isinstance(found.exception, InputError) and "layers.0.attention is a LatentAttention" in str(found.exception)
+    found = CliRunner().invoke(app, ["serve", str(TRAINED), "--pages", "8"])
+    assert "--pages and --batch-tokens belong to --continuous-batching" in str(found.exception)
+
+
+@pytest.mark.slow
+def test_requests_that_come_together_are_answered_alike(served: tuple[OpenAI, str]) -> None:
+    client, name = served
+    settings = {"model": name, "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
+
+    def ask(_: int) -> str | None:
+        return client.chat.completions.create(**settings).choices[0].message.content  # type: ignore[call-overload]
+
+    with ThreadPoolExecutor(4) as crowd:
+        assert set(crowd.map(ask, range(6))) == {expected(12)}
 
 
 @pytest.mark.slow
