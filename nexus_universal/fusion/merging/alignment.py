@@ -41,8 +41,8 @@ class Arrangement:
             if dim and index.dim() == 1:
                 rows = rows.index_select(dim, index)
             elif dim:
-                shape = [-1 if axis in (0, dim) else 1 for axis in range(rows.dim())]
-                rows = rows.take_along_dim(index[start:stop].view(shape), dim)
+                shape = (len(rows), index.shape[1], 1) if dim == 1 else (len(rows), 1, index.shape[1])
+                rows = rows.take_along_dim(index[start:stop].view(shape[: rows.dim()]), dim)
         return rows
 
     def _rows(self, name: str, index: Int[Tensor, " rows"]) -> Tensor:

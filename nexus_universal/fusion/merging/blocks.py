@@ -14,11 +14,11 @@ from torch import Tensor
 class Block:
     """Rows of one tensor of every model, in float32, and those of the base where the method has one."""
 
-    models: Float[Tensor, models * rows]
+    models: Float[Tensor, "models rows *width"]
     base: Float[Tensor, " rows *width"] | None = None
 
     @property
-    def vectors(self) -> Float[Tensor, models * rows]:
+    def vectors(self) -> Float[Tensor, "models rows *width"]:
         """What is merged: the differences from the base, or the tensors themselves where there is none."""
         return self.models if self.base is None else self.models - self.base
 

@@ -122,7 +122,7 @@ def _summed(thin: Thin, weight: Sequence[float], *, normalize: bool, scale: floa
     return combine
 
 
-def _agreeing(vectors: Vectors) -> Bool[Tensor, models * rows]:
+def _agreeing(vectors: Vectors) -> Bool[Tensor, "models rows *width"]:
     """Entries that have the sign of the sum over models; a sum of zero is positive, an entry of zero never agrees."""
     positive = vectors.sum(0) >= 0
     return torch.where(positive, vectors > 0, vectors < 0)

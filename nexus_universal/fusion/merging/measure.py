@@ -43,14 +43,14 @@ def measured(
     for name, directory in sources.items():
         before = UniversalTransformer.from_pretrained(directory, dtype=dtype)
         places = vocabulary.places(name, vocab=before.n.d_vocab) if vocabulary else None
-        logits = _compared(before, after, places, _rows(before, directory, text))
+        logits = _compared(before, after, places, tokens_of(before, directory, text))
         bits = _bits(before, directory, text)
         both = None if bits is None or after_bits is None else (bits, after_bits)
         evidence.append(Evidence(source=name, logits=logits, bits_per_byte=both))
     return tuple(evidence)
 
 
-def _rows(model: UniversalTransformer, directory: Path, text: str | None) -> list[Int[Tensor, "1 seq"]]:
+def tokens_of(model: UniversalTransformer, directory: Path, text: str | None) -> list[Int[Tensor, "1 seq"]]:
     """Tokens in rows of equal length, as this model reads them."""
     length = min(LENGTH, model.n.text.context or LENGTH)
     if text is None:
@@ -68,7 +68,7 @@ def _bits(model: UniversalTransformer, directory: Path, text: str | None) -> flo
         return None
     tokenizer = load_tokenizer(directory)
     bits, total = 0.0, 0
-    for row in _rows(model, directory, text):
+    for row in tokens_of(model, directory, text):
         nbytes = max(len(tokenizer.decode(row[0, 1:]).encode()), 1)
         bits += bits_per_byte(model(row).logits, row, nbytes=nbytes) * nbytes
         total += nbytes

@@ -158,7 +158,7 @@ def _result(
     notes: list[str] = []
     for each, first in zip(slices, leads, strict=True):
         for other in each.sources:
-            notes += _compared(_part_of(checkpoints, first), _part_of(checkpoints, other), first.model, other.model)
+            notes += compared(_part_of(checkpoints, first), _part_of(checkpoints, other), first.model, other.model)
     whole = [checkpoints[source.model].n for source in leads]
     start, end = whole[0], whole[-1]
     layers = tuple(layer for source, n in zip(leads, whole, strict=True) for layer in n.layers[slice(*_span(source))])
@@ -187,7 +187,7 @@ def _part_of(checkpoints: Mapping[str, Opened], source: Source) -> ArchitectureP
     return replace(n, layers=n.layers[slice(*_span(source))], embedding=replace(n.embedding, vocab=1, padding_row=None))
 
 
-def _compared(a: ArchitectureParameter, b: ArchitectureParameter, first: str, other: str) -> list[str]:
+def compared(a: ArchitectureParameter, b: ArchitectureParameter, first: str, other: str) -> list[str]:
     """What is noted of two n's that can be merged.
 
     Raises:

@@ -160,7 +160,7 @@ class Rows:
             return reader(each.name, start, stop)
         return self._by_token(each, start, stop)
 
-    def _by_token(self, each: Input, start: int, stop: int) -> Float[Tensor, rows * width]:
+    def _by_token(self, each: Input, start: int, stop: int) -> Float[Tensor, " rows *width"]:
         vocabulary = self.plan.vocabulary
         assert vocabulary is not None
         own, lacks = self._token_rows(each.model, each.name, start, stop)

@@ -69,7 +69,7 @@ def _alike(part: Attention) -> bool:
     return not any((*told_apart, *entangled, *of_each, part.value_is_key, part.key_scale))
 
 
-def _rows(path: str, project: InputProjections, role: str, units: int) -> Iterator[Axis]:
+def rows_of(path: str, project: InputProjections, role: str, units: int) -> Iterator[Axis]:
     """A role's rows, and its bias, by unit; those of a packed matrix lie apart."""
     for name, layer in project.layers:
         if isinstance(layer, PackedLinear) and role in layer.roles:
@@ -89,7 +89,7 @@ def _hidden_units(path: str, module: UniversalFeedForward) -> Iterator[Symmetry]
     width = module.part.width
     units = torch.arange(width).view(width, 1)
     roles = ("gate", "up") if module.part.gated else ("up",)
-    axes = [axis for role in roles for axis in _rows(path, module.project, role, width)]
+    axes = [axis for role in roles for axis in rows_of(path, module.project, role, width)]
     norms = (Axis(f"{path}.inner_norm.{leaf}", 0, units) for leaf in ("weight", "bias"))
     yield Symmetry("hidden units", (*axes, *norms, Axis(f"{path}.down.weight", 1, units)))
 
@@ -97,11 +97,11 @@ def _hidden_units(path: str, module: UniversalFeedForward) -> Iterator[Symmetry]
 def _heads(path: str, module: UniversalAttention) -> Iterator[Symmetry]:
     part = module.part
     width, each = part.heads * part.value_width, part.heads // part.kv_heads
-    keys = [axis for role in ("key", "value") for axis in _rows(path, module.project, role, part.kv_heads)]
+    keys = [axis for role in ("key", "value") for axis in rows_of(path, module.project, role, part.kv_heads)]
     if part.qk_norm and part.qk_norm.over == "width":
         rows = torch.arange(part.kv_heads * part.head_dim).view(part.kv_heads, -1)
         keys += [Axis(f"{path}.key_norm.{leaf}", 0, rows) for leaf in ("weight", "bias")]
-    queries = [axis for role in ("query", "gate") for axis in _rows(path, module.project, role, part.heads)]
+    queries = [axis for role in ("query", "gate") for axis in rows_of(path, module.project, role, part.heads)]
     queries.append(Axis(f"{path}.output.weight", 1, torch.arange(width).view(part.heads, -1)))
     queries.append(Axis(f"{path}.sinks", 0, torch.arange(part.heads).view(-1, 1)))
     if part.qk_norm and part.qk_norm.over == "width":
