@@ -7,20 +7,31 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import DTYPES, INDEX, SINGLE
-from nexus_universal.checkpoint.load import assemble, disassemble, slots
+from nexus_universal.checkpoint.load import assemble, slots
 from nexus_universal.checkpoint.opened import OpenedCheckpoint
-from nexus_universal.checkpoint.rules import Direct, Interleaved, Joined, Numbered, Rule, Stacked, WeightMap, names_of
+from nexus_universal.checkpoint.rules import (
+    Direct,
+    Folded,
+    Interleaved,
+    Joined,
+    Numbered,
+    Rule,
+    Stacked,
+    Transposed,
+    WeightMap,
+    names_of,
+)
 
 SHARD_BYTES = 5_000_000_000
 
@@ -59,37 +70,62 @@ def new_directory(target: Path) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def read_rows(opened: OpenedCheckpoint[Any], name: str, start: int, stop: int) -> Tensor:
-    """Rows `start` to `stop` of one tensor in the file's dtype; no more of it is put together than those.
+def row_count(slot: Tensor) -> int:
+    """How many rows a tensor has: all matrices of a stack one below the other; a single number is one."""
+    return math.prod(slot.shape[:-1]) if slot.dim() > 1 else slot.numel()
 
-    A view of the mapped file where the layout allows it. Quantised tensors are dequantised whole. A single number is
-    one row.
+
+def read_rows(opened: OpenedCheckpoint[Any], name: str, start: int, stop: int) -> Tensor:
+    """Rows `start` to `stop` of one tensor in the file's dtype, those of a stack of matrices one below the other.
+
+    No more is put together than those: a view of the mapped file where the layout allows it. Quantised tensors are
+    dequantised whole.
     """
     rule, parts = opened.plan.sources[name]
     slot, store = opened.slots[name], opened.store
+    if isinstance(rule, Stacked | Joined | Numbered):
+        heights = [store.infos[part].shape[0] for part in parts]
+        axis = getattr(rule, "axis", None)
+        pieces = [store.read(part)[rows] for part, rows, _ in _overlaps(parts, heights, start, stop)]
+        return _one_below_the_other(pieces if axis is None else [piece.squeeze(axis) for piece in pieces])
+    if isinstance(rule, Interleaved):
+        whole, order = store.read(parts[0]), _roles_apart(slot.shape[1])
+        return _one_below_the_other([whole[e, order[rows]] for e, rows, _ in _matrices(slot, start, stop)])
     dtype = store.infos[parts[0]].dtype
-    if isinstance(rule, Stacked):
-        each = len(rule.names)
-        wanted, parts = slot[start:stop], parts[start * each : stop * each]
-        return assemble(wanted, rule, parts, read=store.read, read_into=store.read_into, dtype=dtype)
-    if isinstance(rule, Joined | Numbered):
-        return torch.cat(list(_overlaps(opened, rule, parts, start, stop)))
     whole = assemble(slot, rule, parts, read=store.read, read_into=store.read_into, dtype=dtype)
+    if whole.dim() > 2:
+        stack = whole.flatten(0, -3)
+        return _one_below_the_other([stack[e, rows] for e, rows, _ in _matrices(slot, start, stop)])
     return whole[start:stop] if whole.dim() else whole.view(1)
 
 
+def _one_below_the_other(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+Part = TypeVar("Part")
+
+
 def _overlaps(
-    opened: OpenedCheckpoint[Any], rule: Joined | Numbered, parts: list[str], start: int, stop: int
-) -> Iterator[Tensor]:
-    """The pieces of tensors that lie one below the other within `start` to `stop`."""
-    above, axis = 0, getattr(rule, "axis", None)
-    for part in parts:
-        rows = opened.store.infos[part].shape[0]
-        first, last = max(start - above, 0), min(stop - above, rows)
+    parts: Sequence[Part], heights: Sequence[int], start: int, stop: int
+) -> Iterator[tuple[Part, slice, slice]]:
+    """What of each of parts that lie one below the other is among rows `start` to `stop`: its own rows, and those."""
+    above = 0
+    for part, height in zip(parts, heights, strict=True):
+        first, last = max(start - above, 0), min(stop - above, height)
         if first < last:
-            piece = opened.store.read(part)[first:last]
-            yield piece if axis is None else piece.squeeze(axis)
-        above += rows
+            yield part, slice(first, last), slice(above + first - start, above + last - start)
+        above += height
+
+
+def _matrices(slot: Tensor, start: int, stop: int) -> Iterator[tuple[int, slice, slice]]:
+    count, height = math.prod(slot.shape[:-2]), slot.shape[-2]
+    return _overlaps(range(count), [height] * count, start, stop)
+
+
+def _roles_apart(rows: int) -> Tensor:
+    """Where the rows of two roles that alternate are, one role's before the other's."""
+    return torch.arange(rows).view(-1, 2).T.flatten()
 
 
 class TensorFiles:
@@ -173,9 +209,19 @@ def _reserve(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
 
-def canonical_layouts(model: nn.Module) -> dict[str, Layout]:
-    """Every tensor as the nexus format names it."""
-    return {name: Layout(Direct(name), [name]) for name in slots(model)}
+def canonical_layouts(model: nn.Module, weights: WeightMap) -> dict[str, Layout]:
+    """Every tensor as the nexus format names it, lying as the family's files have it: bits depend on that."""
+    lie_transposed = {name for name in slots(model) if _transposed(name, weights)}
+    rules: dict[bool, type[Direct | Transposed]] = {True: Transposed, False: Direct}
+    return {name: Layout(rules[name in lie_transposed](name), [name]) for name in slots(model)}
+
+
+def _transposed(name: str, weights: WeightMap) -> bool:
+    try:
+        rule = weights.rules(name)[0][0]
+    except KeyError:
+        return False
+    return isinstance(rule, Transposed) or (isinstance(rule, Folded) and rule.transposed)
 
 
 def published_layouts(model: nn.Module, weights: WeightMap) -> dict[str, Layout]:
@@ -190,29 +236,31 @@ def published_layouts(model: nn.Module, weights: WeightMap) -> dict[str, Layout]
 
 
 def write_rows(files: TensorFiles, layout: Layout, rows: Tensor, *, start: int, slot: Tensor) -> None:
-    """Put rows of a tensor, from `start` on, where a file of this layout has them; `slot` says the tensor's shape."""
-    rule, names = layout.rule, layout.names
-    if isinstance(rule, Stacked):
-        each = len(rule.names)
-        pieces = disassemble(rows, rule, names[start * each : (start + rows.shape[0]) * each])
-        for name, piece in pieces.items():
-            files[name].copy_(piece)
-    elif isinstance(rule, Joined):
-        above = 0
-        for name, height in zip(names, layout.rows, strict=True):
-            first, last = max(start - above, 0), min(start + rows.shape[0] - above, height)
-            if first < last:
-                piece = rows[above + first - start : above + last - start]
-                files[name][first:last].copy_(piece.view_as(files[name][first:last]))
-            above += height
+    """Put rows of a tensor, counted as `read_rows` does, where files of this layout have them.
+
+    `slot` says the tensor's shape.
+    """
+    rule, names, stop = layout.rule, layout.names, start + rows.shape[0]
+    if isinstance(rule, Stacked | Joined):
+        heights = layout.rows or [files[name].shape[0] for name in names]
+        for name, own, given in _overlaps(names, heights, start, stop):
+            kept = files[name][own]
+            kept.copy_(rows[given].view_as(kept))
     elif isinstance(rule, Interleaved):
-        files[names[0]][start : start + rows.shape[0]].copy_(disassemble(rows, rule, names)[names[0]])
+        order = _roles_apart(slot.shape[1])
+        for expert, own, given in _matrices(slot, start, stop):
+            files[names[0]][expert].index_copy_(0, order[own], rows[given])
     elif slot.dim() == 0:
         files[names[0]].copy_(rows.view(()))
     else:
-        kept = files[names[0]]
-        view = assemble(slot, rule, names, read=files.__getitem__, read_into=_not_needed, dtype=kept.dtype)
-        view[start : start + rows.shape[0]].copy_(rows)
+        dtype = files[names[0]].dtype
+        view = assemble(slot, rule, names, read=files.__getitem__, read_into=_not_needed, dtype=dtype)
+        if view.dim() < 3:
+            view[start:stop].copy_(rows)
+            return
+        stack = view.flatten(0, -3)
+        for matrix, own, given in _matrices(slot, start, stop):
+            stack[matrix, own].copy_(rows[given])
 
 
 def _not_needed(name: str, target: Tensor) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.checkpoint.opened import OpenedCheckpoint
-from nexus_universal.checkpoint.stream import read_rows
+from nexus_universal.checkpoint.stream import read_rows, row_count
 from nexus_universal.fusion.merging.symmetries import Axis, Symmetry, symmetries
 
 Opened = OpenedCheckpoint[Any]
@@ -34,22 +34,26 @@ class Arrangement:
     moved: Counter[str] = field(default_factory=Counter)
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows of a tensor as they lie after the moves."""
-        moves = self.moves.get(name, {})
-        rows = self._rows(name, moves[0][start:stop]) if 0 in moves else read_rows(self.opened, name, start, stop)
-        for dim, index in moves.items():
-            if dim and index.dim() == 1:
-                rows = rows.index_select(dim, index)
-            elif dim:
-                shape = (len(rows), index.shape[1], 1) if dim == 1 else (len(rows), 1, index.shape[1])
-                rows = rows.take_along_dim(index[start:stop].view(shape[: rows.dim()]), dim)
-        return rows
+        """Rows of a tensor as they lie after the moves, counted as `read_rows` does."""
+        moves, slot = self.moves.get(name), self.opened.slots[name]
+        if moves is None:
+            return read_rows(self.opened, name, start, stop)
+        if slot.dim() < 3:
+            rows = moves[0][start:stop] if 0 in moves else slice(start, stop)
+            found = read_rows(self.opened, name, 0, row_count(slot))[rows]
+            return found.index_select(1, moves[1]) if 1 in moves else found
+        height = slot.shape[1]
+        first, last = start // height, -(-stop // height)
+        experts = [self._expert(name, expert) for expert in range(first, last)]
+        return torch.cat(experts)[start - first * height : stop - first * height]
 
-    def _rows(self, name: str, index: Int[Tensor, " rows"]) -> Tensor:
-        slot = self.opened.slots[name]
-        if slot.dim() > 2:  # a stack is put together of many tensors: of no more than are asked for
-            return torch.cat([read_rows(self.opened, name, row, row + 1) for row in index.tolist()])
-        return read_rows(self.opened, name, 0, slot.shape[0])[index]
+    def _expert(self, name: str, expert: int) -> Tensor:
+        """One matrix of a stack, its rows and columns in their own order."""
+        moves, height = self.moves[name], self.opened.slots[name].shape[1]
+        taken = int(moves[0][expert]) if 0 in moves else expert
+        matrix = read_rows(self.opened, name, taken * height, (taken + 1) * height)
+        matrix = matrix[moves[1][expert]] if 1 in moves else matrix
+        return matrix[:, moves[2][expert]] if 2 in moves else matrix
 
     def move(self, symmetry: Symmetry, order: Int[Tensor, " units"]) -> None:
         """Put unit `order[u]` into the place of unit u."""
@@ -89,11 +93,13 @@ def arranged(opened: Opened, reference: Opened) -> Arrangement:
 
 def _units(arrangement: Arrangement, axis: Axis) -> Float[Tensor, "units numbers"]:
     """Each unit's numbers in one tensor."""
-    rows = arrangement.opened.slots[axis.name].shape[0]
+    slot = arrangement.opened.slots[axis.name]
     if axis.expert is None:
-        tensor, dim = arrangement.read(axis.name, 0, rows), axis.dim
+        tensor, dim = arrangement.read(axis.name, 0, row_count(slot)), axis.dim
     else:
-        tensor, dim = arrangement.read(axis.name, axis.expert, axis.expert + 1)[0], axis.dim - 1
+        rows = row_count(slot) // slot.shape[0]
+        tensor, dim = arrangement.read(axis.name, axis.expert * rows, (axis.expert + 1) * rows), axis.dim - 1
+        tensor = tensor[0] if slot.dim() < 3 else tensor
     return tensor.float().movedim(dim, 0)[axis.positions].flatten(1)
 
 

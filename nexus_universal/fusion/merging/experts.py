@@ -15,7 +15,7 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.program import Branch, Program
 from nexus_universal.checkpoint.opened import OpenedCheckpoint, open_checkpoint
-from nexus_universal.checkpoint.stream import new_directory, read_rows
+from nexus_universal.checkpoint.stream import new_directory, read_rows, row_count
 from nexus_universal.fusion.merging.measure import measured
 from nexus_universal.fusion.merging.preflight import compared
 from nexus_universal.fusion.merging.run import copy_companions, working_dtype
@@ -116,12 +116,14 @@ def _write(target: Target, experts: Sequence[Opened], *, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, slot in target.slots.items():
         if name in lead.slots:
-            target.write(name, read_rows(lead, name, 0, slot.shape[0] if slot.dim() else 1))
+            target.write(name, read_rows(lead, name, 0, row_count(slot)))
             continue
         path, _, leaf = name.partition(".experts.")
         if leaf:
             for index, opened in enumerate(experts):
-                target.write(name, _of_expert(opened, path, dense[path], leaf).unsqueeze(0), start=index)
+                own = _of_expert(opened, path, dense[path], leaf)
+                rows = own if own.dim() > 1 else own.unsqueeze(0)
+                target.write(name, rows, start=index * rows.shape[0])
         else:
             target.write(name, torch.randn(slot.shape, generator=generator) * lead.n.text.initializer_range)
 
@@ -141,4 +143,4 @@ def _of_expert(opened: Opened, path: str, module: UniversalFeedForward, leaf: st
 
 
 def _whole(opened: Opened, name: str) -> Tensor:
-    return read_rows(opened, name, 0, opened.slots[name].shape[0])
+    return read_rows(opened, name, 0, row_count(opened.slots[name]))

@@ -18,7 +18,7 @@ from nexus_universal.architecture.errors import CheckpointError, InputError
 from nexus_universal.architecture.source import load_json
 from nexus_universal.checkpoint.opened import OpenedCheckpoint, open_checkpoint
 from nexus_universal.checkpoint.rules import Direct, Transposed
-from nexus_universal.checkpoint.stream import new_directory, published_layouts, read_rows
+from nexus_universal.checkpoint.stream import new_directory, published_layouts, read_rows, row_count
 from nexus_universal.fusion.merging.measure import tokens_of
 from nexus_universal.fusion.merging.preflight import compared
 from nexus_universal.fusion.retention import Evidence, RetentionCertificate, Tier, certified
@@ -171,7 +171,7 @@ def extract(
     kept = total = 0.0
     notes = []
     for name, slot in plain.slots.items():
-        rows = slot.shape[0] if slot.dim() else 1
+        rows = row_count(slot)
         difference = read_rows(tuned, name, 0, rows).float() - read_rows(plain, name, 0, rows).float()
         if not difference.any():
             continue

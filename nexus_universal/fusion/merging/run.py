@@ -20,7 +20,7 @@ from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import dtype_named
 from nexus_universal.checkpoint.progress import with_progress
 from nexus_universal.checkpoint.save import tokenizer_files
-from nexus_universal.checkpoint.stream import new_directory, read_rows
+from nexus_universal.checkpoint.stream import new_directory, read_rows, row_count
 from nexus_universal.fusion.merging.alignment import arranged
 from nexus_universal.fusion.merging.blocks import Block
 from nexus_universal.fusion.merging.measure import measured
@@ -135,11 +135,11 @@ class Rows:
     @classmethod
     def of(cls, job: Job, plan: Plan, readers: Mapping[str, Reader]) -> Rows:
         """Blocks of so many rows that those of all models together stay small; a vector is never cut."""
-        count, *rest = job.shape or (1,)
-        step = count
-        if rest:
+        slot = torch.empty(job.shape, device="meta")
+        count = step = row_count(slot)
+        if slot.dim() > 1:
             budget = min(LARGEST_BLOCK, plan.largest // 16)
-            step = max(1, budget // (4 * math.prod(rest) * len(job.read)))
+            step = max(1, budget // (4 * slot.shape[-1] * len(job.read)))
         return cls(job, plan, readers, tuple((at, min(at + step, count)) for at in range(0, count, step)))
 
     @property

@@ -58,7 +58,8 @@ def symmetries(model: nn.Module) -> Iterator[Symmetry]:
         else:
             continue
         for symmetry in found:
-            yield Symmetry(symmetry.kind, tuple(axis for axis in symmetry.axes if axis.name in held))
+            if axes := tuple(axis for axis in symmetry.axes if axis.name in held):
+                yield Symmetry(symmetry.kind, axes)
 
 
 def _alike(part: Attention) -> bool:
@@ -107,7 +108,7 @@ def _heads(path: str, module: UniversalAttention) -> Iterator[Symmetry]:
     if part.qk_norm and part.qk_norm.over == "width":
         rows = torch.arange(part.heads * part.head_dim).view(part.heads, -1)
         queries += [Axis(f"{path}.query_norm.{leaf}", 0, rows) for leaf in ("weight", "bias")]
-    following = (Axis(a.name, a.dim, a.positions.view(part.kv_heads, -1), matched=False) for a in queries)
+    following = (Axis(a.name, a.dim, a.positions.reshape(part.kv_heads, -1), matched=False) for a in queries)
     yield Symmetry("key/value heads", (*keys, *following))
     for group in range(part.kv_heads if each > 1 else 0):
         own = slice(group * each, (group + 1) * each)

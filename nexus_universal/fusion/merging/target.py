@@ -16,7 +16,7 @@ from nexus_universal.architecture.errors import UnsupportedConfig
 from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE
 from nexus_universal.checkpoint.load import in_float32, slots
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS
-from nexus_universal.checkpoint.rules import WeightMap
+from nexus_universal.checkpoint.rules import Transposed, WeightMap
 from nexus_universal.checkpoint.save import published_tensors, write_document
 from nexus_universal.checkpoint.stream import (
     Layout,
@@ -62,7 +62,8 @@ class Target:
         wanted = slots(model)
         raw: dict[str, Any] = {"model_type": NEXUS_TYPE, "architectures": ["NexusForCausalLM"]}
         raw["n"] = json.loads(n.to_json())
-        layouts, weights = canonical_layouts(model), _table(n.origin.family)
+        weights = _table(n.origin.family)
+        layouts = canonical_layouts(model, weights)
         metadata = {"format": "pt"}
         if format != "nexus":
             try:
@@ -76,14 +77,16 @@ class Target:
                 note = f"written in the nexus format: {error}"
         published = raw["model_type"] != NEXUS_TYPE
         dtypes = _dtypes(model, weights, dtype)
-        shapes = {name: (tuple(slot.shape), dtypes[name]) for name, slot in wanted.items()}
+        lie_transposed = [name for name, layout in layouts.items() if isinstance(layout.rule, Transposed)]
+        lying = {name: slot.mT if name in lie_transposed else slot for name, slot in wanted.items()}
+        shapes = {name: (tuple(slot.shape), dtypes[name]) for name, slot in lying.items()}
         given: Mapping[str, Tensor] = {}
         if published:
             of_name = {part: dtypes[name] for name, layout in layouts.items() for part in layout.names}
             given = published_tensors(model, weights, carried=carried)
             shapes = {name: (tuple(t.shape), of_name.get(name, dtype)) for name, t in given.items()}
         else:
-            metadata["transposed"] = "[]"
+            metadata["transposed"] = json.dumps(lie_transposed)
         files = TensorFiles(directory, shapes, metadata=metadata)
         for name in set(given) - {part for layout in layouts.values() for part in layout.names}:
             files[name].copy_(given[name])
