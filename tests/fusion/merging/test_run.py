@@ -126,6 +126,19 @@ def test_layers_are_stacked_and_the_family_says_so(tmp_path: Path) -> None:
     assert torch.equal(deep["head.weight"], right["head.weight"])
 
 
+def test_layers_of_two_families_are_an_n_like_any_other(tmp_path: Path) -> None:
+    spans = {"qwen3_tiny": [0, 3], "gemma3_tiny": [4, 6]}
+    slices = [{"sources": [{"model": str(DATA / name), "layer_range": span}]} for name, span in spans.items()]
+    certificate = merge({"merge_method": "passthrough", "slices": slices}, tmp_path / "out")
+    assert "written in the nexus format" in str(certificate) and "the head is tied" in str(certificate)
+    opened = UniversalTransformer.from_pretrained(tmp_path / "out")
+    parts = [UniversalTransformer.from_pretrained(DATA / name) for name in spans]
+    assert opened.n.layers == (*parts[0].n.layers[:3], *parts[1].n.layers[4:])
+    found, last = dict(opened.named_slots()), dict(parts[1].named_slots())
+    assert torch.equal(found["layers.4.feed_forward.up.weight"], last["layers.5.feed_forward.up.weight"])
+    assert torch.equal(found["final_norm.weight"], last["final_norm.weight"])
+
+
 def test_parameters_by_place_and_by_name(tmp_path: Path) -> None:
     """mergekit's own example: t by self_attn, mlp and the rest; published names fit as canonical ones do."""
     a, b = published("qwen3"), related("qwen3", tmp_path / "b")
@@ -219,8 +232,14 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("model_type", ["qwen3", "mixtral"])
+QUICK = {("mixtral", "linear"), ("mixtral", "della"), ("mixtral", "sce"), ("qwen3", "linear")}
+BOUNDED = [(model_type, method) for model_type in ("qwen3", "mixtral") for method in METHODS]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "method"),
+    [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow) for pair in BOUNDED],
+)
 def test_memory_is_bounded_by_the_largest_tensor(
     method: str, model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
