@@ -20,7 +20,7 @@ from nexus_universal.fusion.merging.measure import measured
 from nexus_universal.fusion.merging.preflight import compared
 from nexus_universal.fusion.merging.run import copy_companions, working_dtype
 from nexus_universal.fusion.merging.symmetries import rows_of
-from nexus_universal.fusion.merging.target import Format, Target
+from nexus_universal.fusion.merging.target import Target
 from nexus_universal.fusion.merging.vocabulary import settle
 from nexus_universal.fusion.retention import RetentionCertificate, Tier, certified
 from nexus_universal.layers.feed_forward import UniversalFeedForward
@@ -36,14 +36,13 @@ def upcycle(
     per_token: int = 2,
     seed: int = 0,
     text: str | None = None,
-    format: Format = "auto",
     family: str | None = None,
 ) -> RetentionCertificate:
     """Write a model whose experts are the feed-forwards of `sources`, all else being the first one's.
 
     One source, named several times, gives identical experts and the same function (R2), for the chosen experts'
     weights sum to 1. Of different ones nothing is promised (R3). The router starts random: training needs unequal
-    experts. `family` writes in another model type's words, such as "qwen3_moe" for experts made of Qwen3.
+    experts. Written in the nexus format, or in the words of a `family`, such as "qwen3_moe" for experts made of Qwen3.
 
     Example:
         >>> upcycle(["Qwen/Qwen3-0.6B"] * 4, "four_experts", family="qwen3_moe").tier
@@ -53,6 +52,7 @@ def upcycle(
         InputError: fewer sources than a token visits experts, or different vocabularies.
         CheckpointError: models that do not fit together.
         InvalidArchitecture: feed-forwards that no expert can be.
+        UnsupportedConfig: the `family` cannot say what the result is.
         RetentionError: identical experts that do not compute what the source does; nothing is written.
     """
     names = [str(source) for source in sources]
@@ -68,9 +68,10 @@ def upcycle(
         model = UniversalTransformer(n)
     same = len(opened) == 1
     with new_directory(Path(out)) as beside:
-        carried = lead.carried()
-        dtype = working_dtype(lead)
-        target = Target.of(beside, model, dtype=dtype, format=format, family=family, carried=carried)
+        format = "huggingface" if family else "nexus"
+        target = Target.of(
+            beside, model, dtype=working_dtype(lead), format=format, family=family, carried=lead.carried()
+        )
         _write(target, [opened[name] for name in names], seed=seed)
         copy_companions(lead.directory, beside)
         directories = {name: each.directory for name, each in opened.items()}
