@@ -41,7 +41,10 @@ class Arrangement:
         if slot.dim() < 3:
             rows = moves[0][start:stop] if 0 in moves else slice(start, stop)
             found = read_rows(self.opened, name, 0, row_count(slot))[rows]
-            return found.index_select(1, moves[1]) if 1 in moves else found
+            if 1 not in moves:
+                return found
+            own = moves[1]  # a bias of each expert has an order for each
+            return found[:, own] if own.dim() == 1 else found.take_along_dim(own[start:stop], 1)
         height = slot.shape[1]
         first, last = start // height, -(-stop // height)
         experts = [self._expert(name, expert) for expert in range(first, last)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.parameter import ArchitectureParameter
@@ -63,7 +64,7 @@ def upcycle(
     for name, other in opened.items():
         compared(lead.n, other.n, names[0], name)
     settle(None, {m: o.directory for m, o in opened.items()}, {m: o.n.d_vocab for m, o in opened.items()})
-    n = with_experts(lead.n, experts=len(names), per_token=per_token)
+    n = with_experts(lead.n, experts=len(names), per_token=per_token, like=family)
     with torch.device("meta"):
         model = UniversalTransformer(n)
     same = len(opened) == 1
@@ -80,14 +81,17 @@ def upcycle(
         return certified("upcycle", Tier.REAL if same else Tier.STATISTICAL, *evidence, notes=notes)
 
 
-def with_experts(n: ArchitectureParameter, *, experts: int, per_token: int) -> ArchitectureParameter:
-    """n with every feed-forward a mixture, whose weights are a softmax of the chosen: they sum to 1.
+def with_experts(
+    n: ArchitectureParameter, *, experts: int, per_token: int, like: str | None = None
+) -> ArchitectureParameter:
+    """n with every feed-forward a mixture, the chosen experts' weights summing to 1.
+
+    `like` is a model type whose mixture it shall be, down to where its router rounds.
 
     Raises:
         InvalidArchitecture: no expert can be what the feed-forward is.
-        InputError: there is no feed-forward.
+        InputError: there is no feed-forward, or `like` has no mixture.
     """
-    router = Router(score="softmax", normalise=True)
 
     def changed(program: Program) -> Program:
         steps = (replace(step, branches=tuple(map(mixed, step.branches))) for step in program.steps)
@@ -99,15 +103,27 @@ def with_experts(n: ArchitectureParameter, *, experts: int, per_token: int) -> A
             return replace(branch, part=changed(part))
         if not isinstance(part, FeedForward):
             return branch
-        expert = replace(part, packing=())
-        return replace(
-            branch, part=MixtureOfExperts(experts=experts, per_token=per_token, expert=expert, router=router)
-        )
+        mixture = _mixture(like, replace(part, packing=()), experts=experts, per_token=per_token)
+        return replace(branch, part=mixture)
 
     result = replace(n, layers=tuple(map(changed, n.layers)))
     if result == n:
         raise InputError("there is no feed-forward that could become experts")
     return result.validate()
+
+
+def _mixture(like: str | None, expert: FeedForward, *, experts: int, per_token: int) -> MixtureOfExperts:
+    if like is None:
+        router = Router(score="softmax", normalise=True)
+        return MixtureOfExperts(experts=experts, per_token=per_token, expert=expert, router=router)
+    branches = (branch for layer in registry.family(like).example().layers for _, branch in layer.all_branches())
+    own = next((branch.part for branch in branches if isinstance(branch.part, MixtureOfExperts)), None)
+    if own is None:
+        raise InputError(f"{like} has no mixture of experts: name a model type that has, such as 'mixtral'")
+    router = replace(own.router, normalise=not own.router.score.endswith("_chosen"), scale=None)
+    return replace(
+        own, experts=experts, per_token=per_token, expert=expert, router=router, shared=None, shared_gate=False
+    )
 
 
 def _write(target: Target, experts: Sequence[Opened], *, seed: int) -> None:

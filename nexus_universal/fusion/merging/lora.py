@@ -71,15 +71,13 @@ class Adapter:
         factors = {}
         with safe_open(root / WEIGHTS, framework="pt") as file:
             names = set(file.keys())
-            for name in sorted(names):
-                module = name.removeprefix(PREFIX).removesuffix(A)
-                if name.endswith(A):
-                    if name.removesuffix(A) + B not in names:
-                        raise CheckpointError(f"{root}: {name.removesuffix(A) + B} is missing")
-                    a, b = file.get_tensor(name).float(), file.get_tensor(name.removesuffix(A) + B).float()
-                    factors[module] = Factors(a, b * _scale(raw, module, a.shape[0]))
-                elif not name.endswith(B):
-                    raise CheckpointError(f"{root}: {name} is more than W + s·BA")
+            modules = sorted({name.removeprefix(PREFIX).removesuffix(A).removesuffix(B) for name in names})
+            for module in modules:
+                pair = PREFIX + module + A, PREFIX + module + B
+                if missing := [name for name in pair if name not in names]:
+                    raise CheckpointError(f"{root}: {module} is more, or less, than B A: {missing[0]} is missing")
+                a, b = (file.get_tensor(name).float() for name in pair)
+                factors[module] = Factors(a, b * _scale(raw, module, a.shape[0]))
         return cls(factors, raw.get("base_model_name_or_path"), bool(raw.get("fan_in_fan_out")))
 
     def write(self, directory: str | PathLike[str]) -> None:

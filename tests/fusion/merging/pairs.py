@@ -50,7 +50,9 @@ def permuted(source: Path, target: Path, *, seed: int = 0) -> tuple[Path, dict[s
     arrangement = Arrangement(open_checkpoint(source, UniversalTransformer))
     generator = torch.Generator().manual_seed(seed)
     for symmetry in symmetries(arrangement.opened.model):
-        arrangement.move(symmetry, torch.randperm(symmetry.axes[0].positions.shape[0], generator=generator))
+        units = symmetry.axes[0].positions.shape[0]
+        order = torch.randperm(units, generator=generator)
+        arrangement.move(symmetry, order.roll(1) if torch.equal(order, torch.arange(units)) else order)
     held = arrangement.opened.slots
     moved = {name: arrangement.read(name, 0, row_count(slot)).view(slot.shape) for name, slot in held.items()}
     return rewritten(source, target, lambda tensors: moved), dict(arrangement.moved)

@@ -55,7 +55,9 @@ def test_a_permuted_twin_is_found_again(model_type: str, tmp_path: Path) -> None
     certificate = merge(recipe("linear", source, twin) | {"align": True}, tmp_path / "out")
     before, after = tensors(source), tensors(tmp_path / "out")
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert "aligned with" in str(certificate) and all(each.tier <= Tier.REAL for each in certificate.evidence)
+    assert "aligned with" in str(certificate) and certificate.evidence[0].tier is Tier.BITS
+    found = certificate.evidence[1].logits
+    assert found is not None and found.max_difference < 1e-4 * found.max_logit
     plain = merge(recipe("linear", source, twin), tmp_path / "plain")
     assert plain.tier is Tier.STATISTICAL
 
