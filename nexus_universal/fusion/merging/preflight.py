@@ -98,6 +98,8 @@ def preflight(recipe: Recipe) -> Plan:
         {model: opened.n.d_vocab for model, opened in checkpoints.items()},
         multiple=recipe.pad_to_multiple_of,
     )
+    for name in checkpoints if recipe.align else ():
+        compared(_without_tokens(checkpoints[lead].n), _without_tokens(checkpoints[name].n), lead, name)
     n, notes = _result(slices, checkpoints, lead, vocabulary)
     with torch.device("meta"):
         model = UniversalTransformer(n)
@@ -182,9 +184,13 @@ def _span(source: Source) -> tuple[int, int]:
 
 
 def _part_of(checkpoints: Mapping[str, Opened], source: Source) -> ArchitectureParameter:
-    """n with only the layers that are taken, and without the number of tokens, which the vocabulary settles."""
-    n = checkpoints[source.model].n
-    return replace(n, layers=n.layers[slice(*_span(source))], embedding=replace(n.embedding, vocab=1, padding_row=None))
+    """n with only the layers that are taken; the number of tokens is the vocabulary's to settle."""
+    n = _without_tokens(checkpoints[source.model].n)
+    return replace(n, layers=n.layers[slice(*_span(source))])
+
+
+def _without_tokens(n: ArchitectureParameter) -> ArchitectureParameter:
+    return replace(n, embedding=replace(n.embedding, vocab=1, padding_row=None))
 
 
 def compared(a: ArchitectureParameter, b: ArchitectureParameter, first: str, other: str) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import UnsupportedConfig
+from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE
 from nexus_universal.checkpoint.load import in_float32, slots
 from nexus_universal.checkpoint.quantisation import CONFIG_KEYS
@@ -58,40 +59,29 @@ class Target:
         Raises:
             UnsupportedConfig: "huggingface", but the family's config cannot say what n is.
         """
-        n, note = model.n, None
         wanted = slots(model)
-        raw: dict[str, Any] = {"model_type": NEXUS_TYPE, "architectures": ["NexusForCausalLM"]}
-        raw["n"] = json.loads(n.to_json())
-        weights = _table(n.origin.family)
-        layouts = canonical_layouts(model, weights)
-        metadata = {"format": "pt"}
-        if format != "nexus":
-            try:
-                said = n.to_huggingface(family=family or registry.saved_as(n.origin.family))
-                raw = {key: value for key, value in said.items() if key not in ("torch_dtype", *CONFIG_KEYS)}
-                weights = registry.family_of(said).weights
-                layouts = published_layouts(model, weights)
-            except UnsupportedConfig as error:
-                if format == "huggingface":
-                    raise
-                note = f"written in the nexus format: {error}"
+        raw, weights, note = _said(model.n, format=format, family=family)
         published = raw["model_type"] != NEXUS_TYPE
+        layouts = published_layouts(model, weights) if published else canonical_layouts(model, weights)
         dtypes = _dtypes(model, weights, dtype)
-        lie_transposed = [name for name, layout in layouts.items() if isinstance(layout.rule, Transposed)]
-        lying = {name: slot.mT if name in lie_transposed else slot for name, slot in wanted.items()}
-        shapes = {name: (tuple(slot.shape), dtypes[name]) for name, slot in lying.items()}
-        given: Mapping[str, Tensor] = {}
+        metadata = {"format": "pt"}
         if published:
             of_name = {part: dtypes[name] for name, layout in layouts.items() for part in layout.names}
             given = published_tensors(model, weights, carried=carried)
-            shapes = {name: (tuple(t.shape), of_name.get(name, dtype)) for name, t in given.items()}
+            shapes = {name: (tuple(tensor.shape), of_name.get(name, dtype)) for name, tensor in given.items()}
+            beside = {name: tensor for name, tensor in given.items() if name not in of_name}
         else:
-            metadata["transposed"] = json.dumps(lie_transposed)
+            lying = {name for name, layout in layouts.items() if isinstance(layout.rule, Transposed)}
+            metadata["transposed"] = json.dumps(sorted(lying))
+            shapes = {
+                name: (tuple((slot.mT if name in lying else slot).shape), dtypes[name]) for name, slot in wanted.items()
+            }
+            beside = {}
+            if carried:
+                note = f"{', '.join(carried)}: nothing is computed with them, and the nexus format keeps none such"
         files = TensorFiles(directory, shapes, metadata=metadata)
-        for name in set(given) - {part for layout in layouts.values() for part in layout.names}:
-            files[name].copy_(given[name])
-        if carried and not published:
-            note = f"{', '.join(carried)}: nothing is computed with them, and the nexus format keeps none such"
+        for name, tensor in beside.items():
+            files[name].copy_(tensor)
         write_document(directory / CONFIG_NAME, raw | {"dtype": str(dtype).removeprefix("torch.")})
         return cls(wanted, layouts, files, note)
 
@@ -99,6 +89,24 @@ class Target:
         """Put rows of a tensor in their place, rounded to its dtype."""
         dtype = self.files[self.layouts[name].names[0]].dtype
         write_rows(self.files, self.layouts[name], rows.to(dtype), start=start, slot=self.slots[name])
+
+
+def _said(
+    n: ArchitectureParameter, *, format: Format, family: str | None
+) -> tuple[dict[str, Any], WeightMap, str | None]:
+    """The config, the table of names that goes with it, and why it is not the family's where that was tried."""
+    note = None
+    if format != "nexus":
+        try:
+            said = n.to_huggingface(family=family or registry.saved_as(n.origin.family))
+            plain = {key: value for key, value in said.items() if key not in ("torch_dtype", *CONFIG_KEYS)}
+            return plain, registry.family_of(said).weights, None
+        except UnsupportedConfig as error:
+            if format == "huggingface":
+                raise
+            note = f"written in the nexus format: {error}"
+    own = {"model_type": NEXUS_TYPE, "architectures": ["NexusForCausalLM"], "n": json.loads(n.to_json())}
+    return own, _table(n.origin.family), note
 
 
 def _table(family: str | None) -> WeightMap:

@@ -85,6 +85,12 @@ def test_recipes_that_cannot_be(given: dict[str, Any], pieces: tuple[str, ...], 
     refused(given, tmp_path / "out", *pieces)
 
 
+def test_units_of_different_models_are_not_aligned(tmp_path: Path) -> None:
+    slices = [{"sources": [{"model": str(model), "layer_range": [0, 2]}]} for model in (QWEN, GEMMA)]
+    given = {"merge_method": "passthrough", "slices": slices, "align": True}
+    refused(given, tmp_path / "out", "qwen3_tiny and", "gemma3_tiny cannot be merged")
+
+
 @pytest.mark.parametrize(("model_type", "reason"), [("zamba2", "weights shared"), ("gemma3n_text", "per_layer")])
 def test_layers_that_belong_where_they_are(model_type: str, reason: str, tmp_path: Path) -> None:
     slices = [{"sources": [{"model": str(published(model_type)), "layer_range": [0, 2]}]}] * 2
