@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nexus_universal.architecture.errors import CheckpointError
 from nexus_universal.checkpoint.files import INDEX, SINGLE
 from nexus_universal.checkpoint.load import disassemble, idle_layers, slots
 from nexus_universal.checkpoint.rules import Sliced, WeightMap, names_of
+from nexus_universal.checkpoint.stream import SHARD_BYTES, new_directory
 
-SHARD_BYTES = 5_000_000_000
 TOKENIZER = (
     "tokenizer*",
     "*.model",
@@ -93,29 +91,17 @@ def write_directory(
     Raises:
         CheckpointError: the directory exists and is not empty, or the disk refuses.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise CheckpointError(f"{directory}: exists and is not empty; choose a new directory")
-    from safetensors import SafetensorError
-
-    beside: Path | None = None
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        beside.chmod(0o755)
+    with new_directory(directory) as beside:
         _write_tensors(beside, tensors, metadata=metadata, shard_bytes=shard_bytes)
         for name, document in documents.items():
-            (beside / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            write_document(beside / name, document)
         for file in companions:
             shutil.copyfile(file, beside / file.name)
-        if directory.exists():
-            directory.rmdir()
-        beside.rename(directory)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{directory}: could not be written ({reason})") from None
-    finally:
-        if beside is not None and beside.exists():
-            shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Write one indented JSON file."""
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_tensors(
