@@ -10,6 +10,7 @@ from typing import Any
 
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.count import Count, count
+from nexus_universal.architecture.distance import distance
 from nexus_universal.architecture.ends import Embedding, Head, Origin, Register, Streams, Text
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedConfig
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
@@ -160,6 +161,18 @@ class ArchitectureParameter(Part):
                 earlier = gathered.get(key, change)
                 gathered[key] = dataclasses.replace(earlier, layers=(*earlier.layers, index))
         return found + list(gathered.values())
+
+    def distance(self, other: ArchitectureParameter) -> float:
+        """How many leaves of n must be edited to reach `other`: a metric, 0 only between equal n's.
+
+        A number counts by how many times it is doubled, up to one edit; layers are aligned first, so that one more
+        layer costs its own leaves and no others.
+
+        Example:
+            >>> n.distance(n.replace("layers.0.feed_forward.width", 2 * n.d_feed_forward))
+            1.0
+        """
+        return distance(self, other, ends=("embedding", "final_norm", "head", "registers", "streams"))
 
     @property
     def signature(self) -> str:
