@@ -122,11 +122,13 @@ def rescaled(n: ArchitectureParameter, d_hidden: int) -> ArchitectureParameter:
 
 def padded(model: UniversalTransformer, n: ArchitectureParameter, *, gain: float, seed: int) -> UniversalTransformer:
     """A model of the wider `n` whose new channels are 0 everywhere, the gains of the residual's norms times `gain`."""
+    norms, old = dict(residual_norms(n)), torch.arange(model.n.d_hidden)
+    gains = {f"{path}.weight" for path in norms}  # gains of 0 would let no gradient through to the new channels
     axes = {
-        name: [Axis(dim, torch.arange(model.n.d_hidden), fresh=_reads(name, slot, dim)) for dim in dims]
+        name: [Axis(dim, old, fresh=name in gains or _reads(name, slot, dim)) for dim in dims]
         for name, slot, dims in _changed(model, n)
     }
-    wider, norms = grown(model, n, seed=seed, axes=axes), dict(residual_norms(n))
+    wider = grown(model, n, seed=seed, axes=axes)
     for path, norm in norms.items():
         weight = slots(wider)[f"{path}.weight"].detach()
         shift = 1.0 if norm.scale == "one_plus_weight" else 0.0
