@@ -18,7 +18,7 @@ from nexus_universal import ArchitectureParameter, UniversalTransformer
 
 SYMBOLS, KEY = 32, 3
 FACTS = (512, 2048, 4096, 8192)
-STEPS, BATCH, PEAK = 900, 2048, 1.2e-2
+STEPS, BATCH, PEAK = 600, 1024, 1.5e-2
 
 
 def architecture() -> ArchitectureParameter:
