@@ -85,6 +85,16 @@ def test_outliers_are_the_signals_in_noise(rows: int, columns: int, signals: int
         assert Spectrum.of(noise + planted).outliers == signals
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(300, 300), (64, 512), (400, 50)])
+def test_a_signal_little_above_the_noise_is_one(rows: int, columns: int) -> None:
+    """1.5 times the edge is seen, half of it drowns."""
+    edge = 0.3 * (math.sqrt(rows) + math.sqrt(columns))
+    left, right = (drawn(1, size, seed)[0] for size, seed in ((rows, 1), (columns, 2)))
+    signal = torch.outer(left / left.norm(), right / right.norm())
+    assert Spectrum.of(0.3 * drawn(rows, columns, 0) + 1.5 * edge * signal).outliers == 1
+    assert Spectrum.of(0.3 * drawn(rows, columns, 0) + 0.5 * edge * signal).outliers == 0
+
+
 def test_trained_energy_costs_what_gaussian_energy_costs() -> None:
     """FUSION section 2: 90/95/99 % of a Gaussian 512² need 51/61/77 % of the rank, 1.02/1.22/1.54 times the size."""
     found = Spectrum.of(drawn(512, 512, 0))
