@@ -61,8 +61,9 @@ their gradients would be zero for ever; the same holds for a padded channel whos
 
 {growth}
 
-The rows of R3 are counterexamples. Where the residual is large ε hardly matters, until a router stands on a tie; with
-both gain and ε left, or layers doubled, the model is another one.
+The rows with something left, twice or zeros are counterexamples. Where the residual is large ε hardly matters
+(gemma3_tiny stays within R2), until a router stands on a tie; with both gain and ε left, or layers doubled, the model
+is another one.
 
 ![growth](experiments/growth.png)
 
@@ -82,7 +83,8 @@ size.
 
 {truncation}
 
-The tables, the head and the norms are stored as they are. R3, all of it.
+The tables, the head and the norms are stored as they are. R3, all of it. C comes from 1,536 tokens only: at the smallest
+size of the third checkpoint whitening by it is worse than none.
 
 ![compression](experiments/compression.png)
 
