@@ -26,7 +26,8 @@ TEXT = """\
 
 Written by `scripts/experiments/report.py` from `docs/experiments/*.json`; run `scripts/experiments/NAME.py` to measure
 anew (minutes on two cores, seeds {seeds}; ± is the standard deviation over them). The checkpoints are the three of
-`tests/data/`, in float32, on docstrings that were held out of their training. They are small: these tables show
+`tests/data/`, in float32, on docstrings that their training held out (of the standard library of Python 3.11; another
+version's are drawn otherwise). They are small: these tables show
 mechanisms, and what to measure on a model of one's own (`nexus analyse`, `nexus_universal.fusion.study`). They are no
 rates for large models.
 
@@ -83,8 +84,8 @@ size.
 
 {truncation}
 
-The tables, the head and the norms are stored as they are. R3, all of it. C comes from 1,536 tokens only: at the smallest
-size of the third checkpoint whitening by it is worse than none.
+The tables, the head and the norms are stored as they are. R3, all of it. C comes from 1,536 tokens only: at the
+smallest size of the third checkpoint whitening by it is worse than none.
 
 ![compression](experiments/compression.png)
 
