@@ -10,6 +10,7 @@ from typing import Any
 
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.count import Count, count
+from nexus_universal.architecture.distance import distance
 from nexus_universal.architecture.ends import Embedding, Head, Origin, Register, Streams, Text
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedConfig
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
@@ -47,6 +48,10 @@ class _Absent:
 
 ABSENT = _Absent()
 """Stands in a `Difference` for a field that only the other n has."""
+
+
+ENDS = ("embedding", "final_norm", "head", "registers", "streams", "fusion")
+"""What of n is not its layers, and counts."""
 
 
 @part
@@ -152,7 +157,7 @@ class ArchitectureParameter(Part):
     def diff(self, other: ArchitectureParameter) -> list[Difference]:
         """Where two n's differ, equal differences of several layers gathered into one entry."""
         found: list[Difference] = []
-        for name in ("embedding", "final_norm", "head", "registers", "streams", "fusion"):
+        for name in ENDS:
             left, right = leaves(getattr(self, name), name), leaves(getattr(other, name), name)
             found += _leaf_differences(dict(left), dict(right))
         if len(self.layers) != len(other.layers):
@@ -166,6 +171,18 @@ class ArchitectureParameter(Part):
                 earlier = gathered.get(key, change)
                 gathered[key] = dataclasses.replace(earlier, layers=(*earlier.layers, index))
         return found + list(gathered.values())
+
+    def distance(self, other: ArchitectureParameter) -> float:
+        """How many leaves of n must be edited to reach `other`: a metric, 0 only between equal n's.
+
+        A number counts by how many times it is doubled, up to one edit; layers are aligned first, so that one more
+        layer costs its own leaves and no others.
+
+        Example:
+            >>> n.distance(n.replace("layers.0.feed_forward.width", 2 * n.d_feed_forward))
+            1.0
+        """
+        return distance(self, other, ends=ENDS)
 
     @property
     def signature(self) -> str:

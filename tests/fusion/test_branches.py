@@ -15,6 +15,7 @@ from nexus_universal.architecture.memory import Task, layouts
 from nexus_universal.architecture.stages import pipeline_stages
 from nexus_universal.architecture.tensor_parallel import tensor_parallel_plan
 from nexus_universal.fusion.branches import branch_model, join_models
+from nexus_universal.fusion.growth import add_layers
 from nexus_universal.fusion.retention import Tier, certified, evidence_of
 
 DATA = Path(__file__).parents[1] / "data"
@@ -156,6 +157,9 @@ def test_n_says_what_it_is(models: Models) -> None:
     }
     flat = fused(more=fused(**{name: models[name].n for name in ("prose", "window")}), experts=models["experts"].n)
     assert flat == n
+    joined, other = (fused(join, **{name: model.n for name, model in models.items()}) for join in ("all", "mixture"))
+    assert n.distance(joined) == joined.distance(other) == 1 and n.distance(n) == 0
+    assert n.distance(models["prose"].n) > n.distance(changed) == 6
 
 
 @pytest.mark.parametrize(
@@ -199,6 +203,11 @@ def test_optimised_each_branch_is_what_it_is_optimised_alone(models: Models) -> 
             )
     with pytest.raises(InputError, match="prose was optimised"):
         join_models(prose=whole, window=models["window"])
+
+
+def test_growth_is_for_one_model(models: Models, routed: UniversalTransformer) -> None:
+    with pytest.raises(InputError, match="growth is for one model alone"):
+        add_layers(routed, 1)
 
 
 @pytest.mark.parametrize(
