@@ -60,7 +60,7 @@ def test_rows_there_and_back(model_type: str, tmp_path: Path) -> None:
     assert own.keys() == layouts.keys()
     written = tensors_of(tmp_path)
     wanted = published_tensors(UniversalTransformer.from_pretrained(source), weights)
-    assert written.keys() <= wanted.keys() and len(written) >= len(layouts) // 2
+    assert written.keys() == shapes.keys() <= wanted.keys()
     assert all(torch.equal(written[name], wanted[name]) for name in written)
 
 

@@ -121,6 +121,14 @@ def test_karcher_is_the_mean_on_the_sphere() -> None:
     assert torch.allclose(pair, merged("slerp", [a / a.norm(), b / b.norm()], t=0.5), atol=ROUNDING)
 
 
+def test_multislerp_steps_from_the_mean_in_its_plane() -> None:
+    models = [x + tensors(1, seed=9)[0] for x in tensors(3)]
+    models[0] = -0.2 * models[0]  # far from the others, so that the mean is no fixed point
+    weights = [0.2, 0.3, 0.5]
+    found = merged("multislerp", models, weight=weights)
+    close(found, naive.multislerp([x.double().numpy() for x in models], weights))
+
+
 def test_multislerp_of_two_meets_in_the_middle_and_takes_differences_from_a_base() -> None:
     a, b, base = tensors(3)
     unit = [x / x.norm() for x in (a, b)]
