@@ -42,7 +42,7 @@ def multislerp(tensors: Sequence[Array], weights: Sequence[float]) -> Array:
     flat = sum(w * (u - (u * mean).sum() * mean) for w, u in zip(shares, units, strict=True))
     far = np.linalg.norm(flat)
     length = sum(w * np.linalg.norm(x) for w, x in zip(shares, tensors, strict=True))
-    return length * (math.cos(far) * mean + math.sin(far) / far * flat)
+    return length * (math.cos(far) * mean + math.sin(far) / max(far, 1e-12) * flat)
 
 
 def ties(base: Array, tensors: Sequence[Array], weights: Sequence[float], densities: Sequence[float]) -> Array:

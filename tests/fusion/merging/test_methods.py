@@ -114,6 +114,9 @@ def test_slerp_of_parallel_tensors_is_their_chord() -> None:
 
 def test_karcher_is_the_mean_on_the_sphere() -> None:
     models = tensors(4)
+    first = merged("karcher", [models[0], 3 * models[0] + models[1], models[2]], max_iter=1, tol=1e-9)
+    wide = [x.double().numpy() for x in (models[0], 3 * models[0] + models[1], models[2])]
+    close(first, naive.karcher(wide, steps=1))
     found = merged("karcher", models, max_iter=100, tol=1e-9)
     close(found, naive.karcher([x.double().numpy() for x in models]))
     a, b = models[:2]
