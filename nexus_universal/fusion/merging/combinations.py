@@ -45,15 +45,15 @@ def karcher(stack: Stack, *, max_iter: int, tol: float) -> Combine:
 
 
 def multislerp(stack: Stack, *, weight: Sequence[float], normalize_weights: bool, eps: float) -> Combine:
-    """Directions averaged in the plane that touches the sphere at their weighted mean, times the mean length.
+    """The direction of the directions' weighted mean, times the mean length; of differences where there is a base.
 
-    Of differences where there is a base.
+    The published step in the plane that touches the sphere there is none: the weighted tangents add up to zero.
     """
     total = sum(weight) if normalize_weights else 1.0
     if total == 0:
         raise InputError(f"multislerp: weights {list(weight)} sum to zero")
     shares = [w / total for w in weight]
-    return weighted_sum(_spherical_mean(inner_products(stack), shares, steps=1, tol=eps, geodesic=False))
+    return weighted_sum(_spherical_mean(inner_products(stack), shares, steps=0, tol=eps))
 
 
 def model_stock(stack: Stack) -> Combine:
@@ -109,12 +109,11 @@ def _spherical_mean(
     *,
     steps: int,
     tol: float,
-    geodesic: bool = True,
 ) -> list[float]:
     """Weights of the tensors in the mean of their directions, times the mean of their lengths.
 
-    A point is written as a sum of directions, whose products are all that is needed. `geodesic` measures how far a
-    direction lies along the sphere, not along the plane.
+    A point is written as a sum of directions, whose products are all that is needed. Every step follows the mean of
+    the arcs to them.
     """
     lengths = products.diagonal().sqrt()
     told = lengths > tol
@@ -134,7 +133,7 @@ def _spherical_mean(
     for _ in range(steps):
         dots = (cosines @ point).clamp(-1, 1)
         angles = torch.arccos(dots)
-        pull = share * torch.where(angles > tol, angles / angles.sin(), 1.0) if geodesic else share
+        pull = share * torch.where(angles > tol, angles / angles.sin(), 1.0)
         tangent = pull - (pull * dots).sum() * point
         far = length(tangent)
         if far < tol:

@@ -34,6 +34,17 @@ def karcher(tensors: Sequence[Array], steps: int = 200) -> Array:
     return mean * np.mean([np.linalg.norm(x) for x in tensors])
 
 
+def multislerp(tensors: Sequence[Array], weights: Sequence[float]) -> Array:
+    shares = np.array(weights) / sum(weights)
+    units = [x / np.linalg.norm(x) for x in tensors]
+    mean = sum(w * u for w, u in zip(shares, units, strict=True))
+    mean = mean / np.linalg.norm(mean)
+    flat = sum(w * (u - (u * mean).sum() * mean) for w, u in zip(shares, units, strict=True))
+    far = np.linalg.norm(flat)
+    length = sum(w * np.linalg.norm(x) for w, x in zip(shares, tensors, strict=True))
+    return length * (math.cos(far) * mean + math.sin(far) / max(far, 1e-12) * flat)
+
+
 def ties(base: Array, tensors: Sequence[Array], weights: Sequence[float], densities: Sequence[float]) -> Array:
     out = base.copy()
     trimmed = []

@@ -114,11 +114,22 @@ def test_slerp_of_parallel_tensors_is_their_chord() -> None:
 
 def test_karcher_is_the_mean_on_the_sphere() -> None:
     models = tensors(4)
+    first = merged("karcher", [models[0], 3 * models[0] + models[1], models[2]], max_iter=1, tol=1e-9)
+    wide = [x.double().numpy() for x in (models[0], 3 * models[0] + models[1], models[2])]
+    close(first, naive.karcher(wide, steps=1))
     found = merged("karcher", models, max_iter=100, tol=1e-9)
     close(found, naive.karcher([x.double().numpy() for x in models]))
     a, b = models[:2]
     pair = merged("karcher", [a / a.norm(), b / b.norm()])
     assert torch.allclose(pair, merged("slerp", [a / a.norm(), b / b.norm()], t=0.5), atol=ROUNDING)
+
+
+def test_multislerp_steps_from_the_mean_in_its_plane() -> None:
+    models = [x + tensors(1, seed=9)[0] for x in tensors(3)]
+    models[0] = -0.2 * models[0]  # far from the others, so that the mean is no fixed point
+    weights = [0.2, 0.3, 0.5]
+    found = merged("multislerp", models, weight=weights)
+    close(found, naive.multislerp([x.double().numpy() for x in models], weights))
 
 
 def test_multislerp_of_two_meets_in_the_middle_and_takes_differences_from_a_base() -> None:

@@ -126,6 +126,7 @@ def test_layers_are_stacked_and_the_family_says_so(tmp_path: Path) -> None:
     assert torch.equal(deep["head.weight"], right["head.weight"])
 
 
+@pytest.mark.slow
 def test_layers_of_two_families_are_an_n_like_any_other(tmp_path: Path) -> None:
     spans = {"qwen3_tiny": [0, 3], "gemma3_tiny": [4, 6]}
     slices = [{"sources": [{"model": str(DATA / name), "layer_range": span}]} for name, span in spans.items()]
