@@ -43,7 +43,7 @@ from nexus_universal.layers.block import UniversalTransformerBlock
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.norms import UniversalNorm
-from nexus_universal.layers.optimise import Optimised, fuse_projections, use_native_norms
+from nexus_universal.layers.optimise import Optimised, hasten
 from nexus_universal.layers.points import Recording, Touch, matching, points, recording, touching
 from nexus_universal.layers.quantise import Quantisation, quantised
 from nexus_universal.layers.sharing import Shares
@@ -164,7 +164,7 @@ class UniversalTransformer(nn.Module):
         if cache is not None:
             cache.length += new
         if self.optimised:
-            x = x.contiguous()  # a slice of frozen weights' input would copy the whole table
+            x = x.clone(memory_format=torch.contiguous_format)  # a slice of what frozen weights read copies the table
         return CausalOutput(logits=self.head(x.to(call.dtype), self.embedding.table), cache=cache)
 
     @staticmethod
@@ -201,10 +201,10 @@ class UniversalTransformer(nn.Module):
     ) -> UniversalTransformer:
         """Make inference fast, in place, and return self: the same weights, within the floor instead of the same bits.
 
-        `fuse`: one product of what reads the same, and torch's norms. A "buffered" `cache` has room to grow: steps copy
-        nothing. `compile` compiles each kind of call when it first comes, with an exact cache (inductor fails where
-        buffers grow). `quantize` rounds projections by torchao; what that changes in the logits of `sample`, else of
-        random tokens, is printed. Weights are frozen, and not saved.
+        `fuse`: one product of what reads the same, torch's norms, faster forms of attention and experts. A "buffered"
+        `cache` has room to grow: steps copy nothing. `compile` compiles each kind of call when it first comes, with an
+        exact cache (inductor fails where buffers grow). `quantize` rounds projections by torchao; what that changes in
+        the logits of `sample`, else of random tokens, is printed. Weights are frozen, and not saved.
 
         Example:
             >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B").optimize()
@@ -214,8 +214,7 @@ class UniversalTransformer(nn.Module):
         """
         self.requires_grad_(False).eval()
         if fuse:
-            fuse_projections(self)
-            use_native_norms(self)
+            hasten(self)
         quality = quantised(self, quantize, vocab=self.n.d_vocab, sample=sample) if quantize else None
         self.optimised = Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality)
         if compile:
