@@ -47,7 +47,7 @@ def measured(name: str, directory: Path, asked: argparse.Namespace) -> dict[str,
     found: dict[str, Any] = {
         "title": shape.title,
         "bytes": make_checkpoint(shape, directory),
-        "bytes read": shape.bytes_read(),
+        "bytes read": 2 * shape.weights_read(),
         "flops of prompt": shape.flops_of_prompt(TOKENS),
         "loading": loading(directory, device=device, rounds=max(few, 1)),
     }

@@ -23,16 +23,17 @@ class Shape:
         """Its n."""
         return ArchitectureParameter.from_huggingface({"model_type": self.model_type, **self.config})
 
-    def bytes_read(self, *, width: int = 2) -> int:
-        """What one decoded token of one row must read of the weights, `width` bytes each; of the token table a row."""
+    def weights_read(self) -> int:
+        """How many weights a decoded token of one row reads; what an untied token table looks up is left out."""
         n = self.parameter()
         looked_up = 0 if n.head.tied else n.d_vocab * n.d_hidden
-        return (n.count(context=1).active_parameters - looked_up) * width
+        return n.count(context=1).active_parameters - looked_up
 
-    def flops_of_prompt(self, tokens: int) -> float:
-        """What a prompt takes of which only the last logits are wanted."""
+    def flops_of_prompt(self, tokens: int) -> int:
+        """Multiplications and additions with weights, the head's once: only the last logits are wanted."""
         n = self.parameter()
-        return n.count(context=tokens // 2).flops_per_token * tokens - 2 * n.d_hidden * n.d_vocab * (tokens - 1)
+        head = n.d_vocab * n.d_hidden
+        return 2 * (tokens * (self.weights_read() - head) + head)
 
 
 SHAPES = {

@@ -43,6 +43,16 @@ def uses(model: dict[str, Any], limits: dict[str, float]) -> Iterator[Row]:
             yield (f"decode, {batch} row{'s' * (batch != '1')}, {side}", rate, share if batch == "1" else "")
 
 
+def summary(found: dict[str, Any]) -> Iterator[Row]:
+    """A line per model: each side's share of the reference's time or memory, beside the noise of the decoding."""
+    yield ("", "load", "first logits", "memory", "prefill", "… optimize()", "decode", "… optimize()", "A/A")
+    for model in found["models"].values():
+        loading = [model["loading"][quantity]["sides"]["exact"]["ratio"] for quantity in ("load", "logits", "memory")]
+        timed = (model["prefill"], model["decode"]["1"]["further"])
+        fast = [each["sides"][side]["ratio"] for each in timed for side in ("exact", "optimize()")]
+        yield (model["title"], *(f"{ratio:.2f} ×" for ratio in (*loading, *fast, timed[1]["a/a"])))
+
+
 def _row(title: str, found: dict[str, Any], unit: str) -> Row:
     sides = found["sides"]
     others = ", ".join(f"{name} {side['ratio']:.2f} ×" for name, side in sides.items() if name not in KNOWN)
@@ -79,7 +89,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     models = {name: model for name, model in found["models"].items() if model.get("contexts")}
     figure, grid = pyplot.subplots(2, max(len(models), 1), figsize=(3.2 * max(len(models), 1), 5), squeeze=False)
@@ -93,7 +103,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 axes.plot(lengths, values, marker="o", markersize=3, label=side)
             axes.set(xscale="log", yscale="log", xlabel="context [tokens]", ylabel=title if column == 0 else "")
             axes.set_xticks(lengths, [str(length) for length in lengths])
-            axes.minorticks_off()
+            axes.xaxis.minorticks_off()
+            axes.yaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+            axes.tick_params(axis="both", which="both", labelsize=7)
             if line == 0:
                 axes.set_title(model["title"], fontsize=8)
     grid[0][0].legend(fontsize=7)
