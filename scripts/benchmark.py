@@ -59,7 +59,7 @@ def measured(name: str, directory: Path, asked: argparse.Namespace) -> dict[str,
     ids = speed.prompt(vocab, batch=1, length=TOKENS, device=device)
     found["prefill"] = {"tokens": TOKENS, **speed.prefill(sides, ids, rounds=asked.rounds)}
     found["decode"] = {}
-    for batch in BATCHES:
+    for batch in BATCHES[: 2 if asked.quick else None]:
         ids = speed.prompt(vocab, batch=batch, length=PROMPT, device=device)
         able = {side: each for side, each in sides.items() if batch == 1 or each.batches}
         times = speed.decoding(able, ids, new=asked.new, rounds=max(few, 1))
@@ -85,7 +85,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="draw the figures by context here (needs matplotlib)")
     asked = parser.parse_args()
     if asked.quick:
-        asked.rounds, asked.new, asked.longest = 3, 6, min(asked.longest, 512)
+        asked.rounds, asked.new, asked.longest = 2, 5, min(asked.longest, CONTEXTS[0])
     return asked
 
 
@@ -99,9 +99,9 @@ def main() -> None:
     for name in asked.models:
         with tempfile.TemporaryDirectory() as scratch:
             found["models"][name] = measured(name, Path(scratch) / name, asked)
+        if asked.json:  # after each model: a run that is cut short leaves what it found
+            asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     report.print_table(found)
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if asked.plot:
         report.draw(found, asked.plot)
 

@@ -19,7 +19,7 @@ from tests.helpers import MODEL_TYPES, STEADY, floor_of, reference, universal
 from tests.helpers import ids_without_pads as ids
 
 LENGTH = 40
-TOLERANCE = {"rtol": 1e-3, "atol": 2e-4}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 2e-4}
 
 
 def pair(model_type: str, **changes: Any) -> tuple[Any, Any]:
@@ -82,7 +82,8 @@ def test_an_adapted_expansion_is_not_passed_by() -> None:
     for model in (exact, fast):
         for layer in model.layers:
             layer.attention.latent_up = torch.nn.Sequential(layer.attention.latent_up, torch.nn.Tanh())
-    torch.testing.assert_close(*(in_pieces(model, ids(2, 9), [7, 1, 1]) for model in (fast, exact)), **TOLERANCE)
+    found, expected = (in_pieces(model, ids(2, 9), [7, 1, 1]) for model in (fast, exact))
+    torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
 def test_attention_is_looked_into_where_it_is_swift() -> None:
@@ -90,7 +91,7 @@ def test_attention_is_looked_into_where_it_is_swift() -> None:
     with fast.record("layers.*.attention.weights") as seen, torch.no_grad():
         fast(ids(2, 9))
     assert len(seen) == len(fast.layers) and all(weights.shape[-2:] == (9, 9) for weights in seen.values())
-    assert all(layer.attention.swift for layer in fast.layers)
+    assert all(layer.attention.swift for layer in fast.layers)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("frozen_rows", [1, 3])
