@@ -92,7 +92,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, and write."""
     asked = options()
-    found: dict[str, Any] = {"date": date.today().isoformat(), "device": asked.device}
+    found: dict[str, Any] = {"date": date.today().isoformat(), "device": asked.device, "rounds": asked.rounds}
     found["machine"] = machine.kind(asked.device)
     found["limits"] = machine.limits(asked.device, nbytes=1 << 30)
     found["models"] = {}

@@ -319,7 +319,8 @@ def machine(found: dict[str, Any]) -> str:
     where = f"{about.get('gpu', about['processor'])}, {about['threads']} threads"
     versions = f"torch {about['torch']}, transformers {about['transformers']}"
     reached = f"{limits['bytes/s'] / 1e9:.1f} GB/s and {limits['FLOP/s'] / 1e9:,.0f} GFLOP/s in bfloat16"
-    return f"Measured on {found['date']} ({where}; {versions}). In the same run it reached {reached}."
+    asked = f"{found['rounds']} rounds of prefill"
+    return f"Measured on {found['date']}, {asked} ({where}; {versions}). In the same run it reached {reached}."
 
 
 DOCUMENTS: dict[str, Callable[[], str]] = {

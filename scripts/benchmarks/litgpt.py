@@ -28,6 +28,8 @@ class Litgpt:
         assert not do_sample
         streamer.put(ids.cpu())
         length = ids.shape[1] + max_new_tokens
+        self.gpt.clear_kv_cache()
+        self.gpt.max_seq_length = length
         with ids.device:
             self.gpt.max_seq_length = length
             self.gpt.set_kv_cache(batch_size=1)
