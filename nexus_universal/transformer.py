@@ -173,7 +173,7 @@ class UniversalTransformer(nn.Module):
         if cache is not None:
             cache.length += new
         if self.optimised:
-            x = x.contiguous()  # a slice of frozen weights' input would copy the whole table
+            x = x.clone(memory_format=torch.contiguous_format)  # a slice of what frozen weights read copies the table
         return CausalOutput(logits=self.head(x.to(call.dtype), self.embedding.table), cache=cache)
 
     @staticmethod
@@ -228,11 +228,11 @@ class UniversalTransformer(nn.Module):
     ) -> UniversalTransformer:
         """Make inference fast, in place, and return self: the same weights, within the floor instead of the same bits.
 
-        `fuse`: one product of what reads the same, torch's norms, windows and blocks without the keys beyond them. A
-        "buffered" `cache` has room to grow: steps copy nothing; "int8" and "int4" round keys and values. `compile`
-        compiles each kind of call when it first comes, with an exact cache (inductor fails where buffers grow).
-        `quantize` rounds projections by torchao. What rounding changes in the logits of `sample`, else of random
-        tokens, is printed. Weights are frozen, and not saved.
+        `fuse`: one product of what reads the same, torch's norms, faster forms of attention and experts, windows and
+        blocks without the keys beyond them. A "buffered" `cache` has room to grow: steps copy nothing; "int8" and
+        "int4" round keys and values. `compile` compiles each kind of call when it first comes, with an exact cache
+        (inductor fails where buffers grow). `quantize` rounds projections by torchao. What rounding changes in the
+        logits of `sample`, else of random tokens, is printed. Weights are frozen, and not saved.
 
         Example:
             >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B").optimize()

@@ -1,261 +1,109 @@
-"""Load time, time to first logits, memory and prefill speed against transformers, side by side in one run.
+"""Load time, memory, first token, prefill and decoding against transformers, side by side in one run.
 
-A dense checkpoint of Qwen3-0.6B's shape (1.2 GB in bfloat16) is made by seed, then:
+Four models (dense, experts, latent attention, hybrid) are made by seed in bfloat16; sizes are in benchmarks/models.py.
+Measured are the reference, this library as it is ("exact": the reference's bits) and after `optimize()`:
 
-- load: the call of `from_pretrained` (dtype="auto"), and import to first logits, each in a fresh process with a warm
-  page cache, ours and the reference's in turn; the growth of VmHWM, first forward included, against the file's size;
-- prefill of 512 tokens in one process, interleaved pairs, exact mode;
-- decoding one row with `generate`, exact and after `optimize()`, time per token without the prompt's; and beside it the
-  time that an fp32 matrix-vector product takes to read as many bytes as the model has.
+- load: the call of `from_pretrained` (dtype="auto"), import to first logits, growth of the memory's peak, first call
+  included; each in a fresh process with a warm page cache;
+- prefill of 512 tokens without a cache;
+- decoding with `generate`, greedily, at batch 1, 4 and 16;
+- time to the first and per further token at contexts of 128 … 32768, as far as --patience allows.
 
-The ratio of the reference to itself (A/A) is printed beside each figure: what it strays from 1 is the machine's noise.
+Sides take turns, round by round; figures are medians, ratios medians over rounds; the reference runs twice, and the
+ratio of the two (A/A) is the machine's noise. What bounds a figure is measured in the same run (benchmarks/machine.py).
+--compiled adds the reference with a static cache, compiled; litgpt joins on the dense shape where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
-import platform
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-QWEN3_0_6B = {
-    "vocab_size": 151936,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40960,
-    "rope_theta": 1000000.0,
-    "tie_word_embeddings": True,
-}
+from benchmarks import machine, report
+from benchmarks.loading import loading
+from benchmarks.models import SHAPES, make_checkpoint
 
-PROBE = """
-import json, sys, time
-started = time.perf_counter()
-import torch
-side, path, ids = sys.argv[1], sys.argv[2], torch.arange(64)[None]
-
-def high_water():
-    for line in open("/proc/self/status"):
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-
-if side == "ours":
-    from nexus_universal import UniversalTransformer as Model
-    load = lambda: Model.from_pretrained(path)
-else:
-    from transformers import AutoModelForCausalLM as Model
-    load = lambda: Model.from_pretrained(path, dtype="auto")
-before, called = high_water(), time.perf_counter()
-model = load()
-loaded = time.perf_counter()
-with torch.no_grad():
-    model(ids).logits
-print(json.dumps({"load": loaded - called, "first": time.perf_counter() - started, "memory": high_water() - before}))
-"""
+TOKENS = 512
+PROMPT = 64
+BATCHES = (1, 4, 16)
+CONTEXTS = (128, 512, 2048, 8192, 32768)
 
 
-def make_checkpoint(directory: Path) -> int:
-    """Write the checkpoint with the reference's own classes; returns its bytes."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+def measured(name: str, directory: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one model."""
+    from benchmarks import speed
 
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3", **QWEN3_0_6B), dtype=torch.bfloat16)
-    model.save_pretrained(directory)
-    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-
-
-def probe(side: str, directory: Path) -> dict[str, float]:
-    """One fresh process."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, side, str(directory)], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def compare_loading(directory: Path, size: int, *, rounds: int) -> list[dict[str, Any]]:
-    """Alternate ours, theirs, theirs: the two of theirs give the A/A ratio."""
-    runs: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": [], "again": []}
-    for _ in range(rounds):
-        runs["theirs"].append(probe("theirs", directory))
-        runs["ours"].append(probe("ours", directory))
-        runs["again"].append(probe("theirs", directory))
-    rows = []
-    for key, name, limit in (("load", "load, the call", 0.5), ("first", "import to first logits", 0.7)):
-        ours, theirs, again = (statistics.median(run[key] for run in runs[side]) for side in runs)
-        rows.append(row(name, ours, theirs, again, limit, "s"))
-    grown = statistics.median(run["memory"] for run in runs["ours"])
-    reference = statistics.median(run["memory"] for run in runs["theirs"])
-    rows.append(
-        {
-            "what": "VmHWM growth / file size",
-            "ours": grown / size,
-            "reference": reference / size,
-            "ratio": grown / size,
-            "a/a": 1.0,
-            "at most": 1.1,
-            "unit": "x file",
-        }
-    )
-    return rows
-
-
-def compare_prefill(directory: Path, *, tokens: int, pairs: int) -> dict[str, Any]:
-    """Interleaved prefills of one row in one process."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from nexus_universal import UniversalTransformer
-
-    ours = UniversalTransformer.from_pretrained(directory)
-    theirs = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
-    ids = torch.randint(0, QWEN3_0_6B["vocab_size"], (1, tokens), generator=torch.Generator().manual_seed(0))
-
-    def timed(call: Callable[[], Any]) -> float:
-        started = time.perf_counter()
-        call()
-        return time.perf_counter() - started
-
-    calls: dict[str, Callable[[], Any]] = {
-        "theirs": lambda: theirs(ids, use_cache=False, logits_to_keep=1),
-        "ours": lambda: ours(ids, logits_to_keep=1),
-        "again": lambda: theirs(ids, use_cache=False, logits_to_keep=1),
+    shape = SHAPES[name]
+    device, vocab, few = asked.device, shape.config["vocab_size"], 1 if asked.quick else asked.rounds // 3
+    found: dict[str, Any] = {
+        "title": shape.title,
+        "bytes": make_checkpoint(shape, directory),
+        "bytes read": 2 * shape.weights_read(),
+        "flops of prompt": shape.flops_of_prompt(TOKENS),
+        "loading": loading(directory, device=device, rounds=max(few, 1)),
     }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.no_grad():
-        for call in calls.values():
-            call()
-        for index in range(pairs):
-            order = list(calls) if index % 2 else list(reversed(calls))
-            for name in order:
-                times[name].append(timed(calls[name]))
-        same = torch.equal(calls["theirs"]().logits, calls["ours"]().logits)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    paired = statistics.median(a / b for a, b in zip(times["ours"], times["theirs"], strict=True))
-    found = row(f"prefill {tokens} tokens", medians["ours"], medians["theirs"], medians["again"], 1.03, "s")
-    return found | {"ratio": paired, "same bits": same}
+    sides = speed.sides(directory, device=device, compiled=asked.compiled)
+    if name == "dense" and importlib.util.find_spec("litgpt"):
+        from benchmarks.litgpt import litgpt_side
+
+        sides["litgpt"] = litgpt_side("Qwen3-0.6B", device=device)
+    ids = speed.prompt(vocab, batch=1, length=TOKENS, device=device)
+    found["prefill"] = {"tokens": TOKENS, **speed.prefill(sides, ids, rounds=asked.rounds)}
+    found["decode"] = {}
+    for batch in BATCHES[: 2 if asked.quick else None]:
+        ids = speed.prompt(vocab, batch=batch, length=PROMPT, device=device)
+        able = {side: each for side, each in sides.items() if batch == 1 or each.batches}
+        times = speed.decoding(able, ids, new=asked.new, rounds=max(few, 1))
+        found["decode"][str(batch)] = {"prompt": PROMPT, **times}
+    lengths = [length for length in CONTEXTS if length <= asked.longest]
+    short = {"new": 4, "rounds": 1 if asked.quick else 2, "patience": asked.patience}
+    contexts = speed.by_context(sides, vocab, lengths, device=device, **short)
+    return found | {"contexts": {str(length): times for length, times in contexts.items()}}
 
 
-def compare_decoding(directory: Path, size: int, *, prompt: int, new: int, rounds: int) -> list[dict[str, Any]]:
-    """Interleaved texts of one row: a text's time less that of its first token, by its other tokens."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from nexus_universal import UniversalTransformer
-
-    theirs = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
-    exact = UniversalTransformer.from_pretrained(directory)
-    fast = UniversalTransformer.from_pretrained(directory).optimize()
-    ids = torch.randint(0, QWEN3_0_6B["vocab_size"], (1, prompt), generator=torch.Generator().manual_seed(0))
-    matrices = [torch.randn(4096, 1024) for _ in range(size // (4096 * 1024 * 4))]
-    vector = torch.randn(1024)
-
-    def text(model: Any, count: int) -> float:
-        settings: dict[str, Any] = {"max_new_tokens": count, "do_sample": False}
-        if model is theirs:
-            settings |= {"eos_token_id": None, "pad_token_id": 0}
-        started = time.perf_counter()
-        model.generate(ids, **settings)
-        return time.perf_counter() - started
-
-    def read() -> float:
-        started = time.perf_counter()
-        for matrix in matrices:
-            torch.mv(matrix, vector)
-        return time.perf_counter() - started
-
-    def per_token(model: Any) -> float:
-        return (text(model, new + 1) - text(model, 1)) / new
-
-    calls: dict[str, Callable[[], float]] = {
-        "theirs": lambda: per_token(theirs),
-        "exact": lambda: per_token(exact),
-        "fast": lambda: per_token(fast),
-        "read": read,
-        "again": lambda: per_token(theirs),
-    }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for index in range(rounds + 1):
-        for name in list(calls) if index % 2 else list(reversed(calls)):
-            times[name].append(1e3 * calls[name]())
-    found = {name: statistics.median(values[1:]) for name, values in times.items()}
-    place = f"decode at {prompt} tokens"
-    return [
-        row(f"{place}, exact", found["exact"], found["theirs"], found["again"], 1.03, "ms"),
-        row(f"{place}, optimize()", found["fast"], found["theirs"], found["again"], 1 / 3, "ms"),
-        row(f"{place}, optimize(), beside reading its bytes", found["fast"], found["read"], found["read"], 1.25, "ms"),
-    ]
-
-
-def row(what: str, ours: float, theirs: float, again: float, limit: float, unit: str) -> dict[str, Any]:
-    """One line of the table."""
-    return {
-        "what": what,
-        "ours": ours,
-        "reference": theirs,
-        "ratio": ours / theirs,
-        "a/a": again / theirs,
-        "at most": limit,
-        "unit": unit,
-    }
+def options() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs, not for figures")
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved prefills; the rest takes a third")
+    parser.add_argument("--new", type=int, default=16, help="tokens of a text")
+    parser.add_argument("--longest", type=int, default=CONTEXTS[-1], help="longest context")
+    parser.add_argument("--patience", type=float, default=30.0, help="seconds that a prompt of the reference may take")
+    parser.add_argument("--compiled", action="store_true", help="the reference with a static cache, compiled, as well")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--plot", type=Path, help="draw the figures by context here (needs matplotlib)")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.rounds, asked.new, asked.longest = 2, 5, min(asked.longest, CONTEXTS[0])
+    return asked
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=7, help="fresh processes per side")
-    parser.add_argument("--pairs", type=int, default=15, help="interleaved prefills")
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--prompt", type=int, default=64, help="tokens that decoding goes on from")
-    parser.add_argument("--new", type=int, default=24, help="tokens that are decoded")
-    parser.add_argument("--texts", type=int, default=5, help="interleaved texts per side")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments = parser.parse_args()
-
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(scratch) / "qwen3-0.6b-shape"
-        size = make_checkpoint(directory)
-        rows = compare_loading(directory, size, rounds=arguments.rounds)
-        rows.append(compare_prefill(directory, tokens=arguments.tokens, pairs=arguments.pairs))
-        length = {"prompt": arguments.prompt, "new": arguments.new}
-        rows += compare_decoding(directory, size, **length, rounds=arguments.texts)
-
-    import torch
-    from rich.console import Console
-    from rich.table import Table
-
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
-    table = Table(title=f"Qwen3-0.6B shape, bfloat16, {size / 1e9:.2f} GB · {machine}")
-    for column in ("", "ours", "reference", "ours / reference", "A/A", "at most"):
-        table.add_column(column, justify="left" if not column else "right")
-    for found in rows:
-        table.add_row(
-            f"{found['what']} [{found['unit']}]",
-            f"{found['ours']:.3f}",
-            f"{found['reference']:.3f}",
-            f"{found['ratio']:.3f}",
-            f"{found['a/a']:.3f}",
-            f"{found['at most']:.2f}",
-        )
-    Console(width=120).print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    """Measure, print, and write."""
+    asked = options()
+    found: dict[str, Any] = {"date": date.today().isoformat(), "device": asked.device, "rounds": asked.rounds}
+    found["machine"] = machine.kind(asked.device)
+    found["limits"] = machine.limits(asked.device, nbytes=1 << 30)
+    found["models"] = {}
+    for name in asked.models:
+        with tempfile.TemporaryDirectory() as scratch:
+            found["models"][name] = measured(name, Path(scratch) / name, asked)
+        if asked.json:  # after each model: a run that is cut short leaves what it found
+            asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    report.print_table(found)
+    if asked.plot:
+        report.draw(found, asked.plot)
 
 
 if __name__ == "__main__":

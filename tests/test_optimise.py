@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import profile
 
 from nexus_universal import ArchitectureParameter
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.cache.buffers import ROOM, BufferedKeyValueState, BufferedWindowState
 from nexus_universal.cache.states import KeyValueState, WindowState
 from nexus_universal.layers import blockwise
-from nexus_universal.layers.linear import FusedLinear
+from nexus_universal.layers.linear import FusedLinear, Linear
 from tests.helpers import MODEL_TYPES, STEADY, floor_of, raw, reference, universal
 from tests.helpers import ids_without_pads as ids
 
 LENGTH = 40
-TOLERANCE = {"rtol": 1e-3, "atol": 2e-4}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 2e-4}
 
 
 def pair(model_type: str, **changes: Any) -> tuple[Any, Any]:
@@ -68,6 +70,60 @@ def test_it_stays_within_the_floor(model_type: str) -> None:
     floor = floor_of(theirs, exact.n, length=LENGTH)
     assert 0 < floor < 1e-3 * float(whole.abs().max())
     assert {name: worst for name, gap in gaps.items() if (worst := float(gap.abs().max())) > floor} == {}
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "qwen3_moe", "deepseek_v3", "qwen3_next"])
+def test_in_bfloat16_it_stays_within_the_floor(model_type: str) -> None:
+    theirs = reference(model_type).eval()
+    floor = floor_of(copy.deepcopy(theirs).bfloat16(), universal(theirs).n, length=LENGTH)
+    exact, fast = universal(theirs).bfloat16(), universal(theirs).bfloat16().optimize()
+    tokens = ids(2, LENGTH)
+    with torch.no_grad():
+        assert float((fast(tokens).logits - exact(tokens).logits).abs().max()) <= floor
+        gap = in_pieces(fast, tokens, [LENGTH - 3, 1, 1, 1]) - in_pieces(exact, tokens, [LENGTH - 3, 1, 1, 1])
+    assert float(gap.abs().max()) <= floor
+
+
+def test_a_step_never_expands_latents() -> None:
+    _, fast = pair("deepseek_v3")
+    cache, reads = fast.new_cache(), []
+    for layer in fast.layers:
+        layer.attention.latent_up.register_forward_hook(lambda *_: reads.append(1))
+    with torch.no_grad():
+        fast(ids(2, 9), cache=cache)
+        assert len(reads) == len(fast.layers)
+        fast(ids(2, 1), cache=cache)
+    assert len(reads) == len(fast.layers)
+
+
+def test_an_adapted_expansion_is_not_passed_by() -> None:
+    exact, fast = pair("deepseek_v3")
+    for model in (exact, fast):
+        for layer in model.layers:
+            layer.attention.latent_up = torch.nn.Sequential(layer.attention.latent_up, torch.nn.Tanh())
+    found, expected = (in_pieces(model, ids(2, 9), [7, 1, 1]) for model in (fast, exact))
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+def test_attention_is_looked_into_where_it_is_swift() -> None:
+    fast = universal(reference("qwen3")).bfloat16().optimize()
+    with fast.record("layers.*.attention.weights") as seen, torch.no_grad():
+        fast(ids(2, 9))
+    assert len(seen) == len(fast.layers) and all(weights.shape[-2:] == (9, 9) for weights in seen.values())
+    assert all(layer.attention.swift for layer in fast.layers)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("frozen_rows", [1, 3])
+def test_a_swift_product_copies_no_weight(frozen_rows: int) -> None:
+    """Of rows that are no single block torch multiplies a copy of the weight for each."""
+    layer = Linear(64, 48, bias=False).requires_grad_(False)
+    torch.nn.init.normal_(layer.weight)
+    layer.swift = True
+    x = torch.randn(frozen_rows, 5, 64)[:, -1:]
+    with profile() as seen:
+        out = layer(x)
+    assert "aten::bmm" not in {event.key for event in seen.key_averages()}
+    torch.testing.assert_close(out, x @ layer.weight.T)
 
 
 def test_what_reads_the_same_is_one_product() -> None:

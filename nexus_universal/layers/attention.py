@@ -37,6 +37,7 @@ from nexus_universal.layers.pooled_indexer import UniversalPooledIndexer
 from nexus_universal.layers.relative_bias import Biases, UniversalRelativeBias
 from nexus_universal.layers.residual_convolution import UniversalDynamicConvolution, UniversalResidualConvolution
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
+from nexus_universal.layers.swift_attention import swift_attention
 from nexus_universal.layers.top_keys import top_keys
 
 INDEXERS: dict[type, Callable[..., UniversalPooledIndexer | UniversalBlockIndexer]] = {
@@ -55,6 +56,8 @@ class UniversalAttention(KeepsFloat32):
         >>> UniversalAttention(n, layer_index=0)(torch.randn(1, 5, n.d_hidden)).shape
         torch.Size([1, 5, 1024])
     """
+
+    swift = False
 
     def __init__(
         self,
@@ -337,7 +340,8 @@ class UniversalAttention(KeepsFloat32):
         if part.repeat_first:
             key, value = (repeat_heads(role, part.heads // role.shape[1]) for role in (key, value))
         broadcast = part.kernel == "sdpa_masked"
-        return fused_attention(query, key, value, mask=mask, scale=self.scale, broadcast=broadcast, bias=bias)
+        attend = swift_attention if self.swift else fused_attention
+        return attend(query, key, value, mask=mask, scale=self.scale, broadcast=broadcast, bias=bias)
 
     def _gated(self, mixed: Float[Tensor, "batch seq heads d"], gate: Tensor) -> Tensor:
         assert self.part.gate is not None

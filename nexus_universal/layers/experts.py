@@ -168,6 +168,8 @@ class Experts(nn.Module):
     Without a gate, or with gate rows in a stack `apart`, the first holds `width` rows, and is called `up`.
     """
 
+    swift = False
+
     def __init__(
         self,
         part: FeedForward,
@@ -202,6 +204,7 @@ class Experts(nn.Module):
         """
         tokens, per_token = chosen.shape
         runs, loop = self.count + self.identities, self.sum_order == "loop"
+        apart = loop or (self.swift and x.device.type == "cpu" and not torch.compiler.is_compiling())
         if loop:
             weights = weights.T
             expert, order, ends = sorted_pairs(chosen.T, runs, stable=True)
@@ -211,11 +214,11 @@ class Experts(nn.Module):
             expert, order, ends = sorted_pairs(chosen, runs)
             token = order // per_token
             rows = x[token]
-        gate = None if self.gate is None else grouped_linear(rows, self.gate, ends, apart=loop)
+        gate = None if self.gate is None else grouped_linear(rows, self.gate, ends, apart=apart)
         stack, bias = getattr(self, self.entry), getattr(self, f"{self.entry}_bias")
-        joint = grouped_linear(rows, stack, ends, _rows(bias, expert), apart=loop)
+        joint = grouped_linear(rows, stack, ends, _rows(bias, expert), apart=apart)
         inner = self._activated(joint) if gate is None else self._run_by_run(gate, joint, ends)
-        out = grouped_linear(inner, self.down, ends, _rows(self.down_bias, expert), apart=loop)
+        out = grouped_linear(inner, self.down, ends, _rows(self.down_bias, expert), apart=apart)
         if self.identities:
             out = torch.where((expert < self.count).unsqueeze(-1), out, rows)
         out = out * weights.reshape(-1)[order].unsqueeze(-1)

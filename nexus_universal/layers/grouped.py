@@ -52,7 +52,7 @@ def _product(x: Tensor, matrices: Tensor, ends: Tensor, *, apart: bool = False) 
     odd = matrices.dtype == torch.float64 or any(size * matrices.element_size() % 16 for size in matrices.shape[1:])
     if apart or odd or len(ends) > len(matrices):
         *runs, behind = x.tensor_split(ends[: len(matrices)].tolist())
-        products = [run @ matrix for run, matrix in zip(runs, matrices, strict=True)]
+        products = [run @ matrix for run, matrix in zip(runs, matrices, strict=True) if len(run)]
         return torch.cat([*products, behind.new_zeros(behind.shape[0], matrices.shape[-1])])
     return F.grouped_mm(x, matrices, offs=ends)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,10 +17,13 @@ from nexus_universal.layers.masks import Mask
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.sparse_indexer import ReusedSelection, UniversalSparseIndexer
 from nexus_universal.layers.support import refuse_unless
+from nexus_universal.layers.swift_attention import swift_attention
 
 
 class UniversalLatentAttention(nn.Module):
     """Keys and values expand from one normed latent; the cache holds that latent and the one rotated key."""
+
+    swift = False
 
     def __init__(
         self, part: LatentAttention, *, d_model: int, plan: CallPlan | None = None, key: str | None = None
@@ -103,12 +107,15 @@ class UniversalLatentAttention(nn.Module):
             assert isinstance(state, KeyValueState)
             latent, key_rope = state.extend(latent, key_rope)
 
-        key, value = self.expand(latent, key_rope)
-        query = torch.cat((query_nope, query_rope), dim=-1)
         mask = call.masks[self.mask_index]
         if self.indexer is not None:
             mask = self.indexer(x, query_latent, mask, call, state)
-        mixed = self._attend(query, key, value, mask)
+        if self._absorbs(seq, state):
+            assert not isinstance(mask, Blocks)  # a single query is no run of queries
+            mixed = self._attend_latent(query_nope, query_rope, latent, key_rope, mask)
+        else:
+            key, value = self.expand(latent, key_rope)
+            mixed = self._attend(torch.cat((query_nope, query_rope), dim=-1), key, value, mask)
         gate = self.gate(x) if part.late_gate else gate
         if gate is not None:
             opened = gate.reshape(batch, seq, part.heads, -1)
@@ -118,11 +125,39 @@ class UniversalLatentAttention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | Blocks | None) -> Tensor:
         if self.sinks is None:
-            return fused_attention(query, key, value, mask=mask, scale=self.part.softmax_scale)
+            attend = swift_attention if self.swift else fused_attention
+            return attend(query, key, value, mask=mask, scale=self.part.softmax_scale)
         assert isinstance(mask, Tensor)
         return eager_attention(
             query, key, value, mask=mask, scale=self.part.softmax_scale, sinks=self.sinks, shifted=True
         )
+
+    def _absorbs(self, seq: int, state: State | None) -> bool:
+        """Whether one query looks at latents as they are; a matrix that was adapted or rounded is not taken apart."""
+        plain = type(self.latent_up) is Linear and type(self.latent_up.weight) is nn.Parameter
+        return self.swift and seq == 1 and state is not None and self.sinks is None and plain
+
+    def _attend_latent(
+        self,
+        query_nope: Float[Tensor, "batch heads one nope"],
+        query_rope: Float[Tensor, "batch heads one rope"],
+        latent: Float[Tensor, "batch one keys rank"],
+        key_rope: Float[Tensor, "batch one keys rope"],
+        mask: Mask | None,
+    ) -> Float[Tensor, "batch one heads dv"]:
+        """The same without expanding: `latent_up` is absorbed by query and output (DeepSeek-V2, section 2.1).
+
+        All heads are queries to one key, which is also the value; what that gives of the rotated part is dropped.
+        """
+        part = self.part
+        expand = self.latent_up.weight.view(part.heads, -1, part.latent_rank)
+        to_key, to_value = expand.split([part.nope_dim, part.value_dim], dim=1)
+        absorbed = torch.bmm(query_nope.squeeze(2).transpose(0, 1), to_key).transpose(0, 1)
+        query = torch.cat([absorbed, query_rope.squeeze(2)], dim=-1).unsqueeze(1)
+        key = torch.cat([latent, key_rope], dim=-1)
+        mixed = F.scaled_dot_product_attention(query, key, key, attn_mask=mask, scale=part.softmax_scale)
+        mixed = mixed[:, 0, :, : part.latent_rank].permute(1, 2, 0)
+        return torch.bmm(to_value, mixed).permute(2, 0, 1).unsqueeze(1)
 
     def expand(
         self, latent: Float[Tensor, "batch one keys rank"], key_rope: Float[Tensor, "batch one keys rope"]

@@ -20,12 +20,19 @@ class Linear(nn.Linear):
     `late_bias` adds the bias to the finished product, a rounding more than torch's own kernel does.
     """
 
+    swift = False
+
     def __init__(self, d_in: int, d_out: int, *, bias: bool = True, late_bias: bool = False) -> None:
         super().__init__(d_in, d_out, bias=bias)
         self.late_bias = late_bias and bias
 
     def forward(self, input: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead d_out"]:
-        return input @ self.weight.T + self.bias if self.late_bias else super().forward(input)
+        if self.late_bias:
+            return input @ self.weight.T + self.bias
+        if not self.swift:
+            return super().forward(input)
+        # One matrix of rows: torch copies a frozen weight for each row of what is not one block of memory.
+        return super().forward(input.reshape(-1, self.in_features)).view(*input.shape[:-1], self.out_features)
 
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""

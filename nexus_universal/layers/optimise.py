@@ -49,22 +49,27 @@ def optimised(
     if quantize or cache in ROUNDED:
         refuse_fused(model.n, "rounding")
     if fuse:
-        use_fast_forms(model)
+        hasten(model)
     quality = quantised(model, quantize, vocab=model.n.d_vocab, sample=sample) if quantize else None
     cost = rounded_cache(model, cache, sample=sample) if cache in ROUNDED else None
     return Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality, cache_quality=cost)
 
 
-def use_fast_forms(model: nn.Module) -> None:
-    """One product of what reads the same, torch's norms, and windows and blocks of long calls computed apart."""
-    fuse_projections(model)
-    use_native_norms(model)
+def hasten(model: nn.Module) -> None:
+    """Whatever is faster and has other last bits: fewer products, torch's norms, each module's swift form.
+
+    Windows and blocks of long calls meet only the keys that they see.
+    """
+    _fuse_projections(model)
+    _use_native_norms(model)
     for module in model.modules():
+        if hasattr(module, "swift"):
+            module.swift = True  # type: ignore[assignment]
         if isinstance(plan := getattr(module, "plan", None), CallPlan):
             plan.blockwise = True
 
 
-def fuse_projections(model: nn.Module) -> None:
+def _fuse_projections(model: nn.Module) -> None:
     """Make one product of those that read the same vector."""
     for module in list(model.modules()):
         project = getattr(module, "project", None)
@@ -72,7 +77,7 @@ def fuse_projections(model: nn.Module) -> None:
             project.fuse()
 
 
-def use_native_norms(model: nn.Module) -> None:
+def _use_native_norms(model: nn.Module) -> None:
     """Let torch's kernel compute the norms that it can."""
     for module in model.modules():
         if type(module) is RMSNorm and module.part.scale != "one_plus_weight":

@@ -156,13 +156,18 @@ def _hooked(module: nn.Module, side: str, touch: Touch) -> Iterator[None]:
         handles = [module.register_forward_hook(lambda _, given, out: _replaced(out, touch))]
     else:
         modes: list[_Attending] = []
+        swift = getattr(module, "swift", False)
 
         def enter(_: nn.Module, given: tuple[Any, ...]) -> None:
+            if swift:
+                module.swift = False  # type: ignore[assignment]  # looked into is torch's kernel
             modes.append(_Attending(touch, side=side, x=_main(given[0])))
             modes[-1].__enter__()
 
         def leave(*_: Any) -> None:
             modes.pop().__exit__(None, None, None)
+            if swift:
+                module.swift = True  # type: ignore[assignment]
 
         handles = [
             module.register_forward_pre_hook(enter),
