@@ -46,6 +46,7 @@ SIGNED_OR_ZERO = {
     "separator",
     "seed",
     "index",
+    "layer",
 }
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 

@@ -3,6 +3,7 @@
 from nexus_universal.cache.cache import Cache
 from nexus_universal.cache.states import (
     AveragedState,
+    BridgeState,
     CompressedState,
     ConvolvedPairState,
     ConvolvedPairWindowState,
@@ -20,6 +21,7 @@ from nexus_universal.cache.states import (
 
 __all__ = [
     "AveragedState",
+    "BridgeState",
     "Cache",
     "CompressedState",
     "ConvolvedPairState",

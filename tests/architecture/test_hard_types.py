@@ -234,7 +234,7 @@ def test_the_works_use_every_part_that_only_they_need() -> None:
     waiting |= {"Differential", "QueryTemperature", "GatedLinearRecurrence", "Beside", "Narrow", "HeadTransform"}
     waiting |= {"DynamicMask", "GatedStreams", "ConvolvedAttention", "ChainedExperts", "ChannelGatedStreams"}
     waiting |= {"DecayedAverage", "ShiftedFeedForward", "MatrixMemory", "HashedNgrams", "PooledIndexer", "StreamGate"}
-    waiting |= {"BlockIndexer", "Member", "Fusion"}
+    waiting |= {"BlockIndexer", "Member", "Fusion", "Bridge", "CrossAttention", "Similarity"}
     waiting |= {"RelativeBias", "ResidualConvolution", "DynamicConvolution"}
     assert set(PARTS) - used == waiting | {"ReusedIndices"}
 
