@@ -14,6 +14,9 @@ from nexus_universal.architecture.bridge import Bridge
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.cache import Cache, State
 
+DONORS = "donors."
+"""What stands before a donor's name and its own places in the host's cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class DonorInput:
@@ -59,7 +62,7 @@ class Memories:
 def donor_states(bridges: Mapping[str, Bridge], members: Any) -> dict[str, State]:
     """What donors that read along remember; one that is given a text of its own remembers nothing."""
     names = dict.fromkeys(bridge.donor for bridge in bridges.values() if bridge.align == "position")
-    return {f"donors.{name}.{key}": state for name in names for key, state in members[name].new_cache().states.items()}
+    return {f"{DONORS}{name}.{key}": state for name in names for key, state in members[name].new_cache().states.items()}
 
 
 def remembered(
@@ -80,13 +83,12 @@ def remembered(
     """
     names = dict.fromkeys(bridge.donor for bridge in bridges.values())
     if members.asked is False:
-        _leave_behind(cache, bridges)
+        for key in [key for key in cache.states if key.startswith(DONORS)] if cache is not None else ():
+            del cache.states[key]  # it moves on without the donors, and is of no more use to them
         return None
     if input_ids is None:
         raise InputError(f"input_ids are needed: {', '.join(names)} cannot read this model's embeddings")
     _refuse_what_mixes_rows(mask, positions)
-    if cache is not None and any(key not in cache.states for key in bridges):
-        raise InputError(f"this cache was filled while bridges were bypassed: {', '.join(names)} has not read it all")
     real = None if mask is None else mask.bool()
     seen, new = cache.length if cache is not None else 0, input_ids.shape[1]
     asked = members.asked if isinstance(members.asked, Tensor) else None
@@ -100,7 +102,7 @@ def remembered(
             found.read[name] = given.read
             found.real[name] = None if given.attention_mask is None else given.attention_mask.bool()
         else:
-            part = cache.part(f"donors.{name}") if cache is not None else None
+            part = _followed(name, members, cache) if cache is not None else None
             ask |= {"attention_mask": mask, "position_ids": positions, "cache": part}
             states = members[name].residuals(input_ids, **ask)
             found.read[name] = (torch.arange(new, device=input_ids.device) + seen + 1)[None]
@@ -109,10 +111,12 @@ def remembered(
     return found
 
 
-def _leave_behind(cache: Cache | None, bridges: Mapping[str, Bridge]) -> None:
-    """A cache that moves on without the donors is of no more use to the bridges."""
-    for key in bridges if cache is not None else ():
-        cache.states.pop(key, None)  # type: ignore[union-attr]
+def _followed(name: str, members: Any, cache: Cache) -> Cache:
+    """A donor's part of the host's cache."""
+    part = cache.part(DONORS + name)
+    if not part.states and members[name].new_cache().states:
+        raise InputError(f"this cache was filled while bridges were bypassed: {name} has not read it all")
+    return part
 
 
 def _refuse_what_mixes_rows(mask: Tensor | None, positions: Tensor | None) -> None:
