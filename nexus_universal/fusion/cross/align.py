@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -38,9 +38,11 @@ class Batch:
 
 def earliest_ends(text: str, spans: Sequence[Span]) -> list[int]:
     """How many bytes are surely read after each token: of a split character none before its last token."""
-    nexts = [*spans[1:], (len(text), len(text))]
-    ends = (start if following < end else end for (start, end), (following, _) in zip(spans, nexts, strict=True))
-    return list(accumulate((_bytes(text, end) for end in ends), max))
+    ends = []
+    for (start, end), (next_start, next_end) in pairwise([*spans, (len(text), len(text))]):
+        splits = next_start < end and next_start < next_end
+        ends.append(_bytes(text, start if splits else end))
+    return list(accumulate(ends, max))
 
 
 def latest_ends(text: str, spans: Sequence[Span]) -> list[int]:
