@@ -19,6 +19,7 @@ RIDING_ALONG = ("Text", "Origin")
 
 FLOORS = {
     "parameter": "The whole",
+    "fusion": "Fusion",
     "ends": "Ends",
     "program": "Wiring",
     "stream_gate": "Gated streams",
@@ -33,6 +34,7 @@ FLOORS = {
     "ngrams": "Hashed n-grams",
     "feed_forward": "Feed-forward",
     "chained_experts": "Routers that remember",
+    "bridge": "Bridges",
     "position": "Norms and positions",
     "part": "Numbers",
 }

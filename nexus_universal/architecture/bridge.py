@@ -40,7 +40,7 @@ class Similarity(Part):
 
 @part
 class Bridge(Part):
-    """g · form(z, s): what a host adds to its residual, s being that of its `donor` after so many layers (`layer`).
+    """What a host adds to its residual: g · form(z, s), s being that of its `donor` after so many layers (`layer`).
 
     `donor` is a member of the same fused model. A position sees what the donor has made of no later ones: of "position"
     those up to its own, both reading the same ids; of "byte" those tokens that are read whole where its own token ends.

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
-from nexus_universal.fusion.cross import Batch, CrossFusionConfig, CrossFusionManager, CrossFusionOptimizer, KLReplay
+from nexus_universal.fusion.cross import Batch, CrossFusionConfig, CrossFusionManager, CrossFusionOptimizer
 from nexus_universal.fusion.cross.align import earliest_ends, latest_ends, read_counts
 from nexus_universal.layers.memories import DonorInput
 
@@ -117,13 +117,14 @@ def arm(
     name: str, world: World, host: UniversalTransformer, donor: UniversalTransformer, *, steps: int
 ) -> dict[str, Any]:
     """Train bridges, and ask for everything."""
-    config = CrossFusionConfig(kind="projection", taps=((2, 0),), size=2.0, align="byte", retention=KLReplay(1.0))
+    config = CrossFusionConfig(kind="projection", taps=((2, 0), (2, 1)), size=2.0, swiglu=True, align="byte")
     manager = CrossFusionManager.attach(host, donor, config)
     if name == "double zero":
         for path in manager.model.n.bridges:
             torch.nn.init.zeros_(manager.model.get_parameter(f"{path}.form.down.weight"))
     retention = None if name == "no replay" else config.retention
-    optimizer = CrossFusionOptimizer(manager, lr=3e-3, retention=retention)
+    optimizer = CrossFusionOptimizer(manager, lr=4e-3, retention=retention)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer.adamw, steps)
     generator, before = torch.Generator().manual_seed(1), fingerprint(manager)
     for _ in range(steps):
         keys = world.trained_keys[torch.randint(len(world.trained_keys), (192,), generator=generator)]
@@ -131,6 +132,7 @@ def arm(
         batch, answers = questions(keys, b), (world.table[keys] + b)
         chosen = world.replayed[torch.randint(len(world.replayed), (96,), generator=generator)]
         optimizer.step(*with_answers(batch, answers), replay=None if retention is None else sums(chosen))
+        schedule.step()
     b = torch.arange(NUMBERS).repeat(len(world.held_out_keys))
     keys, known = world.held_out_keys.repeat_interleave(NUMBERS), world.trained_keys.repeat_interleave(NUMBERS)
     more = torch.arange(NUMBERS).repeat(len(world.trained_keys))
@@ -170,7 +172,7 @@ def fingerprint(manager: CrossFusionManager) -> int:
 
 
 def run(
-    seed: int, *, steps: int = 300, host_steps: int = 400, donor_steps: int = 300, arms: tuple[str, ...] = ARMS
+    seed: int, *, steps: int = 350, host_steps: int = 400, donor_steps: int = 300, arms: tuple[str, ...] = ARMS
 ) -> dict[str, Any]:
     """All arms of one seed, and what the two models can do alone."""
     torch.manual_seed(seed)
@@ -201,7 +203,7 @@ def main() -> None:
     """Run all seeds, and write a table, a picture and the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=350)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "experiments")
     arguments = parser.parse_args()
     started = time.perf_counter()

@@ -187,3 +187,40 @@ def test_a_cache_is_cropped_where_nothing_was_summed_up() -> None:
     caches["request"].crop(0)
     whole = models["request"](IDS).logits
     torch.testing.assert_close(models["request"](IDS, cache=caches["request"]).logits, whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("gate", ["request", "token", "scalar"])
+@forms
+@torch.no_grad()
+def test_what_it_adds_is_what_its_equation_says(form: str, gate: str) -> None:
+    """Written out anew, position by position."""
+    model = built(crossed(form, gate=gate))
+    with model.record(f"{PATH}.input", f"{PATH}.output") as seen:
+        model(IDS)
+    z, given, bridge = seen[f"{PATH}.input"], seen[f"{PATH}.output"], model.get_submodule(PATH)
+    states = model.members["d"].residuals(IDS, after={2})[2]  # type: ignore[operator]
+    weight = dict(bridge.named_parameters())
+    s = torch.nn.functional.layer_norm(states, (20,), weight["donor_norm.weight"], None, 1e-5)
+    for row in range(2):
+        for t in range(9):
+            here, now = z[row, t], s[row, t]
+            if form == "attention":
+                q, out = weight["form.query.weight"] @ here, []
+                for head in (slice(0, 6), slice(6, 12)):
+                    keys, values = (
+                        s[row, : t + 1] @ weight[f"form.{role}.weight"][head].T for role in ("key", "value")
+                    )
+                    scores = torch.cat([torch.zeros(1), keys @ q[head] * 6**-0.5]).softmax(0)
+                    out.append(scores[1:] @ values)
+                gated = torch.cat(out) * torch.nn.functional.silu(weight["form.output_gate.weight"] @ here)
+                y = weight["form.output.weight"] @ gated
+            elif form == "projection":
+                y = weight["form.down.weight"] @ torch.nn.functional.gelu(weight["form.up.weight"] @ now)
+            else:
+                p = weight["form.output.weight"] @ now
+                y = max(0.0, float(here @ p / here.norm() / p.norm()) + 0.9) * (p - here)
+            y = torch.tanh(weight["gate"]) * y
+            if gate != "scalar":
+                asked = here if gate == "token" else z[row, : t + 1].mean(0)
+                y = torch.sigmoid(weight["chosen.weight"] @ asked + weight["chosen.bias"]) * y
+            torch.testing.assert_close(given[row, t], y, rtol=1e-4, atol=1e-5)

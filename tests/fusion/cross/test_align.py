@@ -104,10 +104,11 @@ def test_what_comes_later_in_a_text_is_not_seen(kind: str, host: UniversalTransf
     assert torch.equal(model(**one.call).logits[:, :same], model(**other.call).logits[:, :same])
 
 
+@pytest.mark.parametrize("kind", ["attention", "projection"])
 @torch.no_grad()
-def test_every_position_reads_up_to_its_own_byte(host: UniversalTransformer) -> None:
+def test_every_position_reads_up_to_its_own_byte(kind: str, host: UniversalTransformer) -> None:
     donor, _ = donor_of("characters")
-    model = attached(host, donor, opened=True, kind="projection", align="byte", taps=((2, 2),)).model
+    model = attached(host, donor, opened=True, kind=kind, align="byte", taps=((2, 2),)).model
     ids = torch.tensor([[1, *range(10, 33)]] * 2)
     read = torch.arange(24).expand(2, -1)
     whole = model(IDS, donors={"donor": DonorInput(ids, read)}).logits
