@@ -218,6 +218,8 @@ class BridgeState(KeyValueState):
         super().__init__()
         self.total: Tensor | None = None
         self.count: Tensor | None = None
+        self.behind = False
+        """Whether the host has gone on without the donor."""
 
     def add_up(
         self, totals: Float[Tensor, "batch new d"], counts: Float[Tensor, "batch new one"]
@@ -233,7 +235,7 @@ class BridgeState(KeyValueState):
             State.crop(self, length, seen=seen)
         super().crop(length, seen=seen)
         if length == 0:
-            self.total = self.count = None
+            self.total, self.count, self.behind = None, None, False
 
 
 class FirstLength(State):

@@ -12,10 +12,7 @@ from torch import Tensor
 
 from nexus_universal.architecture.bridge import Bridge
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.cache import Cache, State
-
-DONORS = "donors."
-"""What stands before a donor's name and its own places in the host's cache."""
+from nexus_universal.cache import BridgeState, Cache, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class Memories:
 def donor_states(bridges: Mapping[str, Bridge], members: Any) -> dict[str, State]:
     """What donors that read along remember; one that is given a text of its own remembers nothing."""
     names = dict.fromkeys(bridge.donor for bridge in bridges.values() if bridge.align == "position")
-    return {f"{DONORS}{name}.{key}": state for name in names for key, state in members[name].new_cache().states.items()}
+    return {f"donors.{name}.{key}": state for name in names for key, state in members[name].new_cache().states.items()}
 
 
 def remembered(
@@ -82,13 +79,16 @@ def remembered(
             or one that a donor has not followed from the first position on.
     """
     names = dict.fromkeys(bridge.donor for bridge in bridges.values())
+    states = [] if cache is None else [state for key in bridges if isinstance(state := cache[key], BridgeState)]
     if members.asked is False:
-        for key in [key for key in cache.states if key.startswith(DONORS)] if cache is not None else ():
-            del cache.states[key]  # it moves on without the donors, and is of no more use to them
+        for state in states:
+            state.behind = True
         return None
     if input_ids is None:
         raise InputError(f"input_ids are needed: {', '.join(names)} cannot read this model's embeddings")
     _refuse_what_mixes_rows(mask, positions)
+    if any(state.behind for state in states):
+        raise InputError(f"this cache was filled while bridges were bypassed: {', '.join(names)} has not read it all")
     real = None if mask is None else mask.bool()
     seen, new = cache.length if cache is not None else 0, input_ids.shape[1]
     asked = members.asked if isinstance(members.asked, Tensor) else None
@@ -98,25 +98,17 @@ def remembered(
         ask: dict[str, Any] = {"after": {bridge.layer for bridge in reads}}
         if reads[0].align == "byte":
             given = _given(name, donors, cache, input_ids)
-            states = members[name].residuals(given.input_ids, attention_mask=given.attention_mask, **ask)
+            residuals = members[name].residuals(given.input_ids, attention_mask=given.attention_mask, **ask)
             found.read[name] = given.read
             found.real[name] = None if given.attention_mask is None else given.attention_mask.bool()
         else:
-            part = _followed(name, members, cache) if cache is not None else None
+            part = cache.part(f"donors.{name}") if cache is not None else None
             ask |= {"attention_mask": mask, "position_ids": positions, "cache": part}
-            states = members[name].residuals(input_ids, **ask)
+            residuals = members[name].residuals(input_ids, **ask)
             found.read[name] = (torch.arange(new, device=input_ids.device) + seen + 1)[None]
             found.real[name] = real
-        found.states |= {(name, layer): state for layer, state in states.items()}
+        found.states |= {(name, layer): state for layer, state in residuals.items()}
     return found
-
-
-def _followed(name: str, members: Any, cache: Cache) -> Cache:
-    """A donor's part of the host's cache."""
-    part = cache.part(DONORS + name)
-    if not part.states and members[name].new_cache().states:
-        raise InputError(f"this cache was filled while bridges were bypassed: {name} has not read it all")
-    return part
 
 
 def _refuse_what_mixes_rows(mask: Tensor | None, positions: Tensor | None) -> None:

@@ -17,9 +17,8 @@ import json
 import os
 import statistics
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -49,8 +48,7 @@ DONOR = {
 ARMS = ("replay", "no replay", "random donor", "double zero")
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """One seed: the donor's table, and which keys and sums are kept for the end."""
 
     table: Tensor
@@ -215,6 +213,22 @@ def main() -> None:
     print(f"{time.perf_counter() - started:.0f} s")
 
 
+COLUMNS = {"held_out": "held-out keys", "trained_keys": "trained keys", "host_unseen": "host's unseen sums"}
+
+
+def markdown(results: list[dict[str, Any]]) -> str:
+    """The table of docs/CROSS_FUSION.md."""
+    lines = ["| bridges | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---|" * len(COLUMNS)]
+    lines += [f"| {name} | " + " | ".join(spread(results, name, key) for key in COLUMNS) + " |" for name in ARMS]
+    return "\n".join(lines)
+
+
+def spread(results: list[dict[str, Any]], name: str, key: str) -> str:
+    """The mean of all seeds, the lowest and the highest."""
+    values = [result[name][key] for result in results]
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} – {max(values):.3f})"
+
+
 def show(results: list[dict[str, Any]], picture: Path) -> None:
     """A table for the terminal and a picture of the same figures."""
     import matplotlib
@@ -224,20 +238,18 @@ def show(results: list[dict[str, Any]], picture: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = {"held_out": "held-out keys", "trained_keys": "trained keys", "host_unseen": "host's unseen sums"}
     table = Table(title=f"key + b =, {len(results)} seeds: mean (lowest – highest)")
-    for title in ("bridges", *columns.values(), "bypass = host", "backbones unchanged"):
+    for title in ("bridges", *COLUMNS.values(), "bypass = host", "backbones unchanged"):
         table.add_column(title)
     figure, axes = plt.subplots(figsize=(8, 4))
     for index, name in enumerate(ARMS):
         found = [result[name] for result in results]
-        cells = []
-        for place, key in enumerate(columns):
-            values = [each[key] for each in found]
-            cells.append(f"{statistics.mean(values):.3f} ({min(values):.3f} – {max(values):.3f})")
-            label = columns[key] if index == 0 else None
-            axes.bar(index + (place - 1) * 0.27, statistics.mean(values), 0.25, color=f"C{place}", label=label)
-            axes.scatter([index + (place - 1) * 0.27] * len(values), values, color="black", s=8, zorder=3)
+        for place, key in enumerate(COLUMNS):
+            values, at = [each[key] for each in found], index + (place - 1) * 0.27
+            label = COLUMNS[key] if index == 0 else None
+            axes.bar(at, statistics.mean(values), 0.25, color=f"C{place}", label=label)
+            axes.scatter([at] * len(values), values, color="black", s=8, zorder=3)
+        cells = [spread(results, name, key) for key in COLUMNS]
         flags = (all(each[key] for each in found) for key in ("bypass_equal", "backbones_equal"))
         table.add_row(name, *cells, *("yes" if flag else "NO" for flag in flags))
     axes.axhline(1 / NUMBERS, color="grey", linewidth=1, linestyle=":", label="chance")

@@ -71,7 +71,7 @@ class CrossFusionConfig:
         """The host's n with the donor beside it and the bridges in its layers.
 
         Raises:
-            InputError: no tap, a tap behind the host's last layer, or a host that bears another name already.
+            InputError: no tap, a tap behind the host's last layer, or a host of several streams or of another name.
             InvalidArchitecture: a tap that the donor does not have, or what else cannot be meant.
         """
         if not self.taps:
@@ -80,6 +80,8 @@ class CrossFusionConfig:
             raise InputError(f"taps name a pair twice: {self.taps}")
         if host.fusion and host.fusion.name != self.host:
             raise InputError(f"the host is called {host.fusion.name!r} already, not {self.host!r}")
+        if host.streams:
+            raise InputError(f"{self.host} has {host.streams.count} residual streams: a bridge reads and writes one")
         layers = list(host.layers)
         for donor_layer, host_layer in self.taps:
             if not 0 <= host_layer <= len(layers):

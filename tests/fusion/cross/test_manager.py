@@ -187,6 +187,11 @@ def test_models_that_cannot_be_attached_are_refused(host: UniversalTransformer, 
         CrossFusionManager(host)
     with pytest.raises(InputError, match="donor is fused"):
         attached(host, join_models(a=donor, b=host), kind="attention")
+    streams = UniversalTransformer(ArchitectureParameter.from_huggingface(raw("gemma3n_text")))
+    with pytest.raises(InputError, match="host has 4 residual streams"):
+        attached(streams, donor, kind="attention")
+    with pytest.raises(InvalidArchitecture, match="'donor' has 4 residual streams: a bridge reads one"):
+        attached(host, streams, kind="attention", taps=((1, 1),))
     with pytest.raises(InputError, match="donor was optimised"):
         attached(host, loaded("gemma3_tiny").optimize(), kind="attention")
     with pytest.raises(InputError, match="called 'host' already, not 'other'"):

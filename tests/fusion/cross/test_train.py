@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-from pathlib import Path
+import json
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from nexus_universal.fusion.cross.stitch import fit
 from nexus_universal.fusion.cross.train import divergence
 from tests.fusion.cross.pieces import IDS, KINDS, attached, loaded
 from tests.helpers import ROOT, raw
+from tests.test_docs import module_at
 
 REPLAY = Batch(IDS.flip(1))
 
@@ -146,14 +147,27 @@ def test_what_is_no_bridge_is_not_trained(host: UniversalTransformer, donor: Uni
             each.step(Batch(IDS), IDS, replay=replay)
 
 
+EXPERIMENT = module_at(ROOT / "scripts" / "experiments" / "cross_fusion.py")
+
+
+def test_the_page_shows_what_was_measured_and_its_code_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "CROSS_FUSION.md").read_text(encoding="utf-8")
+    results = json.loads((ROOT / "docs" / "experiments" / "cross_fusion.json").read_text(encoding="utf-8"))["results"]
+    assert EXPERIMENT.markdown(results) in page and len(results) >= 3
+    for seed in results:
+        assert seed["replay"]["held_out"] >= 0.8 and seed["replay"]["host_unseen"] >= 0.99
+        assert seed["random donor"]["held_out"] <= 0.08 and seed["host_alone_composite"] <= 0.08
+        assert all(seed[arm][flag] for arm in EXPERIMENT.ARMS for flag in ("bypass_equal", "backbones_equal"))
+    monkeypatch.chdir(ROOT)
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert code is not None
+    exec(compile(code[1], "CROSS_FUSION.md", "exec"), {})
+
+
 @pytest.mark.slow
 def test_a_task_that_neither_model_can_do_is_done() -> None:
     """The experiment of docs/experiments, one seed, shortly."""
-    spec = importlib.util.spec_from_file_location("cross_fusion", Path(ROOT) / "scripts/experiments/cross_fusion.py")
-    assert spec and spec.loader
-    experiment = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(experiment)
-    found = experiment.run(0, steps=200, arms=("replay", "random donor"))
+    found = EXPERIMENT.run(1, steps=250, arms=("replay", "random donor"))
     assert found["host_alone_composite"] <= 0.08 and found["random donor"]["held_out"] <= 0.08
     assert found["replay"]["held_out"] >= 0.8 and found["replay"]["host_unseen"] >= 0.99
     for arm in ("replay", "random donor"):
