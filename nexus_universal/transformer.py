@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
@@ -18,8 +18,6 @@ from torch.utils.checkpoint import checkpoint
 from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.position import Norm
-from nexus_universal.architecture.program import only_reuses
 from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE
 from nexus_universal.cache import Cache, State
 from nexus_universal.cache.kinds import CacheKind, in_kind
@@ -41,11 +39,13 @@ from nexus_universal.layers.block import UniversalTransformerBlock
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.members import Members
-from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.memories import DonorInput, donor_states, remembered
+from nexus_universal.layers.norms import UniversalNorm, residual_norms
 from nexus_universal.layers.optimise import Optimised, optimised
 from nexus_universal.layers.points import Recording, Touch, matching, points, recording, touching
 from nexus_universal.layers.quantise import Quantisation
 from nexus_universal.layers.sharing import Shares
+from nexus_universal.layers.skipping import first_skipped, kept_early
 from nexus_universal.layers.streams import UniversalStreams
 from nexus_universal.layers.support import refuse_unless
 
@@ -90,9 +90,9 @@ class UniversalTransformer(nn.Module):
         if shares.known:
             self.shared = shares.tree()
         self.layers = nn.ModuleList(layers)
-        if n.streams or any(norm is not None and norm.rounding == "native" for norm in _residual_norms(n)):
+        if n.streams or any(norm is not None and norm.rounding == "native" for norm in residual_norms(n)):
             refuse_unless(n.embedding, dtype="model")  # projections and torch's kernel take no wider input than weights
-        self.first_skipped = _first_skipped(n)
+        self.first_skipped = first_skipped(n)
         self.gradient_checkpointing = False
         self.optimised: Optimised | None = None
         self.final_norm = UniversalNorm.of(n.final_norm, n.d_hidden) if n.final_norm else None
@@ -120,12 +120,14 @@ class UniversalTransformer(nn.Module):
         cache: Cache | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
         capability: str | None = None,
+        donors: Mapping[str, DonorInput] | None = None,
     ) -> CausalOutput:
         """Logits for each position (or the last `logits_to_keep`, or the positions that a tensor lists).
 
         `attention_mask` is 1 (or True) for real tokens, [batch, past + seq], or a ready mask [batch, 1, seq, keys].
         `position_ids` None counts on from the cache. `cache` is extended in place. Of a fused model `capability` names
         the branch that computes, alone; None joins them as n says (then `input_ids` may be [batch, seq, branches]).
+        `donors` says what branches read that bridges cross to by byte.
 
         Raises:
             InputError: ids outside the vocabulary, positions beyond a learned table, a mask of the wrong length, a
@@ -134,30 +136,14 @@ class UniversalTransformer(nn.Module):
         if (routed := self.members.routed(capability)) != "own":
             asked: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
             asked |= {"inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep, "cache": cache}
+            asked |= {"donors": donors}
             if routed == "other":
                 return self.members.find(capability, self)(input_ids, **asked)
             return CausalOutput(logits=self.members.joined(self, input_ids, **asked), cache=cache)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise InputError("exactly one of input_ids and inputs_embeds must be given")
-        try:
-            x = self.embedding.look_up(input_ids) if input_ids is not None else inputs_embeds
-            assert x is not None
-            call = self.plan.begin(x, mask=attention_mask, positions=position_ids, cache=cache)
-            if position_ids is None:
-                call.positions = self.embedding.counted(call.positions, input_ids, attention_mask)
-            x = self.embedding(x, call.positions)
-            call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
-            if inputs_embeds is not None and self.plan.reads_tokens:
-                call.tokens = self.embedding.found(inputs_embeds)
-        except IndexError:
-            raise self._out_of_range(input_ids) from None
-        # e is a view of its own: what its readers' gradients are is summed up before it meets the residual's.
-        e = x.view_as(x)
-        new, registers = x.shape[1], {"x": x if self.streams is None else self.streams.fill(x), "e": e}
-        for name, vector in self.registers.items():
-            registers[name] = vector.detach().to(x.dtype).expand_as(x).contiguous()
+        registers, call = self._begin(input_ids, attention_mask, position_ids, inputs_embeds, cache, donors)
+        new = registers["e"].shape[1]
         for index, layer in enumerate(self.layers):
-            if index == self.first_skipped and (kept := _kept_early(call, logits_to_keep)):
+            if index == self.first_skipped and (kept := kept_early(call, logits_to_keep)):
                 registers, call = {name: value[:, -kept:] for name, value in registers.items()}, call.only_last(kept)
             if self.gradient_checkpointing and self.training and cache is None:
                 registers = self._gradient_checkpointing_func(layer, registers, call)
@@ -176,19 +162,63 @@ class UniversalTransformer(nn.Module):
             x = x.clone(memory_format=torch.contiguous_format)  # a slice of what frozen weights read copies the table
         return CausalOutput(logits=self.head(x.to(call.dtype), self.embedding.table), cache=cache)
 
+    def _begin(
+        self,
+        input_ids: Tensor | None,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        inputs_embeds: Tensor | None,
+        cache: Cache | None,
+        donors: Mapping[str, DonorInput] | None = None,
+    ) -> tuple[dict[str, Tensor], Call]:
+        """The registers before the first layer, and what all layers look up."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("exactly one of input_ids and inputs_embeds must be given")
+        try:
+            x = self.embedding.look_up(input_ids) if input_ids is not None else inputs_embeds
+            assert x is not None
+            call = self.plan.begin(x, mask=mask, positions=positions, cache=cache)
+            if positions is None:
+                call.positions = self.embedding.counted(call.positions, input_ids, mask)
+            x = self.embedding(x, call.positions)
+            call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
+            if inputs_embeds is not None and self.plan.reads_tokens:
+                call.tokens = self.embedding.found(inputs_embeds)
+        except IndexError:
+            raise self.embedding.out_of_range(input_ids, self.n.pos_embedding_type) from None
+        # e is a view of its own: what its readers' gradients are is summed up before it meets the residual's.
+        e = x.view_as(x)
+        registers = {"x": x if self.streams is None else self.streams.fill(x), "e": e}
+        for name, vector in self.registers.items():
+            registers[name] = vector.detach().to(x.dtype).expand_as(x).contiguous()
+        if bridges := self.plan.bridges:
+            read: dict[str, Any] = {"mask": mask, "positions": positions, "cache": cache, "donors": donors}
+            call.memories = remembered(bridges, self.members, input_ids, **read)
+        return registers, call
+
+    def residuals(
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        attention_mask: Tensor | None = None,
+        *,
+        after: Collection[int],
+        position_ids: Int[Tensor, "rows seq"] | None = None,
+        cache: Cache | None = None,
+    ) -> dict[int, Float[Tensor, "batch seq d_hidden"]]:
+        """The residual after so many layers, for each number in `after`; no layer behind the last of them runs."""
+        registers, call = self._begin(input_ids, attention_mask, position_ids, None, cache)
+        found = {0: registers["x"]}
+        for index, layer in enumerate(self.layers[: max(after)], start=1):
+            registers = layer(registers, call)
+            found[index] = registers["x"]
+        if cache is not None:
+            cache.length += input_ids.shape[1]
+        return {layers: found[layers] for layers in after}
+
     @staticmethod
     def _gradient_checkpointing_func(layer: nn.Module, *arguments: Any) -> dict[str, Tensor]:
         """Keep what a layer read and gave; the rest is computed anew on the way back. transformers sets its own."""
         return checkpoint(layer, *arguments, use_reentrant=False)
-
-    def _out_of_range(self, input_ids: Tensor | None) -> InputError:
-        vocab = self.n.d_vocab
-        if input_ids is not None and input_ids.numel():
-            low, high = int(input_ids.min()), int(input_ids.max())
-            if low < 0 or high >= vocab:
-                return InputError(f"input_ids hold {low} … {high}: must lie in [0, {vocab})")
-        kind, table = self.n.pos_embedding_type, self.n.embedding.positions
-        return InputError(f"positions beyond the {kind} table: at most {table.reach if table else 0} are known")
 
     def branch(self, capability: str) -> BranchModel:
         """One branch of a fused model, with the face of a model that stands alone.
@@ -214,6 +244,7 @@ class UniversalTransformer(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, UniversalTransformerBlock)
             states.update(layer.new_states())
+        states |= donor_states(self.plan.bridges, self.members)
         kind = kind or (self.optimised.cache if self.optimised else "exact")
         return Cache({key: in_kind(state, kind) for key, state in states.items()}, signature=self.n.hash)
 
@@ -362,23 +393,3 @@ class UniversalTransformer(nn.Module):
     def named_slots(self) -> Iterator[tuple[str, Tensor]]:
         """Canonical names and tensors of everything that a checkpoint holds."""
         yield from slots(self).items()
-
-
-def _residual_norms(n: ArchitectureParameter) -> Iterator[Norm | None]:
-    """The norms that read the residual as it is: the last one, and those of sums."""
-    yield n.final_norm
-    yield from (write.norm for layer in n.layers for step in layer.steps for write in step.writes)
-
-
-def _first_skipped(n: ArchitectureParameter) -> int | None:
-    """The layer from which on positions whose logits are not asked for are left out; None where there is none."""
-    if n.head.skips == "head":
-        return None
-    return max((index + 1 for index, layer in enumerate(n.layers) if not only_reuses(layer)), default=0)
-
-
-def _kept_early(call: Call, logits_to_keep: int | Tensor) -> int:
-    """How many last positions go on, 0 for all: several need a mask, or the kernel takes them for the first."""
-    if isinstance(logits_to_keep, Tensor) or call.positions.shape[1] == 1:
-        return 0
-    return logits_to_keep if logits_to_keep == 1 or all(mask is not None for mask in call.masks) else 0

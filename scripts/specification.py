@@ -35,6 +35,7 @@ FLOORS = {
     "ngrams": "Hashed n-grams",
     "feed_forward": "Feed-forward",
     "chained_experts": "Routers that remember",
+    "bridge": "Bridges",
     "position": "Norms and positions",
     "part": "Numbers",
 }

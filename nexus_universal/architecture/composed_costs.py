@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nexus_universal.architecture.bridge import Bridge, CrossAttention, Similarity
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.connection_costs import cost
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
@@ -70,3 +71,33 @@ def _(part: HashedNgrams, place: Place) -> Cost:
         Cost(parameters=wide * part.kernel, flops=2 * wide * part.kernel),
         Cost(fixed=wide * part.reach * place.bytes + (part.order - 1) * INTEGER_BYTES),
     )
+
+
+@cost.register
+def _(part: Bridge, place: Place) -> Cost:
+    donor = replace(place, width=part.donor_width)
+    chosen = linear(place.width, 1, bias=True)
+    return total(
+        cost(part.form, donor),
+        norm_cost(part.donor_norm, part.donor_width),
+        weights(part.zero == "gate"),
+        chosen if part.gate != "scalar" else Cost(),
+    )
+
+
+@cost.register
+def _(part: CrossAttention, place: Place) -> Cost:
+    width, nothing = part.heads * part.head_dim, 1
+    return total(
+        linear(place.model, width),
+        linear(place.width, 2 * width),
+        attention_products(part.heads, place.context + nothing, part.head_dim, part.head_dim),
+        linear(place.model, width) if part.gated else Cost(),
+        linear(width, place.model),
+        place.remembered(2 * width, None),
+    )
+
+
+@cost.register
+def _(part: Similarity, place: Place) -> Cost:
+    return linear(place.width, place.model)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from nexus_universal.architecture.bridge import Bridge, CrossAttention, Similarity
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.ngrams import HashedNgrams
-from nexus_universal.architecture.notation import call, joined, listed, product, says, times, within
+from nexus_universal.architecture.notation import call, joined, listed, number, product, says, times, within, word
 from nexus_universal.architecture.recurrence_equations import equations
 from nexus_universal.architecture.residual_convolution import ResidualConvolution
 from nexus_universal.architecture.symbols import Names, linear, output, seen, softmax
@@ -64,3 +65,39 @@ def _(part: HashedNgrams, name: str, names: Names, width: int, model: int) -> li
         listed(match, "v_{s} = " + call("sigmoid", r"\mathrm{sign}(a_{s}) \sqrt{|a_{s}|}") + r" \cdot W_{v} r"),
         f"{call(name, 'z')} = v + {call('silu', convolved)}",
     ]
+
+
+@equations.register
+def _(part: Bridge, name: str, names: Names, width: int, model: int) -> list[str]:
+    read = names.optional(part.donor_norm, word(part.donor) + f"_{{{part.layer}, j}}")
+    where = r"j \le t" if part.align == "position" else says("token j read whole where token t ends")
+    gates = [call("tanh", r"\alpha ")] if part.zero == "gate" else []
+    if part.gate != "scalar":
+        asked = "z" if part.gate == "token" else r"\mathrm{mean}_{j \le t}(z_{j})"
+        gates.append(call("sigmoid", linear("c", asked, bias=True)))
+    lines, formed = _formed(part, names, model)
+    reached = says(f"the residual of {part.donor} after {part.layer} layers")
+    return [
+        listed(within(f"s_{{j}} = {read}", part.donor_width), reached, where),
+        *lines,
+        f"{call(name, 'z')} = " + r" \cdot ".join([*gates, formed]),
+    ]
+
+
+def _formed(part: Bridge, names: Names, model: int) -> tuple[list[str], str]:
+    """Lines before what a bridge gives, gates apart, and that."""
+    form = part.form
+    if isinstance(form, CrossAttention):
+        score = number(form.head_dim**-0.5) + r" \cdot q k^{\top} \mid 0"
+        mixed = "o = " + call("softmax", score) + r"\, v"
+        dims = (form.heads, form.head_dim)
+        lines = [
+            listed(within("q = W_{q} z", *dims), "k = W_{k} s", within("v = W_{v} s", *dims)),
+            listed(mixed, says("and nothing for the share of 0")),
+        ]
+        gate = call("silu", "W_{g} z") if form.gated else ""
+        return lines, "W_{o} " + (f"({product('o', gate)})" if gate else "o")
+    if isinstance(form, Similarity):
+        near = rf"\mathrm{{relu}}(\mathrm{{cos}}(z, p) - {number(form.threshold)})"
+        return [within("p = P s_{t}", model)], rf"{near} \cdot (p - z)"
+    return equations(form, "f", names, part.donor_width, model), call("f", "s_{t}")

@@ -19,6 +19,7 @@ from nexus_universal.architecture.costs import (
     weights,
 )
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.fusion import deepest_taps
 from nexus_universal.architecture.position import LearnedPositions, SteppedScaling
 from nexus_universal.architecture.program import Branch, Program, Step
 
@@ -86,7 +87,8 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         InputError: no position is visible, or the dtype is not known.
     """
     if n.fusion is not None:
-        return _fused([count(branch, context=context, dtype=dtype) for branch in n.branches.values()], n.fusion.join)
+        first, *others = (count(branch, context=context, dtype=dtype) for branch in n.branches.values())
+        return _fused([_with_donors(first, n), *others], n.fusion.join)
     whole = total(*costs(n, context=context, dtype=dtype))
     growing = whole.growing
     return Count(
@@ -98,6 +100,28 @@ def count(n: ArchitectureParameter, *, context: int, dtype: str) -> Count:
         context=context,
         dtype=dtype,
     )
+
+
+def _with_donors(own: Count, n: ArchitectureParameter) -> Count:
+    """The first branch's costs with those of the layers of others that its bridges read."""
+    for name, depth in deepest_taps(n).items():
+        donor = n.branches[name]
+        width = donor.embedding.width
+        place = Place(width=width, model=width, context=own.context, bytes=BYTES[own.dtype])
+        read = total(
+            _embedding_cost(donor.embedding, len(donor.layers)),
+            weights(width * len(donor.registers)),
+            *_layer_costs(replace(donor, layers=donor.layers[:depth]), place),
+        )
+        growing = own.cache_bytes_per_token + read.growing
+        own = replace(
+            own,
+            active_parameters=own.active_parameters + read.parameters - read.idle,
+            flops_per_token=own.flops_per_token + read.flops,
+            cache_bytes_per_token=int(growing) if growing == int(growing) else float(growing),
+            fixed_state_bytes=own.fixed_state_bytes + read.fixed,
+        )
+    return own
 
 
 def _fused(branches: list[Count], join: Join) -> Count:

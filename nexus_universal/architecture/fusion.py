@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from nexus_universal.architecture.bridge import Bridge
 from nexus_universal.architecture.errors import InputError, InvalidArchitecture
 from nexus_universal.architecture.part import Part, part
+from nexus_universal.architecture.program import Program, only_reuses
 
 if TYPE_CHECKING:
     from nexus_universal.architecture.parameter import ArchitectureParameter
@@ -66,17 +68,41 @@ class Fusion(Part):
         return self.weights or (1 / count,) * count
 
 
+def bridges_of(n: ArchitectureParameter) -> dict[str, Bridge]:
+    """What n reads of other members, by place: `layers.3.bridge`."""
+    return {
+        f"layers.{index}.{path}": branch.part
+        for index, layer in enumerate(n.layers)
+        for path, branch in layer.all_branches()
+        if isinstance(branch.part, Bridge)
+    }
+
+
+def deepest_taps(n: ArchitectureParameter) -> dict[str, int]:
+    """How many layers of each donor run when n does."""
+    bridges = bridges_of(n).values()
+    return {donor: max(each.layer for each in bridges if each.donor == donor) for donor in {b.donor for b in bridges}}
+
+
 def alone(n: ArchitectureParameter) -> ArchitectureParameter:
-    """The first member: n without the others."""
-    return n if n.fusion is None else dataclasses.replace(n, fusion=None)
+    """The first member: n without the others, and without what it reads of them."""
+    if n.fusion is None:
+        return n
+    layers = tuple(_without_bridges(layer) for layer in n.layers) if bridges_of(n) else n.layers
+    return dataclasses.replace(n, fusion=None, layers=layers)
+
+
+def _without_bridges(layer: Program) -> Program:
+    own = (step for step in layer.steps if not any(isinstance(branch.part, Bridge) for branch in step.branches))
+    return dataclasses.replace(layer, steps=tuple(own))
 
 
 def members_of(n: ArchitectureParameter) -> dict[str, ArchitectureParameter]:
-    """All members by name, the first one first; an n that is not fused has none."""
+    """All members by name, the first one (with its bridges) first; an n that is not fused has none."""
     if n.fusion is None:
         return {}
     others: dict[str, Any] = {member.name: member.n for member in n.fusion.members}
-    return {n.fusion.name: alone(n)} | others
+    return {n.fusion.name: dataclasses.replace(n, fusion=None)} | others
 
 
 def refuse_fused(n: ArchitectureParameter, what: str) -> None:
@@ -92,14 +118,44 @@ def refuse_fused(n: ArchitectureParameter, what: str) -> None:
 
 
 def fusion_problems(n: ArchitectureParameter) -> Iterator[tuple[str, Any, str]]:
-    """What joined members must have in common: "mixture" one vocabulary."""
+    """What members must have in common: a mixture one vocabulary, and bridges what they read."""
+    members: tuple[Any, ...] = n.fusion.members if n.fusion else ()
+    yield from _bridge_problems(n, {member.name: member.n for member in members})
     if n.fusion is None or n.fusion.join != "mixture":
         return
-    for index, member in enumerate(n.fusion.members):
-        vocab: int = member.n.embedding.vocab  # type: ignore[attr-defined]
+    for index, member in enumerate(members):
+        vocab: int = member.n.embedding.vocab
         if vocab != n.embedding.vocab:
             path = f"fusion.members.{index}.n.embedding.vocab"
             yield path, vocab, f"must be {n.embedding.vocab}: a mixture is over one vocabulary"
+
+
+def _bridge_problems(n: ArchitectureParameter, donors: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Every bridge reads a member that is there, at a layer that it has, as wide as it is, in one alignment."""
+    aligned: dict[str, str] = {}
+    for path, bridge in bridges_of(n).items():
+        donor = donors.get(bridge.donor)
+        index = int(path.split(".")[1])
+        if donor is None:
+            known = ", ".join(donors) or "none: n has no other member"
+            yield f"{path}.donor", bridge.donor, f"must name another member ({known})"
+            continue
+        if bridge.layer > len(donor.layers):
+            yield (
+                f"{path}.layer",
+                bridge.layer,
+                f"must lie in [0, {len(donor.layers)}]: {bridge.donor} has no more layers",
+            )
+        if bridge.donor_width != donor.embedding.width:
+            yield f"{path}.donor_width", bridge.donor_width, f"must be {donor.embedding.width}, the donor's width"
+        if donor.streams:
+            yield f"{path}.donor", bridge.donor, f"has {donor.streams.count} residual streams: a bridge reads one"
+        if aligned.setdefault(bridge.donor, bridge.align) != bridge.align:
+            yield f"{path}.align", bridge.align, f"must be {aligned[bridge.donor]!r}, as in the donor's other bridges"
+        if n.head.skips != "head" and all(only_reuses(layer) for layer in n.layers[index:]):
+            yield path, bridge.donor, "must stand in an earlier layer: from this one on the last positions run alone"
+        if not any(bridge is branch.part for step in n.layers[index].steps for branch in step.branches):
+            yield path, bridge.donor, "must stand in a step of the layer itself"
 
 
 def fused(

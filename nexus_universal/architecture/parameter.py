@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from nexus_universal.architecture import registry
+from nexus_universal.architecture.bridge import Bridge
 from nexus_universal.architecture.count import Count, count
 from nexus_universal.architecture.distance import distance
 from nexus_universal.architecture.ends import Embedding, Head, Origin, Register, Streams, Text
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedConfig
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
 from nexus_universal.architecture.formula import Formula, formula
-from nexus_universal.architecture.fusion import Fusion, Join, members_of
+from nexus_universal.architecture.fusion import Fusion, Join, bridges_of, members_of
 from nexus_universal.architecture.mixers import Attention
 from nexus_universal.architecture.part import Part, part
 from nexus_universal.architecture.paths import leaves, ranges, replaced
@@ -211,6 +212,11 @@ class ArchitectureParameter(Part):
     def join(self) -> Join | None:
         """How branches are joined: "route", "mixture" or "all"; None where a model stands alone."""
         return self.fusion.join if self.fusion else None
+
+    @property
+    def bridges(self) -> dict[str, Bridge]:
+        """What the first member reads of the others, by place: `layers.3.bridge`."""
+        return bridges_of(self)
 
     def count(self, *, context: int = 1, dtype: str | None = None) -> Count:
         """Parameters, active parameters, FLOPs per token at `context` positions, cache bytes per token: exact."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from nexus_universal.architecture.bridge import Bridge
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
@@ -230,6 +231,7 @@ class Branch(Part):
         | LowRank
         | PerLayerInput
         | HashedNgrams
+        | Bridge
         | Linear
         | Program
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import Any
 
+from nexus_universal.architecture.bridge import Bridge, CrossAttention, Similarity
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, PerLayerInput, RoutedAttention
@@ -163,6 +164,21 @@ def _(part: LowRank) -> str:
 @part_line.register
 def _(part: PerLayerInput) -> str:
     return f"per-layer input {part.width}"
+
+
+@part_line.register
+def _(part: Bridge) -> str:
+    return f"bridge from {part.donor} {part.layer}: {part_line(part.form)}"
+
+
+@part_line.register
+def _(part: CrossAttention) -> str:
+    return f"attention {part.heads}×{part.head_dim}"
+
+
+@part_line.register
+def _(part: Similarity) -> str:
+    return f"similarity above {part.threshold:g}"
 
 
 @part_line.register

@@ -47,6 +47,7 @@ SIGNED_OR_ZERO = {
     "seed",
     "index",
     "global_blocks",
+    "layer",
 }
 """Integer fields that may be 0 or less; every other integer counts something that must exist."""
 

@@ -4,6 +4,7 @@ from nexus_universal.cache.cache import Cache
 from nexus_universal.cache.prefix import PrefixStore
 from nexus_universal.cache.states import (
     AveragedState,
+    BridgeState,
     CompressedState,
     ConvolvedPairState,
     ConvolvedPairWindowState,
@@ -21,6 +22,7 @@ from nexus_universal.cache.states import (
 
 __all__ = [
     "AveragedState",
+    "BridgeState",
     "Cache",
     "CompressedState",
     "ConvolvedPairState",

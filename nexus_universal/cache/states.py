@@ -207,6 +207,36 @@ class CompressedState(WindowState):
             State.crop(self, length, seen=seen)
 
 
+class BridgeState(KeyValueState):
+    """Keys and values of a donor's states, and the sum and number of what the host has had so far."""
+
+    fields = ("keys", "values", "total", "count")
+    keeps_positions = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: Tensor | None = None
+        self.count: Tensor | None = None
+        self.behind = False
+        """Whether the host has gone on without the donor."""
+
+    def add_up(
+        self, totals: Float[Tensor, "batch new d"], counts: Float[Tensor, "batch new one"]
+    ) -> tuple[Float[Tensor, "batch new d"], Float[Tensor, "batch new one"]]:
+        """Running sums that go on from those of earlier calls."""
+        if self.total is not None and self.count is not None:
+            totals, counts = totals + self.total, counts + self.count
+        self.total, self.count = totals[:, -1:], counts[:, -1:]
+        return totals, counts
+
+    def crop(self, length: int, *, seen: int) -> None:
+        if self.total is not None and 0 < length < seen:
+            State.crop(self, length, seen=seen)
+        super().crop(length, seen=seen)
+        if length == 0:
+            self.total, self.count, self.behind = None, None, False
+
+
 class FirstLength(State):
     """How long each row was at the first call: what a rotation that looks at the whole call keeps to from then on."""
 

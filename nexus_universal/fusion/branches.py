@@ -56,8 +56,9 @@ def _holder(model: UniversalTransformer, capability: str) -> UniversalTransforme
 
 
 def _share(source: UniversalTransformer, target: UniversalTransformer) -> None:
-    """Give one model's tensors, settings and company to another of the same n, members apart."""
+    """Give one model's tensors, settings and company to another of the same n, members and bridges apart."""
+    wanted = slots(target)
     for name, tensor in slots(source).items():
-        if not name.startswith("members."):
+        if name in wanted and not name.startswith("members."):
             put(target, name, tensor.detach())
     target.settings, target.passed_over, target.carried = source.settings, source.passed_over, source.carried

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nexus_universal.architecture.bridge import Bridge
 from nexus_universal.architecture.chained_experts import ChainedExperts
 from nexus_universal.architecture.convolved_attention import ConvolvedAttention
 from nexus_universal.architecture.errors import UnsupportedPart
@@ -32,6 +33,7 @@ from nexus_universal.architecture.residual_convolution import ResidualConvolutio
 from nexus_universal.cache import State
 from nexus_universal.layers.attended_read import AttendedRead
 from nexus_universal.layers.attention import UniversalAttention
+from nexus_universal.layers.bridge import UniversalBridge
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.chained_experts import UniversalChainedExperts
 from nexus_universal.layers.channel_delta import UniversalChannelDelta
@@ -133,6 +135,7 @@ MODULES: dict[type, Callable[[Any, Place], nn.Module]] = {
     LowRank: lambda part, at: UniversalLowRank(part, d_model=at.d_model),
     PerLayerInput: lambda part, at: UniversalPerLayerInput(part, d_model=at.d_model, layer_index=at.layer_index),
     HashedNgrams: lambda part, at: UniversalHashedNgrams(part, d_model=at.d_model, plan=at.plan),
+    Bridge: lambda part, at: UniversalBridge(part, d_model=at.d_model, plan=at.plan, key=at.path),
     Linear: lambda part, at: Projection(at.width, at.d_model, bias=part.bias),
     Program: lambda part, at: UniversalTransformerBlock(
         part,
@@ -154,6 +157,7 @@ FEEDS: dict[type, Callable[..., Tensor]] = {
     PerLayerInput: with_call,
     ChainedExperts: with_call,
     HashedNgrams: with_state,
+    Bridge: with_state,
     Program: as_program,
 }
 """What a part's module is called with; where nothing is said a mixer gets its state, and others their vector alone."""

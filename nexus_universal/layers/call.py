@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nexus_universal.architecture.bridge import Bridge
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import Alibi, QueryTemperature, Rope, SteppedScaling
 from nexus_universal.architecture.sparsity import BlockSparse, Strided
@@ -21,6 +22,7 @@ from nexus_universal.cache import Cache, FirstLength, KeyValueState, State
 from nexus_universal.layers.alibi import UniversalAlibi
 from nexus_universal.layers.blockwise import Blocks
 from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask, distances
+from nexus_universal.layers.memories import Memories
 from nexus_universal.layers.rope import Tables, UniversalRoPE
 
 
@@ -46,6 +48,9 @@ class Call:
     """What queries are multiplied by, by the rule that says so of a position: a logarithm's base, or a temperature."""
     distances: dict[int, Tensor] = field(default_factory=dict)
     """How far before each query a key stands, by the kind of mask that says which keys there are."""
+
+    memories: Memories | None = None
+    """What bridges read of other models; None where there are none, or all are bypassed."""
 
     def only_last(self, count: int) -> Call:
         """The same call for the last `count` positions, in layers that keep no state."""
@@ -101,6 +106,8 @@ class CallPlan:
         self.recurrent = False
         self.blockwise = False
         """Whether long calls without pads get no mask where few keys are seen, but are computed in blocks."""
+        self.bridges: dict[str, Bridge] = {}
+        """By place."""
         self.reads_tokens = False
         """Whether something needs the ids even of embeddings that a caller gives instead."""
 

@@ -80,6 +80,15 @@ class UniversalEmbedding(nn.Module):
         """The one token table that a tied head shares; None where tokens lie in bands."""
         return self.tokens.weight if isinstance(self.tokens, TokenTable) else None
 
+    def out_of_range(self, input_ids: Tensor | None, kind: str) -> InputError:
+        """What is wrong with ids, or with positions of this `kind`, that a table has no row for."""
+        vocab, table = self.part.vocab, self.part.positions
+        if input_ids is not None and input_ids.numel():
+            low, high = int(input_ids.min()), int(input_ids.max())
+            if low < 0 or high >= vocab:
+                return InputError(f"input_ids hold {low} … {high}: must lie in [0, {vocab})")
+        return InputError(f"positions beyond the {kind} table: at most {table.reach if table else 0} are known")
+
     def look_up(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_hidden"]:
         """Token rows; `inputs_embeds` stand in for these."""
         rows = self.tokens(input_ids)

@@ -15,9 +15,12 @@ from nexus_universal.layers.norms import UniversalNorm
 
 
 class UniversalFeedForward(nn.Module):
-    """down(act(gate x) · up x) (GLU, arXiv 2002.05202), or down(act(up x)). Built from its part or from a whole n."""
+    """down(act(gate x) · up x) (GLU, arXiv 2002.05202), or down(act(up x)). Built from its part or from a whole n.
 
-    def __init__(self, part: Any, *, d_model: int | None = None, layer_index: int = 0) -> None:
+    What it reads may have another width, `d_in`.
+    """
+
+    def __init__(self, part: Any, *, d_model: int | None = None, layer_index: int = 0, d_in: int | None = None) -> None:
         super().__init__()
         if not isinstance(part, FeedForward):
             part, d_model = _feed_forward_of(part, layer_index)
@@ -26,7 +29,7 @@ class UniversalFeedForward(nn.Module):
         self.quantile = None if part.sparsity is None else normal_quantile(part.sparsity)
         rows = {"gate": part.width, "up": part.width} if part.gated else {"up": part.width}
         self.project = InputProjections(
-            self, rows, d_in=d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
+            self, rows, d_in=d_in or d_model, packing=part.packing, biases=part.biases, late_bias=part.late_bias
         )
         self.down = Linear(part.width, d_model, bias="down" in part.biases, late_bias=part.late_bias)
         self.inner_norm = UniversalNorm.of(part.inner_norm, part.width) if part.inner_norm else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import InputError
@@ -25,6 +25,8 @@ class Members(nn.ModuleDict):
         super().__init__({member.name: build(member.n) for member in fusion.members} if fusion else {})
         self.fusion = fusion
         self.own = fusion.name if fusion else None
+        self.asked: bool | Bool[Tensor, " batch"] = True
+        """Whether the own branch's bridges are crossed, or in which rows of a batch; else they are bypassed."""
 
     @property
     def names(self) -> tuple[str, ...]:

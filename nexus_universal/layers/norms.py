@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Text
+from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import Norm
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.linear import Linear
@@ -237,3 +240,9 @@ class SlicedGatedNorm(UniversalNorm):
             return self.weight * normed.flatten(-2).to(x.dtype)
         out = (self.weight.unflatten(0, (self.slices, -1)) * normed).flatten(-2)
         return (out * opened if self.norm_first else out).to(x.dtype)
+
+
+def residual_norms(n: ArchitectureParameter) -> Iterator[Norm | None]:
+    """The norms that read the residual as it is: the last one, and those of sums."""
+    yield n.final_norm
+    yield from (write.norm for layer in n.layers for step in layer.steps for write in step.writes)

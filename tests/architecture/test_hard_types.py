@@ -234,7 +234,8 @@ def test_the_works_use_every_part_that_only_they_need() -> None:
     waiting |= {"Differential", "QueryTemperature", "GatedLinearRecurrence", "Beside", "Narrow", "HeadTransform"}
     waiting |= {"DynamicMask", "GatedStreams", "ConvolvedAttention", "ChainedExperts", "ChannelGatedStreams"}
     waiting |= {"DecayedAverage", "ShiftedFeedForward", "MatrixMemory", "HashedNgrams", "PooledIndexer", "StreamGate"}
-    waiting |= {"BlockIndexer", "BlockSparse", "Strided", "TopK", "Member", "Fusion"}
+    waiting |= {"BlockIndexer", "BlockSparse", "Strided", "TopK", "Member", "Fusion", "Bridge", "CrossAttention"}
+    waiting |= {"Similarity"}
     waiting |= {"RelativeBias", "ResidualConvolution", "DynamicConvolution"}
     assert set(PARTS) - used == waiting | {"ReusedIndices"}
 
