@@ -13,7 +13,7 @@ import typer
 
 from nexus_universal import __version__
 from nexus_universal.architecture.errors import NexusError
-from nexus_universal.cli import chat, convert, diff, families, generate, inspect, serve, verify
+from nexus_universal.cli import chat, convert, diff, families, generate, inspect, serve, union, verify
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -32,6 +32,7 @@ app.command(name="verify")(verify.verify)
 app.command(name="generate")(generate.generate)
 app.command(name="chat")(chat.chat)
 app.command(name="convert")(convert.convert)
+app.command(name="union")(union.union)
 app.command(name="serve")(serve.serve)
 
 

@@ -50,6 +50,9 @@ def generate(
     device: options.Device = "cpu",
     ignore_key: options.IgnoreKeys = None,
     revision: options.Revision = None,
+    capability: Annotated[
+        str | None, typer.Option("--capability", metavar="NAME", help="Which model of a union file; else the first.")
+    ] = None,
 ) -> None:
     """Continue prompts, as the checkpoint's generation_config.json says where options do not. Prints what is new.
 
@@ -81,6 +84,7 @@ def generate(
         ignore_keys=ignored,
         with_tokenizer=tokens is None,
         revision=revision,
+        capability=capability,
     )
     if tokens is not None:
         _continue_ids(model, tokens, settings, as_json=as_json)

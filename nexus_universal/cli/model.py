@@ -38,8 +38,19 @@ def load(
     ignore_keys: list[str],
     with_tokenizer: bool,
     revision: str | None = None,
+    capability: str | None = None,
 ) -> tuple[UniversalTransformer, Any]:
-    """Model and tokenizer; the tokenizer first, for it is quickly found to be missing."""
+    """Model and tokenizer; the tokenizer first, for it is quickly found to be missing.
+
+    `capability` names the branch of a union file, whose first it is otherwise.
+
+    Raises:
+        InputError: a capability of what is no union, or one that it lacks.
+    """
+    if sources.is_union(source):
+        return _branch(source, capability, dtype=dtype, device=device, with_tokenizer=with_tokenizer)
+    if capability is not None:
+        raise InputError(f"--capability {capability} names a model of a union file, and {source} is none")
     hub = sources.of_hub(source, revision)
     sources.local_directory(source)
     with output.status() as progress:
@@ -54,6 +65,22 @@ def load(
             tokenizer = load_tokenizer(source, **hub)
     model = UniversalTransformer.from_pretrained(source, dtype=dtype, device=chosen, ignore_keys=ignore_keys, **hub)
     return model, tokenizer
+
+
+def _branch(
+    source: str, capability: str | None, *, dtype: str, device: str, with_tokenizer: bool
+) -> tuple[UniversalTransformer, Any]:
+    """One branch of a union file."""
+    with output.status() as progress:
+        progress("loading torch")
+        from nexus_universal.fusion.union.archive import Archive
+        from nexus_universal.fusion.union.branch import load_branch, load_branch_tokenizer
+
+        chosen = _device(device)
+        archive = Archive(source)
+        name = next(iter(archive.branches)) if capability is None else capability
+        tokenizer = load_branch_tokenizer(archive, name) if with_tokenizer else None
+    return load_branch(archive, name, dtype=dtype, device=chosen), tokenizer
 
 
 def _device(name: str) -> torch.device:

@@ -85,6 +85,15 @@ def local_directory(source: str) -> Path | None:
     return None
 
 
+def is_union(source: str) -> bool:
+    """Whether it is a file that `nexus union` wrote."""
+    if not Path(source).is_file() or source.endswith(".json"):
+        return False
+    from nexus_universal.fusion.union.archive import is_union
+
+    return is_union(source)
+
+
 def of_hub(source: str, revision: str | None) -> dict[str, Any]:
     """What the hub is asked with.
 
