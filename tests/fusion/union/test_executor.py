@@ -14,6 +14,7 @@ from nexus_universal.fusion.union import executor as module
 from nexus_universal.fusion.union.archive import Archive
 from nexus_universal.fusion.union.executor import ModelExecutor
 from nexus_universal.fusion.union.pack import pack
+from nexus_universal.fusion.union.pool import compact
 from tests.checkpoint.on_disk import published
 from tests.fusion.union.checkpoints import DATA, IDS, seeded
 
@@ -139,7 +140,36 @@ def test_of_two_that_were_used_alike_the_one_that_is_cheaper_to_read_again_goes(
     assert sorted(executor.loaded) == ["noise", "other"]
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "mixtral", "gpt_neox", "falcon_h1", "deepseek_v3"])
+def test_a_guest_beside_a_streamed_model_leaves_room_for_its_layers(
+    tmp_path: Path, watched: Callable[[ModelExecutor], list[int]]
+) -> None:
+    small = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 64, "num_hidden_layers": 1}
+    pack({"host": seeded(tmp_path / "host", 0), "guest": seeded(tmp_path / "guest", 1, **small)}, tmp_path / "a.nxu")
+    executor = ModelExecutor(Archive(tmp_path / "a.nxu"), 0)
+    executor.budget_bytes = executor._opened("host").least + executor.nbytes("guest") // 2
+    seen = watched(executor)
+    for name in ("host", "guest", "host", "host"):
+        executor.execute(name, {"input_ids": IDS % 64})
+    assert max(seen) <= executor.peak_bytes <= executor.budget_bytes
+
+
+def test_a_cast_needs_room_for_both(archive: Archive) -> None:
+    wide = ModelExecutor(archive, 1 << 30, dtype="float32")
+    wide.load("experts")
+    assert wide.peak_bytes > wide.get_vram_usage() == wide.nbytes("experts")
+    plain = ModelExecutor(archive, 1 << 30)
+    plain.load("prose")
+    assert plain.peak_bytes == plain.get_vram_usage()
+
+
+def test_a_slice_is_held_without_the_rest() -> None:
+    whole = torch.arange(32.0).view(4, 8)
+    part = compact(whole[1:3])
+    assert torch.equal(part, whole[1:3]) and part.untyped_storage().nbytes() == 64
+    assert compact(whole.mT).data_ptr() == whole.data_ptr()
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "mixtral", "kimi_linear", "dbrx", "hrm_text"])
 def test_tensors_that_are_put_together_count_as_well(
     model_type: str, tmp_path: Path, watched: Callable[[ModelExecutor], list[int]]
 ) -> None:

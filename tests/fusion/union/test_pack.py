@@ -7,6 +7,7 @@ import json
 import shutil
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +16,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nexus_universal import UniversalTransformer
-from nexus_universal.architecture.errors import CheckpointError, InputError
+from nexus_universal.architecture.errors import CheckpointError, InputError, UnsupportedConfig
 from nexus_universal.checkpoint.files import TensorStore
 from nexus_universal.fusion.retention import Tier, certified, evidence_of
 from nexus_universal.fusion.union import pack as packing
 from nexus_universal.fusion.union.archive import Archive
 from nexus_universal.fusion.union.branch import load_branch, load_branch_tokenizer
+from nexus_universal.fusion.union.executor import ModelExecutor
 from nexus_universal.fusion.union.pack import pack
 from nexus_universal.fusion.union.verify import verify_union
+from tests.checkpoint.quantised import block_scaled
 from tests.fusion.union.checkpoints import DATA, IDS, fine_tuned, seeded, size
 
 TRAINED = {"prose": "qwen3_tiny", "window": "gemma3_tiny", "experts": "glm4_moe_lite_tiny"}
@@ -35,15 +38,17 @@ def raw_bytes(tensor: torch.Tensor) -> bytes:
 @torch.no_grad()
 def test_every_branch_is_whole_after_the_originals_are_gone(tmp_path: Path) -> None:
     sources = {name: Path(shutil.copytree(DATA / kept, tmp_path / name)) for name, kept in TRAINED.items()}
-    hashes, logits, words = {}, {}, {}
+    hashes, logits, words, settings = {}, {}, {}, {}
     for name, source in sources.items():
         store = TensorStore.open(source)
         hashes[name] = {key: hashlib.sha256(raw_bytes(store.read(key))).hexdigest() for key in store.infos}
         reference = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
         logits[name] = reference(IDS).logits
-        assert torch.equal(logits[name], UniversalTransformer.from_pretrained(source)(IDS).logits)
+        own = UniversalTransformer.from_pretrained(source)
+        assert torch.equal(logits[name], own(IDS).logits)
+        settings[name] = own.settings
         words[name] = {file.name: file.read_bytes() for file in source.glob("*.json") if "index" not in file.name}
-        del store, reference
+        del store, reference, own
     pack(sources, tmp_path / "all.nxu")
     for source in sources.values():
         shutil.rmtree(source)
@@ -57,6 +62,7 @@ def test_every_branch_is_whole_after_the_originals_are_gone(tmp_path: Path) -> N
         assert certified("union", Tier.WEIGHTS, evidence).tier is Tier.WEIGHTS
         assert {file: archive.document(name, file) for file in words[name]} == words[name]
         assert archive.branch(name).parameter == model.n
+        assert model.settings == settings[name] and model.settings.raw == settings[name].raw
         assert load_branch_tokenizer(archive, name)("a word")["input_ids"]
         model.save_pretrained(tmp_path / name)
         assert torch.equal(UniversalTransformer.from_pretrained(tmp_path / name)(IDS).logits, logits[name])
@@ -141,13 +147,13 @@ def test_damage_names_the_tensors_that_it_reaches(small: Path, tmp_path: Path) -
     assert archive.blobs.known[archive.branch("second").tensors[name].blob].base == blob
     start, length = archive.blobs.spans[blob]
     changed = bytearray(small.read_bytes())
-    changed[start + length - 1] ^= 1
+    changed[start + length // 4] ^= 1  # among the mantissas, which are stored as they are
     damaged = tmp_path / "damaged.nxu"
     damaged.write_bytes(changed)
     with pytest.raises(CheckpointError, match=f"first: {name}: its coded bytes have changed"):
         verify_union(damaged)
     for branch in ("first", "second"):
-        with pytest.raises(CheckpointError, match=f"{branch}: {name}: its"):
+        with pytest.raises(CheckpointError, match=f"{branch}: {name}: its bytes are not those that were packed"):
             load_branch(Archive(damaged), branch)
     for end, error in ((-1, "truncated"), (100, "truncated within its header")):
         damaged.write_bytes(small.read_bytes()[:end])
@@ -184,11 +190,59 @@ def test_a_manifest_that_contradicts_itself_is_refused(forgery: str, small: Path
         tensor["strides"] = []
     else:
         said["blobs"][tensor["blob"]]["base"] = tensor["blob"] if forgery == "a base of itself" else "0" * 64
-    text = json.dumps(said)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    save_file(tensors, tmp_path / "forged.nxu", metadata=metadata | {"manifest": text, "sha256": digest})
+    forged = tmp_path / "forged.nxu"
+    save_file(tensors, forged, metadata=metadata | signed(said))
     with pytest.raises(CheckpointError, match=r"forged\.nxu: its manifest is damaged"):
-        Archive(tmp_path / "forged.nxu")
+        Archive(forged)
+
+
+def signed(manifest: dict[str, Any]) -> dict[str, str]:
+    """A manifest with the hash that goes with it."""
+    text = json.dumps(manifest)
+    return {"manifest": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def test_a_branch_must_have_the_n_that_its_config_gives(small: Path, tmp_path: Path) -> None:
+    with safe_open(small, framework="pt") as file:
+        metadata = file.metadata()
+    said = json.loads(metadata["manifest"])
+    other = UniversalTransformer.from_pretrained(DATA / "qwen3_tiny").n
+    said["branches"][1]["n"] = json.loads(other.to_json())
+    save_file(load_file(small), tmp_path / "forged.nxu", metadata=metadata | signed(said))
+    with pytest.raises(CheckpointError, match="second: its config no longer gives the n that was packed"):
+        verify_union(tmp_path / "forged.nxu")
+
+
+def test_a_sample_is_spaced_evenly_over_all_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "CHUNK", 64)
+    monkeypatch.setattr(packing, "SAMPLE", 20)
+    numbers = torch.arange(150, dtype=torch.int16)
+    save_file({"a": numbers}, tmp_path / "model.safetensors")
+    blob, sample = packing._hashed(TensorStore.open(tmp_path), "a")
+    assert blob == hashlib.sha256(raw_bytes(numbers)).hexdigest()
+    assert sample.tolist() == numbers[::7].tolist()
+
+
+def test_a_key_that_was_passed_over_stays_passed_over(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(DATA / "qwen3_tiny", tmp_path / "odd"))
+    config = json.loads((source / "config.json").read_text()) | {"made_by": "somebody"}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedConfig, match="made_by"):
+        pack([source], tmp_path / "odd.nxu")
+    pack([source], tmp_path / "odd.nxu", ignore_keys=["made_by"])
+    assert load_branch(Archive(tmp_path / "odd.nxu"), "odd").n.d_hidden == 96
+
+
+def test_what_is_quantised_stays_so(tmp_path: Path) -> None:
+    source = block_scaled("deepseek_v3", tmp_path / "fp8", block=[4, 8])
+    pack([source], tmp_path / "fp8.nxu")
+    archive = Archive(tmp_path / "fp8.nxu")
+    assert "F8_E4M3" in {tensor.dtype for tensor in archive.branch("fp8").tensors.values()}
+    with torch.no_grad():
+        wanted = UniversalTransformer.from_pretrained(source)(IDS % 97).logits
+        assert torch.equal(load_branch(archive, "fp8")(IDS % 97).logits, wanted)
+        executor = ModelExecutor(archive, ModelExecutor(archive, 0)._opened("fp8").least)
+        assert torch.equal(executor.execute("fp8", {"input_ids": IDS % 97}).logits, wanted)
 
 
 def test_a_pickled_checkpoint_is_packed_too(base: Path, tmp_path: Path) -> None:
