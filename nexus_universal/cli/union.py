@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def union(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]SOURCE...", help="Checkpoints: directories or repo ids, named or as they are."),
+        typer.Argument(
+            metavar="[NAME=]SOURCE...", help="Checkpoints (directories or repo ids) and unions, named or as they are."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The new file, such as both.nxu.")],
     capability: Annotated[
@@ -34,7 +36,8 @@ def union(
     """
     named = [_parted(text) for text in models]
     for _, source in named:
-        sources.local_directory(source)
+        if not sources.is_union(source):
+            sources.local_directory(source)
     given, told = _by_name(named), _capabilities(capability or [])
     with output.status() as progress:
         progress("loading torch")

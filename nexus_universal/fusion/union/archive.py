@@ -175,15 +175,19 @@ class Archive:
         Raises:
             CheckpointError: it is damaged.
         """
-        stored = self.branch(branch).tensors[name]
         view = target.view(-1).view(torch.uint8).numpy()
         at = 0
-        try:
-            for chunk in self.blobs.chunks(stored.blob):
-                view[at : at + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
-                at += len(chunk)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.path}: {branch}: {name}: {error}") from None
+        for chunk in self.tensor_chunks(branch, name):
+            view[at : at + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
+            at += len(chunk)
+
+    def tensor_chunks(self, branch: str, name: str) -> Iterator[bytes]:
+        """One tensor's bytes, piece by piece.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        yield from self._named(branch, name, self.branch(branch).tensors[name].blob)
 
     def document(self, branch: str, name: str) -> bytes:
         """One of a branch's other files.
@@ -191,8 +195,12 @@ class Archive:
         Raises:
             CheckpointError: it is damaged.
         """
+        return b"".join(self._named(branch, name, self.branch(branch).files[name]))
+
+    def _named(self, branch: str, name: str, blob: str) -> Iterator[bytes]:
+        """A blob's bytes; damage is said of what they belong to."""
         try:
-            return b"".join(self.blobs.chunks(self.branch(branch).files[name]))
+            yield from self.blobs.chunks(blob)
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {branch}: {name}: {error}") from None
 

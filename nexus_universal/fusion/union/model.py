@@ -22,9 +22,10 @@ from nexus_universal.fusion.retention import RetentionCertificate
 from nexus_universal.fusion.union.archive import Archive
 from nexus_universal.fusion.union.branch import load_branch, load_branch_tokenizer
 from nexus_universal.fusion.union.executor import ModelExecutor
-from nexus_universal.fusion.union.pack import Source, pack
+from nexus_universal.fusion.union.pack import pack
 from nexus_universal.fusion.union.registry import Capability, ModelRegistry, ModelSpec
 from nexus_universal.fusion.union.router import BitsOf, CapabilityRouter, Route, bits_of
+from nexus_universal.fusion.union.sources import Source
 from nexus_universal.fusion.union.verify import verify_union
 from nexus_universal.generation.text import TOKENIZER_FILES, Message, generate_text
 from nexus_universal.transformer import UniversalTransformer

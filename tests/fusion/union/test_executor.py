@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_of_two_that_were_used_alike_the_one_that_is_cheaper_to_read_again_goes(
 def test_a_guest_beside_a_streamed_model_leaves_room_for_its_layers(
     tmp_path: Path, watched: Callable[[ModelExecutor], list[int]]
 ) -> None:
-    small = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 64, "num_hidden_layers": 1}
+    small: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 64, "num_hidden_layers": 1}
     pack({"host": seeded(tmp_path / "host", 0), "guest": seeded(tmp_path / "guest", 1, **small)}, tmp_path / "a.nxu")
     executor = ModelExecutor(Archive(tmp_path / "a.nxu"), 0)
     executor.budget_bytes = executor._opened("host").least + executor.nbytes("guest") // 2

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from nexus_universal.fusion.union.archive import Archive
 from nexus_universal.fusion.union.branch import load_branch, load_branch_tokenizer
 from nexus_universal.fusion.union.executor import ModelExecutor
 from nexus_universal.fusion.union.pack import pack
+from nexus_universal.fusion.union.registry import Capability
 from nexus_universal.fusion.union.verify import verify_union
 from tests.checkpoint.quantised import block_scaled
 from tests.fusion.union.checkpoints import DATA, IDS, fine_tuned, seeded, size
@@ -214,7 +216,7 @@ def test_a_branch_must_have_the_n_that_its_config_gives(small: Path, tmp_path: P
 
 
 def test_a_sample_is_spaced_evenly_over_all_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "CHUNK", 64)
+    monkeypatch.setattr("nexus_universal.fusion.union.sources.CHUNK", 64)
     monkeypatch.setattr(packing, "SAMPLE", 20)
     numbers = torch.arange(150, dtype=torch.int16)
     save_file({"a": numbers}, tmp_path / "model.safetensors")
@@ -231,6 +233,24 @@ def test_a_key_that_was_passed_over_stays_passed_over(tmp_path: Path) -> None:
         pack([source], tmp_path / "odd.nxu")
     pack([source], tmp_path / "odd.nxu", ignore_keys=["made_by"])
     assert load_branch(Archive(tmp_path / "odd.nxu"), "odd").n.d_hidden == 96
+
+
+def test_a_union_grows_by_another_model_and_by_another_union(base: Path, tmp_path: Path) -> None:
+    second = fine_tuned(base, tmp_path / "second", 0.01)
+    pack({"first": base}, tmp_path / "one.nxu", capabilities={"first": [Capability.AGENT]})
+    pack([second], tmp_path / "two.nxu")
+    pack([tmp_path / "one.nxu", second], tmp_path / "grown.nxu")
+    pack([tmp_path / "one.nxu", tmp_path / "two.nxu"], tmp_path / "united.nxu")
+    pack({"first": base, "second": second}, tmp_path / "direct.nxu", capabilities={"first": [Capability.AGENT]})
+    direct = Archive(tmp_path / "direct.nxu")
+    for name in ("grown", "united"):
+        found = Archive(tmp_path / f"{name}.nxu")
+        assert found.branches == {k: replace(v, source=found.branches[k].source) for k, v in direct.branches.items()}
+        assert found.blobs.known == direct.blobs.known
+    pack({"other": tmp_path / "one.nxu"}, tmp_path / "named.nxu")
+    assert Archive(tmp_path / "named.nxu").branches["other"].capabilities == ("agent",)
+    with pytest.raises(InputError, match="the name 'first' stands twice"):
+        pack([tmp_path / "one.nxu", tmp_path / "one.nxu"], tmp_path / "twice.nxu")
 
 
 def test_what_is_quantised_stays_so(tmp_path: Path) -> None:
@@ -272,7 +292,7 @@ def test_an_interrupted_pack_leaves_nothing(base: Path, tmp_path: Path, monkeypa
 def test_what_is_on_the_way_does_not_open(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed cleans nothing up."""
     monkeypatch.setattr("nexus_universal.fusion.union.writer.shutil.rmtree", lambda *_, **__: None)
-    monkeypatch.setattr(packing, "_companions", lambda _: 1 / 0)
+    monkeypatch.setattr(packing._Packer, "_add_file", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pack([base], tmp_path / "half.nxu")
     left = [file for file in tmp_path.rglob("*") if file.is_file()]
