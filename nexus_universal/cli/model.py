@@ -47,11 +47,9 @@ def load(
     Raises:
         InputError: a capability of what is no union, or one that it lacks.
     """
-    if sources.is_union(source):
-        return _branch(source, capability, dtype=dtype, device=device, with_tokenizer=with_tokenizer)
-    if capability is not None:
-        raise InputError(f"--capability {capability} names a model of a union file, and {source} is none")
     hub = sources.of_hub(source, revision)
+    if sources.has_branches(source, capability):
+        return _branch(source, capability, dtype=dtype, device=device, with_tokenizer=with_tokenizer)
     sources.local_directory(source)
     with output.status() as progress:
         progress("loading torch")
@@ -78,7 +76,7 @@ def _branch(
 
         chosen = _device(device)
         archive = Archive(source)
-        name = next(iter(archive.branches)) if capability is None else capability
+        name = capability or next(iter(archive.branches))
         tokenizer = load_branch_tokenizer(archive, name) if with_tokenizer else None
     return load_branch(archive, name, dtype=dtype, device=chosen), tokenizer
 

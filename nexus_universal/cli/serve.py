@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nexus_universal.architecture.errors import InputError
 from nexus_universal.cli import options, sources
 
 
@@ -17,6 +18,8 @@ def serve(
     device: options.Device = "cpu",
 ) -> None:
     """Serve a checkpoint to OpenAI's clients: chat and completions, streamed or not, by transformers' own server."""
+    if sources.is_union(source):
+        raise InputError(f"{source} is a union: `nexus convert` writes one of its models as a checkpoint, to be served")
     sources.read_source(source)
     from nexus_universal.integrations.serving import serve as run
 

@@ -25,6 +25,11 @@ def test_two_models_become_one_file(nexus: Run, tmp_path: Path) -> None:
     settings = ("--prompt", "Return the", "--max-new-tokens", 5, "--greedy")
     for capability, source in ((("--capability", "window"), OTHER), ((), TRAINED)):
         assert nexus("generate", out, *capability, *settings).out == nexus("generate", source, *settings).out
+    assert nexus("inspect", out).out.splitlines()[1].startswith("route of prose (d96")
+    assert nexus("convert", out, tmp_path / "again", "--capability", "window").status == 0
+    assert nexus("generate", tmp_path / "again", *settings).out == nexus("generate", OTHER, *settings).out
+    served = nexus("serve", out)
+    assert served.status == 2 and "nexus convert" in served.err
     damaged = bytearray(out.read_bytes())
     damaged[-1] ^= 1
     out.write_bytes(damaged)
@@ -63,5 +68,11 @@ def test_a_union_is_no_checkpoint(nexus: Run, tmp_path: Path) -> None:
     nexus("union", TRAINED, "-o", tmp_path / "one.nxu")
     refused = nexus("verify", tmp_path / "one.nxu", "--draws", 3)
     assert refused.status == 2 and "is a union: it is held to its own hashes" in refused.err
+    assert (
+        nexus("inspect", tmp_path / "one.nxu", "--json").json["hash"]
+        == nexus("inspect", TRAINED, "--json").json["hash"]
+    )
+    hub = nexus("generate", tmp_path / "one.nxu", "--revision", "main", "--ids", "1,2")
+    assert hub.status == 2 and "speaks of a repo on the hub" in hub.err
     missing = nexus("generate", tmp_path / "one.nxu", "--capability", "code", "--ids", "1,2")
     assert missing.status == 2 and "branch 'code' (known: qwen3_tiny)" in missing.err

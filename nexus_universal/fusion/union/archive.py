@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from nexus_universal.architecture.errors import CheckpointError, InputError
+from nexus_universal.architecture.fusion import fused
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.checkpoint.files import DTYPES, read_header
 from nexus_universal.fusion.retention import Tier
@@ -151,6 +152,16 @@ class Archive:
         if set(known) != set(spans) or len(spans) != len(infos):
             raise CheckpointError(f"{self.path}: its manifest and its header speak of different tensors")
         self.blobs = Blobs(self.path, known, spans)
+
+    @property
+    def n(self) -> ArchitectureParameter:
+        """All branches in one n, each by its name; that of a single branch is its own."""
+        alone = [branch.parameter for branch in self.branches.values()]
+        return (
+            alone[0]
+            if len(alone) == 1
+            else fused("route", weights=None, **dict(zip(self.branches, alone, strict=True)))
+        )
 
     def branch(self, name: str) -> Branch:
         """One of its models.
