@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -16,9 +15,7 @@ from torch import Tensor
 
 from nexus_universal.architecture.source import CONFIG_NAME
 from nexus_universal.checkpoint.files import DTYPES, TensorInfo, TensorStore
-from nexus_universal.checkpoint.load import put
 from nexus_universal.checkpoint.opened import OpenedCheckpoint, match
-from nexus_universal.checkpoint.progress import with_progress
 from nexus_universal.fusion.union.archive import Archive
 from nexus_universal.generation.settings import GENERATION_CONFIG, GenerationSettings
 from nexus_universal.generation.text import load_tokenizer
@@ -83,13 +80,9 @@ def load_branch(
         CheckpointError: a damaged tensor, by name.
     """
     opened = open_branch(archive, name, dtype=dtype)
-    sizes = {slot: tensor.numel() * opened.dtypes[slot].itemsize for slot, tensor in opened.slots.items()}
-    with ThreadPoolExecutor() as workers:  # hashing and decoding hold no lock
-        tensors = workers.map(lambda slot: opened.read(slot).to(device), sizes)
-        for slot, tensor in zip(with_progress(sizes.__getitem__)(sizes), tensors, strict=True):
-            put(opened.model, slot, tensor)
-    opened.model.carried = opened.carried()
-    return opened.model
+    model = opened.fill(torch.device(device))
+    model.carried = opened.carried()
+    return model
 
 
 def load_branch_tokenizer(archive: Archive, name: str) -> Any:

@@ -25,7 +25,7 @@ RULES: tuple[tuple[str, Capability], ...] = (
     (r"\b(say|read|speak)\b.*\baloud\b|\b(say|speak)\b.*\bvoice\b|\btext to speech\b", Capability.TTS),
     (r"\b(use|call|invoke)\b.*\b(tools?|functions?|api)\b", Capability.AGENT),
 )
-"""What a request says of itself, in the order in which its parts are carried out."""
+"""What a request says of itself."""
 
 BitsOf = Callable[[str], float]
 """−log₂ of the probability that a model gives a text."""
@@ -68,8 +68,9 @@ class CapabilityRouter:
             raise InputError(f"the prior of {wrong[0]} must be that of a registered model, in (0, 1]")
 
     def detect_intent(self, query: str) -> list[Capability]:
-        """What a request asks for by its words, in order; nothing where no rule fits."""
-        return [capability for pattern, capability in RULES if re.search(pattern, query, re.IGNORECASE | re.DOTALL)]
+        """What a request asks for by its words, in the order in which it does; nothing where no rule fits."""
+        found = ((re.search(pattern, query, re.IGNORECASE | re.DOTALL), capability) for pattern, capability in RULES)
+        return [capability for _, capability in sorted((match.start(), name) for match, name in found if match)]
 
     def route(self, query: str, *, budget_bytes: int | None = None) -> list[tuple[Capability, ModelSpec]]:
         """The models that carry a request out, in order; text that no rule fits is for the reasoning ones.

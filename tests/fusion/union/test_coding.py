@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexus_universal.architecture.errors import CheckpointError
+from nexus_universal.architecture.errors import CheckpointError, InputError
 from nexus_universal.checkpoint.files import DTYPES
 from nexus_universal.fusion.union import coding as module
 from nexus_universal.fusion.union.bases import Bases
@@ -70,6 +71,12 @@ def test_damage_is_refused_or_shows() -> None:
             list(decoded(io.BytesIO(coded[:cut]).read, len(plain)))
     with pytest.raises(CheckpointError, match="coding is damaged"):
         list(decoded(io.BytesIO(coded).read, len(plain), base=[plain]))
+
+
+def test_without_the_package_that_codes_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(InputError, match=r"pip install 'nexus-universal\[fusion\]'"):
+        list(encoded([b"ab"], TEXT))
 
 
 def test_the_nearest_base_is_the_one_that_was_moved_least() -> None:

@@ -129,7 +129,9 @@ def test_what_is_named_comes_first_then_rules() -> None:
         route = router.choose("Draw me a picture of a lamp", capability=asked)
         assert (route.name, route.reason) == (name, reason)
     assert router.choose("Why is the sky blue?").reason == "abstained"
-    assert router.detect_intent("Transcribe this, then paint a picture.") == [Capability.IMG_GEN, Capability.ASR]
+    assert router.detect_intent("Transcribe this, then paint a picture.") == [Capability.ASR, Capability.IMG_GEN]
+    steps = router.route("Transcribe this, then paint a picture.")
+    assert [each.model_id for _, each in steps] == ["ear", "painter"]
     assert router.detect_intent("Why is the sky blue?") == []
     assert [each.model_id for _, each in router.route("Why is the sky blue?")] == ["prose"]
     with pytest.raises(InputError, match=r"'tts' \(known: prose, painter, ear, reasoning, image_edit, img_gen, asr\)"):
