@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nexus_universal.architecture.errors import CheckpointError
-from nexus_universal.fusion.union.archive import Blob, Blobs, Branch, header_of
+from nexus_universal.fusion.union.archive import Branch, header_of
+from nexus_universal.fusion.union.blobs import Blob, Blobs
 from nexus_universal.fusion.union.coding import Coding, encoded
 
 
