@@ -11,6 +11,7 @@ from nexus_universal.architecture.parameter import ArchitectureParameter
 
 if TYPE_CHECKING:
     from nexus_universal.checkpoint.copying import copy_weights
+    from nexus_universal.fusion.union.model import NexusUnifiedModel
     from nexus_universal.layers.attention import UniversalAttention
     from nexus_universal.layers.block import UniversalTransformerBlock
     from nexus_universal.layers.feed_forward import UniversalFeedForward
@@ -27,6 +28,7 @@ LAZY = {
     "UniversalTransformerBlock": "nexus_universal.layers.block",
     "UniversalAttention": "nexus_universal.layers.attention",
     "UniversalFeedForward": "nexus_universal.layers.feed_forward",
+    "NexusUnifiedModel": "nexus_universal.fusion.union.model",
     "UniversalRoPE": "nexus_universal.layers.rope",
 }
 """What needs torch is imported when it is first asked for: reading an n takes milliseconds."""
@@ -34,6 +36,7 @@ LAZY = {
 __all__ = [
     "ArchitectureParameter",
     "NexusError",
+    "NexusUnifiedModel",
     "UniversalAttention",
     "UniversalFeedForward",
     "UniversalRoPE",

@@ -46,7 +46,7 @@ class DequantisedStore(TensorStore):
     def read(self, name: str) -> Tensor:
         """The tensor: memory-mapped where it is plain, else dequantised into memory of its own."""
         if name not in self.pairs:
-            return super().read(name)
+            return self.stored.read(name)
         info = self.infos[name]
         out = torch.empty(info.shape, dtype=info.dtype)
         self.read_into(name, out)
@@ -55,7 +55,7 @@ class DequantisedStore(TensorStore):
     def read_into(self, name: str, target: Tensor) -> None:
         """Fill a contiguous slice. A product is taken in float32 and rounded once, to the dtype of `target`."""
         if name not in self.pairs:
-            super().read_into(name, target)
+            self.stored.read_into(name, target)
             return
         values, scales = map(self.stored.read, self.pairs[name])
         if isinstance(self.rule, Microscaled):

@@ -93,13 +93,31 @@ def open_checkpoint(
     if not (directory / CONFIG_NAME).is_file():
         raise CheckpointError(f"{directory}: holds no {CONFIG_NAME}")
     raw = load_json(directory / CONFIG_NAME)
+    return match(directory, raw, lambda: TensorStore.open(directory), build, dtype=dtype, ignore_keys=ignore_keys)
+
+
+def match(
+    directory: Path,
+    raw: dict[str, Any],
+    open_store: Callable[[], TensorStore],
+    build: Callable[[ArchitectureParameter], Model],
+    *,
+    dtype: str | torch.dtype = "auto",
+    ignore_keys: Iterable[str] = (),
+) -> OpenedCheckpoint[Model]:
+    """Read a config, `build` its n without storage, and match it with the tensors of a store, wherever those lie.
+
+    Raises:
+        CheckpointError: missing, truncated, unexpected or misshapen tensors.
+        UnsupportedConfig: a config key that the family cannot express, unless in `ignore_keys`.
+    """
     if raw.get("model_type") == NEXUS_TYPE:
-        return _open_nexus(directory, raw, build, dtype=dtype)
+        return _match_nexus(directory, raw, open_store, build, dtype=dtype)
     ignored = tuple(ignore_keys)
     quantisation = quantisation_of(raw, ignore_keys=ignored)
     n = ArchitectureParameter.from_huggingface(raw, ignore_keys=ignored)
     model = _without_storage(build, n)
-    store: TensorStore = TensorStore.open(directory)
+    store = open_store()
     kept = store.working_dtype(dtype, said=n.text.dtype)
     if quantisation is not None:
         store = DequantisedStore(store, quantisation, dtype=kept)
@@ -118,16 +136,17 @@ def open_checkpoint(
     return OpenedCheckpoint(directory, n, model, plan, store, wanted, dtypes)
 
 
-def _open_nexus(
+def _match_nexus(
     directory: Path,
     raw: dict[str, Any],
+    open_store: Callable[[], TensorStore],
     build: Callable[[ArchitectureParameter], Model],
     *,
     dtype: str | torch.dtype,
 ) -> OpenedCheckpoint[Model]:
     """Our own format: canonical names, and each tensor's own dtype unless one is asked for."""
     n = ArchitectureParameter.from_huggingface(raw)
-    model, store = _without_storage(build, n), TensorStore.open(directory)
+    model, store = _without_storage(build, n), open_store()
     wanted = slots(model)
     if odd := sorted(set(wanted) ^ set(store.infos)):
         raise CheckpointError(f"{directory}: tensors and n disagree about {', '.join(odd[:5])}")

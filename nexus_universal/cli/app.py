@@ -13,7 +13,20 @@ import typer
 
 from nexus_universal import __version__
 from nexus_universal.architecture.errors import NexusError
-from nexus_universal.cli import analyse, chat, convert, diff, families, generate, inspect, merge, plan, serve, verify
+from nexus_universal.cli import (
+    analyse,
+    chat,
+    convert,
+    diff,
+    families,
+    generate,
+    inspect,
+    merge,
+    plan,
+    serve,
+    union,
+    verify,
+)
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -34,6 +47,7 @@ app.command(name="generate")(generate.generate)
 app.command(name="chat")(chat.chat)
 app.command(name="analyse")(analyse.analyse)
 app.command(name="convert")(convert.convert)
+app.command(name="union")(union.union)
 app.command(name="merge")(merge.merge)
 app.command(name="serve")(serve.serve)
 

@@ -17,7 +17,7 @@ COMMANDS = "/clear forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C ends
 
 
 def chat(
-    source: options.Checkpoint,
+    source: options.CheckpointOrUnion,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
     max_new_tokens: options.MaxNewTokens = None,
     sample: options.Sample = None,
@@ -31,6 +31,7 @@ def chat(
     device: options.Device = "cpu",
     ignore_key: options.IgnoreKeys = None,
     revision: options.Revision = None,
+    capability: options.Capability = None,
 ) -> None:
     """Talk with a checkpoint by its chat template; a line is a turn. In a pipe, one answer per line of input.
 
@@ -54,7 +55,13 @@ def chat(
         greedy=sample is False,
     )
     model, tokenizer = load(
-        source, dtype=dtype, device=device, ignore_keys=ignored, with_tokenizer=True, revision=revision
+        source,
+        dtype=dtype,
+        device=device,
+        ignore_keys=ignored,
+        with_tokenizer=True,
+        revision=revision,
+        capability=capability,
     )
     from nexus_universal.generation.chat import Conversation
 

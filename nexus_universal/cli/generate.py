@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def generate(
-    source: options.Checkpoint,
+    source: options.CheckpointOrUnion,
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", "-p", metavar="TEXT", help="What to continue; several run as a batch."),
@@ -50,6 +50,7 @@ def generate(
     device: options.Device = "cpu",
     ignore_key: options.IgnoreKeys = None,
     revision: options.Revision = None,
+    capability: options.Capability = None,
 ) -> None:
     """Continue prompts, as the checkpoint's generation_config.json says where options do not. Prints what is new.
 
@@ -85,6 +86,7 @@ def generate(
             ignore_keys=ignored,
             with_tokenizer=tokens is None,
             revision=revision,
+            capability=capability,
             mesh=mesh,
         )
         if tokens is not None:

@@ -66,28 +66,56 @@ def load(
     ignore_keys: list[str],
     with_tokenizer: bool,
     revision: str | None = None,
+    capability: str | None = None,
     mesh: DeviceMesh | None = None,
 ) -> tuple[UniversalTransformer, Any]:
-    """Model and tokenizer; the tokenizer first, for it is quickly found to be missing. Ranks of a `mesh` share it."""
-    hub = sources.of_hub(source, revision)
-    sources.local_directory(source)
+    """Model and tokenizer; the tokenizer first, for it is quickly found to be missing. Ranks of a `mesh` share it.
+
+    `capability` names the branch of a union file, whose first it is otherwise.
+
+    Raises:
+        InputError: a capability of what is no union, or one that it lacks.
+    """
+    hub, union = sources.of_hub(source, revision), sources.has_branches(source, capability)
+    if not union:
+        sources.local_directory(source)
     with output.status() as progress:
         progress("loading torch")
-        from nexus_universal.generation.text import load_tokenizer
         from nexus_universal.transformer import UniversalTransformer
 
         chosen = _device(device)
-        tokenizer = None
-        if with_tokenizer:
-            progress("loading the tokenizer")
-            tokenizer = load_tokenizer(source, **hub)
-    reading = {"dtype": dtype, "device": chosen if mesh is None else "cpu", "ignore_keys": ignore_keys}
-    model = UniversalTransformer.from_pretrained(source, **reading, **hub)
+        at = chosen if mesh is None else "cpu"
+        tokenizer = _tokenizer(source, capability, union=union, **hub) if with_tokenizer else None
+    if union:
+        model = _branch(source, capability, dtype=dtype, device=at)
+    else:
+        model = UniversalTransformer.from_pretrained(source, dtype=dtype, device=at, ignore_keys=ignore_keys, **hub)
     if mesh is not None:
         from nexus_universal.integrations.tensor_parallel import parallelise
 
         model = parallelise(model, mesh, device=chosen)
     return model, tokenizer
+
+
+def _tokenizer(source: str, capability: str | None, *, union: bool, **hub: Any) -> Any:
+    if not union:
+        from nexus_universal.generation.text import load_tokenizer
+
+        return load_tokenizer(source, **hub)
+    from nexus_universal.fusion.union.archive import Archive
+    from nexus_universal.fusion.union.branch import load_branch_tokenizer
+
+    archive = Archive(source)
+    return load_branch_tokenizer(archive, capability or next(iter(archive.branches)))
+
+
+def _branch(source: str, capability: str | None, *, dtype: str, device: str | torch.device) -> UniversalTransformer:
+    """One branch of a union file."""
+    from nexus_universal.fusion.union.archive import Archive
+    from nexus_universal.fusion.union.branch import load_branch
+
+    archive = Archive(source)
+    return load_branch(archive, capability or next(iter(archive.branches)), dtype=dtype, device=device)
 
 
 def _device(name: str) -> torch.device:

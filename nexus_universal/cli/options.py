@@ -25,6 +25,12 @@ Revision = Annotated[
 Checkpoint = Annotated[
     str, typer.Argument(metavar="SOURCE", help="A checkpoint's directory or a repo id (owner/name).")
 ]
+CheckpointOrUnion = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A checkpoint's directory, a repo id (owner/name) or a union file.")
+]
+Capability = Annotated[
+    str | None, typer.Option("--capability", metavar="NAME", help="Which model of a union file; else the first.")
+]
 ComputeDtype = Annotated[Dtype, typer.Option("--dtype", help="Numbers to compute in; auto: the checkpoint's.")]
 Device = Annotated[str, typer.Option("--device", help="Where to compute, such as cpu or cuda.")]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="At most so many new tokens.")]

@@ -27,6 +27,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a checkpoint to OpenAI's clients: chat and completions, streamed or not, by transformers' own server."""
+    if sources.is_union(source):
+        raise InputError(f"{source} is a union: `nexus convert` writes one of its models as a checkpoint, to be served")
     sources.read_source(source)
     if not continuous_batching and (pages or batch_tokens):
         raise InputError("--pages and --batch-tokens belong to --continuous-batching")

@@ -33,6 +33,10 @@ def read_source(source: str, *, ignore_keys: Sequence[str] = (), revision: str |
     path, hub = Path(source), of_hub(source, revision)
     if not path.exists() and source in registry.known_families():
         return read_family(source)
+    if is_union(source):
+        from nexus_universal.fusion.union.archive import Archive
+
+        return Read(source, Archive(path).n)
     if path.is_file():
         raw = load_json(path)
         if TAG in raw:
@@ -83,6 +87,27 @@ def local_directory(source: str) -> Path | None:
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         find_file(source, "config.json")
     return None
+
+
+def is_union(source: str) -> bool:
+    """Whether it is a file that `nexus union` wrote."""
+    if not Path(source).is_file() or source.endswith(".json"):
+        return False
+    from nexus_universal.fusion.union.archive import is_union
+
+    return is_union(source)
+
+
+def has_branches(source: str, capability: str | None) -> bool:
+    """Whether it is a union, of which a capability may be named.
+
+    Raises:
+        InputError: a capability of anything else.
+    """
+    found = is_union(source)
+    if capability is not None and not found:
+        raise InputError(f"--capability {capability} names a model of a union file, and {source} is none")
+    return found
 
 
 def of_hub(source: str, revision: str | None) -> dict[str, Any]:

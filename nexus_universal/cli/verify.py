@@ -43,12 +43,19 @@ def verify(
     ] = "auto",
     revision: options.Revision = None,
 ) -> None:
-    """Prove a checkpoint, or a family on random weights, against the reference. Exit status 1 if it is not proven."""
+    """Prove a checkpoint, or a family on random weights, against the reference. Exit status 1 if it is not proven.
+
+    Of a union (`nexus union`) every tensor is held to the hash of what was packed.
+    """
     if mutants_of is not None:
         if source or family or markdown_file or ignore_key or revision or dtype != "auto":
             raise InputError("--mutants TYPE goes with --draws, --seed and --json only: it tries precisions by itself")
         return mutants.report(mutants_of, draws=draws, seed=seed, json_file=json_file)
     named = sources.one_of(source, family)
+    if sources.is_union(named):
+        if draws or ignore_key or revision or dtype != "auto":
+            raise InputError(f"{named} is a union: it is held to its own hashes, with --json and --markdown only")
+        return _union(named, json_file, markdown_file)
     hub = sources.of_hub(named, revision)
     if source is None:
         registry.family(named)
@@ -78,6 +85,20 @@ def verify(
         _show(named, certificate)
     if not certificate.proven:
         raise typer.Exit(1)
+
+
+def _union(path: str, json_file: Path | None, markdown_file: Path | None) -> None:
+    """A union's certificate: every tensor is held to the hash of what was packed. The originals are not needed."""
+    with output.status() as progress:
+        progress("loading torch")
+        from nexus_universal.fusion.union.verify import verify_union
+
+        certificate = verify_union(path, progress=progress)
+    for file, text in ((json_file, certificate.to_json()), (markdown_file, f"```\n{certificate}\n```\n")):
+        if file is not None:
+            output.write_file(file, text)
+    if Path("-") not in (json_file, markdown_file):
+        output.console().print(str(certificate), markup=False, soft_wrap=True)
 
 
 def _show(name: str, certificate: Certificate) -> None:
