@@ -134,9 +134,8 @@ class UniversalTransformer(nn.Module):
                 capability that no branch has.
         """
         if (routed := self.members.routed(capability)) != "own":
-            asked: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
+            asked: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, "donors": donors}
             asked |= {"inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep, "cache": cache}
-            asked |= {"donors": donors}
             if routed == "other":
                 return self.members.find(capability, self)(input_ids, **asked)
             return CausalOutput(logits=self.members.joined(self, input_ids, **asked), cache=cache)

@@ -6,7 +6,7 @@ are trained on three quarters of the keys and asked about the rest, aligned by b
 half of the host's own sums, without it, with a donor that was never trained, and with both a gate and a last matrix of
 zero (the dead saddle that `Bridge` cannot say). All of them are also asked for the other half of the host's sums.
 
-    python scripts/experiments/cross_fusion.py                     three seeds, into docs/experiments/
+    python scripts/experiments/cross_fusion.py                     five seeds, into docs/experiments/
     python scripts/experiments/cross_fusion.py --seeds 0 --steps 100 --out /tmp/cross
 """
 
@@ -200,7 +200,7 @@ def run(
 def main() -> None:
     """Run all seeds, and write a table, a picture and the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=350)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "experiments")
     arguments = parser.parse_args()

@@ -10,6 +10,7 @@ from nexus_universal import UniversalTransformer
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.fusion.cross import Batch, CrossFusionConfig
 from nexus_universal.fusion.cross.stitch import begin_with, bridge_at, contrast, fit, line_search, paired_states, ridge
+from nexus_universal.layers.memories import DonorInput
 from tests.fusion.cross.pieces import IDS, KINDS, attached, loaded
 
 PATH = "layers.1.bridge_donor_2_2"
@@ -101,3 +102,14 @@ def test_others_begin_with_a_maps_strongest_directions(
     _, _, directions = torch.linalg.svd(found)
     torch.testing.assert_close((weight @ directions[:3].T).abs(), torch.eye(3), rtol=1e-3, atol=1e-3)
     assert torch.equal(manager.model(IDS).logits, host(IDS).logits)
+
+
+def test_where_the_donor_has_read_nothing_there_is_no_pair(
+    host: UniversalTransformer, donor: UniversalTransformer
+) -> None:
+    manager = attached(host, donor, **SAME, align="byte")
+    read = (torch.arange(24) - 4).clamp(min=0).expand(2, -1)
+    z, h = paired_states(manager, PATH, Batch(IDS, donors={"donor": DonorInput(IDS.flip(1), read)}))
+    with torch.no_grad():
+        theirs, ours = donor.residuals(IDS.flip(1), after={2})[2], host.residuals(IDS, after={2})[2]
+    assert torch.equal(z, theirs[:, :19].flatten(0, 1)) and torch.equal(h, ours[:, 5:].flatten(0, 1))
