@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[1]
+SAYS = {
+    "cross_fusion": (r"host alone: 0\.[0-3]", r"with bridges: (0\.[89]|1\.0)", r"own sums: (0\.9[5-9]|1\.0)"),
+    "inflate_pca": ("an exact no-op", "never better than no inflation", "R3"),
+    "union": (r"R0 \(promised R0\)", r"(?s)(same bits True.*){3}", "its coded bytes have changed", "all of prose"),
+}
+"""What each must print, as patterns."""
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 
 
@@ -23,7 +30,8 @@ def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": ROOT}}
     ).execute()
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
-    assert "an exact no-op" in printed and "never better than no inflation" in printed and "R3" in printed
+    for pattern in SAYS[path.stem]:
+        assert re.search(pattern, printed), f"{pattern!r} is not in:\n{printed}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
