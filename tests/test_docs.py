@@ -74,6 +74,19 @@ def test_the_page_of_integrations_runs(tmp_path: Path, monkeypatch: pytest.Monke
     )
 
 
+@pytest.mark.parametrize(("page", "pieces"), [("FUSION", 4), ("UNION", 1), ("CROSS_FUSION", 1)])
+def test_the_pages_of_fusion_run(page: str, pieces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of their code: what they promise is asserted there, or refused by the operations themselves."""
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    (tmp_path / "build").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(found) == pieces
+    names: dict[str, Any] = {}
+    for piece in found:
+        exec(compile(piece, f"{page}.md", "exec"), names)
+
+
 def test_the_page_of_attention_forms_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs" / "ATTENTION_FORMS.md").read_text(encoding="utf-8")
