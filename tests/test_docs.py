@@ -74,7 +74,7 @@ def test_the_page_of_integrations_runs(tmp_path: Path, monkeypatch: pytest.Monke
     )
 
 
-@pytest.mark.parametrize(("page", "pieces"), [("FUSION", 4), ("UNION", 1), ("CROSS_FUSION", 1)])
+@pytest.mark.parametrize(("page", "pieces"), [("FUSION", 4), ("UNION", 1)])
 def test_the_pages_of_fusion_run(page: str, pieces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of their code: what they promise is asserted there, or refused by the operations themselves."""
     (tmp_path / "tests").symlink_to(ROOT / "tests")
