@@ -13,9 +13,12 @@ from typing import Any
 
 from capacity import table_row as capacity_row
 from coding import alone_row, seen_row
-from common import RESULTS, ROOT, SEEDS
+from common import RESULTS, ROOT, SEEDS, spread
 from compression import curve_row, inflation_row
 from growth import table_row as growth_row
+from regimes import table_row as regime_row
+from stitching import header as stitching_header
+from stitching import table_rows as stitching_rows
 
 from nexus_universal.fusion.study.inflation import PROOFS
 
@@ -134,6 +137,28 @@ lower bounds.
 {capacity}
 
 ![capacity](experiments/capacity.png)
+
+## Two models in the place of one
+
+Each of two small models is trained on a task (sums and products modulo 23); then one model is made of the two. What is
+lost by merging is not for want of room, for training on both tasks loses nothing. A union keeps both, at twice the size.
+
+{regimes}
+
+Before the models of a common base are trained apart, it knows what the first line says: most of what merging keeps was
+common before. Weights of task arithmetic, TIES and DARE are the best of four for both tasks together.
+
+![regimes](experiments/regimes.png)
+
+## Stitching
+
+{donor}'s residual in the place of {host}'s, through the linear map that ridge regression finds: the share of positions
+whose likeliest token stays. {host} alone has a loss of {own} nats per token; with the best map {stitched}. Residuals of
+models that were trained apart agree too little for a map that nobody trains, at these sizes not even at the ends.
+
+{stitching}
+
+![stitching](experiments/stitching.png)
 """
 
 
@@ -156,6 +181,7 @@ def page() -> str:
         for row in cut["ranks"]
     ]
     stored = [row["stored"]["95"] for row in cut["ranks"]]
+    merged, sewn = results("regimes"), results("stitching")
     return TEXT.format(
         seeds=", ".join(map(str, SEEDS)),
         stored_95=f"{min(stored):.2f} to {max(stored):.2f}",
@@ -185,6 +211,12 @@ def page() -> str:
             ("facts", "bits offered per parameter", "recall", "bits held per parameter"),
             map(capacity_row, held["rows"]),
         ),
+        regimes=table(("way", "sums", "products"), map(regime_row, merged["rows"])),
+        donor=sewn["donor"],
+        host=sewn["host"],
+        own=spread([run["own loss"] for run in sewn["runs"]], ".2f"),
+        stitched=spread([min(map(min, run["loss"])) for run in sewn["runs"]], ".2f"),
+        stitching=table(stitching_header(sewn["runs"]), stitching_rows(sewn["runs"], "kept")),
     )
 
 
