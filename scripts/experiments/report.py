@@ -140,8 +140,8 @@ lower bounds.
 
 ## Two models in the place of one
 
-Each of two small models is trained on a task (sums and products modulo 23); then one model is made of the two. What is
-lost by merging is not for want of room, for training on both tasks loses nothing. A union keeps both, at twice the size.
+Each of two small models is trained on a task (sums and products modulo 23); then one model is made of the two. What
+merging loses is not for want of room: training on both tasks loses nothing. A union keeps both, at twice the size.
 
 {regimes}
 
@@ -152,9 +152,9 @@ common before. Weights of task arithmetic, TIES and DARE are the best of four fo
 
 ## Stitching
 
-{donor}'s residual in the place of {host}'s, through the linear map that ridge regression finds: the share of positions
-whose likeliest token stays. {host} alone has a loss of {own} nats per token; with the best map {stitched}. Residuals of
-models that were trained apart agree too little for a map that nobody trains, at these sizes not even at the ends.
+{donor}'s residual in the place of {host}'s, through the linear map that ridge regression finds: the share of
+positions whose likeliest token stays. {host} alone has a loss of {own} nats per token, with the best map {stitched}.
+Residuals of models that were trained apart agree too little for such a map, at these sizes not even at the ends.
 
 {stitching}
 
