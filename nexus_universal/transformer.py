@@ -184,7 +184,7 @@ class UniversalTransformer(nn.Module):
             if inputs_embeds is not None and self.plan.reads_tokens:
                 call.tokens = self.embedding.found(inputs_embeds)
         except IndexError:
-            raise self.embedding.out_of_range(input_ids, self.n.pos_embedding_type) from None
+            raise self.embedding.out_of_range(input_ids, self.n) from None
         # e is a view of its own: what its readers' gradients are is summed up before it meets the residual's.
         e = x.view_as(x)
         registers = {"x": x if self.streams is None else self.streams.fill(x), "e": e}

@@ -297,7 +297,7 @@ def _append(kept: Tensor | None, new: Tensor) -> Tensor:
     return torch.cat([new.new_empty(0) if kept is None else kept, new], dim=-2)
 
 
-def last(seen: Num[Tensor, "*any"], count: int, *, dim: int) -> Num[Tensor, "*any"]:
+def last(seen: Num[Tensor, ...], count: int, *, dim: int) -> Num[Tensor, ...]:
     """The last `count` along `dim`; copied where a view would keep more than twice the memory alive that it shows."""
     length = seen.shape[dim]
     kept = seen.narrow(dim, max(length - count, 0), min(count, length))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTransform
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import SinusoidPositions
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.adaptive import AdaptiveSoftmax, BandedTable
@@ -80,13 +81,14 @@ class UniversalEmbedding(nn.Module):
         """The one token table that a tied head shares; None where tokens lie in bands."""
         return self.tokens.weight if isinstance(self.tokens, TokenTable) else None
 
-    def out_of_range(self, input_ids: Tensor | None, kind: str) -> InputError:
-        """What is wrong with ids, or with positions of this `kind`, that a table has no row for."""
-        vocab, table = self.part.vocab, self.part.positions
+    def out_of_range(self, input_ids: Tensor | None, n: ArchitectureParameter) -> InputError:
+        """What is wrong with ids or positions that a table has no row for; n is the whole, of which this may be a share."""
+        vocab, table = n.d_vocab, n.embedding.positions
         if input_ids is not None and input_ids.numel():
             low, high = int(input_ids.min()), int(input_ids.max())
             if low < 0 or high >= vocab:
                 return InputError(f"input_ids hold {low} … {high}: must lie in [0, {vocab})")
+        kind = n.pos_embedding_type
         return InputError(f"positions beyond the {kind} table: at most {table.reach if table else 0} are known")
 
     def look_up(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_hidden"]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
+from nexus_universal.architecture.bridge import Bridge
 from nexus_universal.architecture.differential import Differential
 from nexus_universal.architecture.dynamic_mask import DynamicMask
 from nexus_universal.architecture.ends import (
@@ -31,6 +32,7 @@ from nexus_universal.architecture.ends import (
 )
 from nexus_universal.architecture.errors import InvalidArchitecture, UnsupportedPart
 from nexus_universal.architecture.feed_forward import ExpertGroups, FeedForward, Router
+from nexus_universal.architecture.fusion import Fusion
 from nexus_universal.architecture.indexers import BlockIndexer, PooledIndexer
 from nexus_universal.architecture.mixers import (
     OutputGate,
@@ -588,7 +590,7 @@ def type_name(n: Any, path: str) -> str:
 
 
 def test_every_part_has_a_sample() -> None:
-    """A field that may hold a part is tried with one."""
+    """A field that may hold a part is tried with one; fusions and bridges have tests of their own."""
     wanted: set[type] = set()
     for model_type in BASES:
         for part in walk(tiny(model_type)):
@@ -597,7 +599,7 @@ def test_every_part_has_a_sample() -> None:
                 if types.NoneType in options or len(options) > 2:
                     wanted |= {o for o in options if isinstance(o, type) and issubclass(o, Part)}
     mixers = {part for part in wanted if part.role != "other" and part is not FeedForward}
-    assert wanted - mixers - set(SAMPLES) <= {Router, *programs()}
+    assert wanted - mixers - set(SAMPLES) <= {Router, Fusion, Bridge, *programs()}
 
 
 def programs() -> set[type]:
