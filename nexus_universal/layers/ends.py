@@ -82,7 +82,7 @@ class UniversalEmbedding(nn.Module):
         return self.tokens.weight if isinstance(self.tokens, TokenTable) else None
 
     def out_of_range(self, input_ids: Tensor | None, n: ArchitectureParameter) -> InputError:
-        """What is wrong with ids or positions that a table has no row for; n is the whole, of which this may be a share."""
+        """What is wrong with ids or positions that a table has no row for; this may be a share of n."""
         vocab, table = n.d_vocab, n.embedding.positions
         if input_ids is not None and input_ids.numel():
             low, high = int(input_ids.min()), int(input_ids.max())
