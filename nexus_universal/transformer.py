@@ -174,15 +174,9 @@ class UniversalTransformer(nn.Module):
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("exactly one of input_ids and inputs_embeds must be given")
         try:
-            x = self.embedding.look_up(input_ids) if input_ids is not None else inputs_embeds
-            assert x is not None
-            call = self.plan.begin(x, mask=mask, positions=positions, cache=cache)
-            if positions is None:
-                call.positions = self.embedding.counted(call.positions, input_ids, mask)
-            x = self.embedding(x, call.positions)
-            call.tokens, call.per_layer = input_ids, self.embedding.by_layer(x, input_ids, inputs_embeds)
-            if inputs_embeds is not None and self.plan.reads_tokens:
-                call.tokens = self.embedding.found(inputs_embeds)
+            x, call = self.embedding.begin(
+                self.plan, input_ids, inputs_embeds, mask=mask, positions=positions, cache=cache
+            )
         except IndexError:
             raise self.embedding.out_of_range(input_ids, self.n) from None
         # e is a view of its own: what its readers' gradients are is summed up before it meets the residual's.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from nexus_universal.architecture.errors import InvalidArchitecture
 from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.program import Branch, Program, Step
+
+N = TypeVar("N", bound=Part)
 
 
 def fields_of(value: Part) -> dict[str, Any]:
@@ -84,6 +86,22 @@ def replaced(root: Part, path: str, new: Any) -> Any:
     if not hits[0]:
         raise InvalidArchitecture(f"n has no field {path!r}{_suggest(root, path)}")
     return result
+
+
+def with_parts(n: N, change: Callable[[Any], Part]) -> N:
+    """n with every branch's part changed, those of nested programs among them."""
+
+    def program(old: Program) -> Program:
+        steps = (
+            dataclasses.replace(step, branches=tuple(dataclasses.replace(b, part=part(b.part)) for b in step.branches))
+            for step in old.steps
+        )
+        return dataclasses.replace(old, steps=tuple(steps))
+
+    def part(old: Any) -> Any:
+        return program(old) if isinstance(old, Program) else change(old)
+
+    return dataclasses.replace(n, layers=tuple(program(layer) for layer in n.layers))  # type: ignore[attr-defined, type-var]
 
 
 def _suggest(root: Part, path: str) -> str:

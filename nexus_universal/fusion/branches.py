@@ -36,7 +36,7 @@ def join_models(
     return whole.eval()
 
 
-def branch_model(model: UniversalTransformer, capability: str) -> UniversalTransformer:
+def extract_branch(model: UniversalTransformer, capability: str) -> UniversalTransformer:
     """One branch as a model of its own, to be saved in its family's words, say; it shares the whole's tensors.
 
     Raises:

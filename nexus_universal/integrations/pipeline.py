@@ -42,15 +42,10 @@ class UniversalStage(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "rows seq"] | None = None,
     ) -> Float[Tensor, "batch seq out"]:
-        ids = x if self.embedding is not None else None
         if self.embedding is not None:
-            x = self.embedding.look_up(x)
-        call = self.plan.begin(x.to(self.model_dtype), mask=attention_mask, positions=position_ids)
-        if self.embedding is not None:
-            if position_ids is None:
-                call.positions = self.embedding.counted(call.positions, ids, attention_mask)
-            x = self.embedding(x, call.positions)
-            call.tokens, call.per_layer = ids, self.embedding.by_layer(x, ids, None)
+            x, call = self.embedding.begin(self.plan, x, mask=attention_mask, positions=position_ids)
+        else:
+            call = self.plan.begin(x.to(self.model_dtype), mask=attention_mask, positions=position_ids)
         registers = {"x": x, "e": x.view_as(x)}
         for layer in self.layers.values():
             registers = layer(registers, call)

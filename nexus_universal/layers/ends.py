@@ -11,8 +11,10 @@ from nexus_universal.architecture.ends import Beside, Embedding, Head, HeadTrans
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.position import SinusoidPositions
+from nexus_universal.cache import Cache
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.adaptive import AdaptiveSoftmax, BandedTable
+from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
@@ -80,6 +82,32 @@ class UniversalEmbedding(nn.Module):
     def table(self) -> Float[Tensor, "d_vocab d_hidden"] | None:
         """The one token table that a tied head shares; None where tokens lie in bands."""
         return self.tokens.weight if isinstance(self.tokens, TokenTable) else None
+
+    def begin(
+        self,
+        plan: CallPlan,
+        input_ids: Int[Tensor, "batch seq"] | None,
+        inputs_embeds: Float[Tensor, "batch seq d_hidden"] | None = None,
+        *,
+        mask: Tensor | None,
+        positions: Int[Tensor, "rows seq"] | None,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Tensor, "batch seq d_hidden"], Call]:
+        """The residual before the first layer, and what all layers of the call look up.
+
+        Raises:
+            IndexError: a table has no row for an id or a position.
+        """
+        x = self.look_up(input_ids) if input_ids is not None else inputs_embeds
+        assert x is not None
+        call = plan.begin(x, mask=mask, positions=positions, cache=cache)
+        if positions is None:
+            call.positions = self.counted(call.positions, input_ids, mask)
+        x = self(x, call.positions)
+        call.tokens, call.per_layer = input_ids, self.by_layer(x, input_ids, inputs_embeds)
+        if inputs_embeds is not None and plan.reads_tokens:
+            call.tokens = self.found(inputs_embeds)
+        return x, call
 
     def out_of_range(self, input_ids: Tensor | None, n: ArchitectureParameter) -> InputError:
         """What is wrong with ids or positions that a table has no row for; this may be a share of n."""

@@ -68,7 +68,6 @@ KEPT: dict[str, Grow] = {
     "residual × 2": lambda model, seed: growth.widen(model, TWICE, seed=seed),
     "residual + 37": lambda model, seed: growth.widen(model, 96 + 37, seed=seed),
     "experts + 4": lambda model, seed: growth.add_experts(model, 4, seed=seed),
-    "upcycled to 4": lambda model, seed: growth.upcycle(model, 4, per_token=2, seed=seed),
 }
 BROKEN: dict[str, Grow] = {
     "residual × 2, eps left": lambda model, seed: padded(model, old_eps(model), gain=RATIO, seed=seed),

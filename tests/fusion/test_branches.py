@@ -14,7 +14,7 @@ from nexus_universal.architecture.fusion import fused
 from nexus_universal.architecture.memory import Task, layouts
 from nexus_universal.architecture.stages import pipeline_stages
 from nexus_universal.architecture.tensor_parallel import tensor_parallel_plan
-from nexus_universal.fusion.branches import branch_model, join_models
+from nexus_universal.fusion.branches import extract_branch, join_models
 from nexus_universal.fusion.growth import add_layers
 from nexus_universal.fusion.retention import Tier, certified, evidence_of
 
@@ -123,7 +123,7 @@ def test_a_branch_taken_out_is_the_model_that_was_put_in(
     models: Models, routed: UniversalTransformer, tmp_path: Path
 ) -> None:
     for name, alone in models.items():
-        out = branch_model(routed, name)
+        out = extract_branch(routed, name)
         assert out.n == alone.n and torch.equal(out(IDS).logits, alone(IDS).logits)
         out.save_pretrained(tmp_path / name)
         again = UniversalTransformer.from_pretrained(tmp_path / name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.checkpoint.initialise import initialise
 from nexus_universal.checkpoint.load import put, slots
-from nexus_universal.fusion.branches import branch_model
+from nexus_universal.fusion.branches import extract_branch
 from nexus_universal.fusion.cross.config import CrossFusionConfig
 from nexus_universal.transformer import UniversalTransformer
 
@@ -105,7 +105,7 @@ class CrossFusionManager:
     def detach(self) -> UniversalTransformer:
         """The host alone, with the tensors that it came with."""
         assert self.model.members.own is not None
-        return branch_model(self.model, self.model.members.own)
+        return extract_branch(self.model, self.model.members.own)
 
     @contextmanager
     def bypass(self, rows: Bool[Tensor, " batch"] | None = None) -> Iterator[UniversalTransformer]:

@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from nexus_universal.fusion.growth.depth import add_layers
-from nexus_universal.fusion.growth.experts import add_experts, upcycle
+from nexus_universal.fusion.growth.experts import add_experts
 from nexus_universal.fusion.growth.feed_forward import widen_feed_forward
 from nexus_universal.fusion.growth.heads import add_heads
 from nexus_universal.fusion.growth.rebuild import growth_certificate
@@ -21,7 +21,6 @@ __all__ = [
     "add_heads",
     "add_layers",
     "growth_certificate",
-    "upcycle",
     "widen",
     "widen_feed_forward",
 ]

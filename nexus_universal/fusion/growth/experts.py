@@ -1,4 +1,4 @@
-"""More experts: new ones that nobody chooses yet, or a dense feed-forward turned into equal experts (upcycling)."""
+"""More experts: new ones that nobody chooses yet. `fusion/merging/experts.py` makes experts of dense models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
+from nexus_universal.architecture.feed_forward import MixtureOfExperts, Router
+from nexus_universal.architecture.paths import with_parts
 from nexus_universal.checkpoint.load import slots
 from nexus_universal.fusion.growth.rebuild import (
     Axis,
@@ -17,8 +18,6 @@ from nexus_universal.fusion.growth.rebuild import (
     growth_certificate,
     parts_of,
     refuse,
-    role_rows,
-    with_parts,
 )
 from nexus_universal.fusion.retention import Tier
 from nexus_universal.transformer import UniversalTransformer
@@ -75,52 +74,3 @@ def _with_more(part: Any, count: int) -> Any:
         return part
     router = replace(part.router, bias="bias" in _sleeping(part.router))
     return replace(part, experts=part.experts + count, router=router)
-
-
-def upcycle(model: UniversalTransformer, experts: int, *, per_token: int, seed: int = 0) -> UniversalTransformer:
-    """Every dense feed-forward as a mixture of equal experts (arXiv 2212.05055): R2, for their weights sum to 1.
-
-    Raises:
-        InputError: no dense feed-forward, or one that no expert can be.
-        RetentionError: logits changed.
-    """
-    if not 1 <= per_token <= experts:
-        raise InputError(f"per_token = {per_token} must lie in [1, experts = {experts}]")
-    written: dict[str, Tensor] = {}
-    old = slots(model)
-    for path, part in parts_of(model.n):
-        if isinstance(part, FeedForward):
-            plain = {"inner_norm": None, "sparsity": None, "output_scale": None, "late_bias": False}
-            refuse(path, part, "no expert has that", **plain)
-            if part.activation == "xielu" or (part.gated and len({"gate", "up"} & set(part.biases)) == 1):
-                raise InputError(f"{path}: no expert has this activation, or a bias of one of gate and up")
-            written |= {name: _repeated(tensor, experts) for name, tensor in _expert(path, part, old).items()}
-    if not written:
-        raise InputError(f"this model has no dense feed-forward: {model.n.signature}")
-    n = with_parts(model.n, lambda part: _mixture(part, experts, per_token) if isinstance(part, FeedForward) else part)
-    larger = grown(model, n, seed=seed, written=written)
-    growth_certificate("upcycle", TIER, model, larger)
-    return larger
-
-
-def _mixture(part: FeedForward, experts: int, per_token: int) -> MixtureOfExperts:
-    router = Router(score="softmax", normalise=True)
-    return MixtureOfExperts(experts=experts, per_token=per_token, expert=replace(part, packing=()), router=router)
-
-
-def _repeated(tensor: Tensor, experts: int) -> Tensor:
-    return tensor.detach().expand(experts, *tensor.shape)
-
-
-def _expert(path: str, part: FeedForward, old: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One expert's share of the stacks: gate rows before up rows, as where nothing is packed."""
-    roles: dict[str, int] = dict.fromkeys(("gate", "up") if part.gated else ("up",), part.width)
-    found = role_rows(roles, part.packing)
-    entry = f"{path}.experts.{'gate_up' if part.gated else 'up'}"
-    one = {f"{path}.experts.down": old[f"{path}.down.weight"]}
-    one[entry] = torch.cat([old[f"{path}.{name}.weight"][rows] for name, rows in found.values()])
-    if "up" in part.biases:
-        one[f"{entry}_bias"] = torch.cat([old[f"{path}.{name}.bias"][rows] for name, rows in found.values()])
-    if "down" in part.biases:
-        one[f"{path}.experts.down_bias"] = old[f"{path}.down.bias"]
-    return one

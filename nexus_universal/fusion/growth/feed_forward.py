@@ -10,6 +10,7 @@ import torch
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts
 from nexus_universal.architecture.mixers import Packed
+from nexus_universal.architecture.paths import with_parts
 from nexus_universal.fusion.growth.rebuild import (
     Axis,
     grown,
@@ -19,7 +20,6 @@ from nexus_universal.fusion.growth.rebuild import (
     refuse,
     role_rows,
     row_axes,
-    with_parts,
 )
 from nexus_universal.fusion.retention import Tier
 from nexus_universal.transformer import UniversalTransformer

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.mixers import Attention, LatentAttention
+from nexus_universal.architecture.paths import with_parts
 from nexus_universal.fusion.growth.rebuild import (
     Axis,
     Places,
@@ -21,7 +22,6 @@ from nexus_universal.fusion.growth.rebuild import (
     refuse,
     role_rows,
     row_axes,
-    with_parts,
 )
 from nexus_universal.fusion.retention import Tier
 from nexus_universal.transformer import UniversalTransformer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.fusion import refuse_fused
 from nexus_universal.architecture.packing import Packed
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.part import Part
 from nexus_universal.architecture.program import Program
 from nexus_universal.checkpoint.load import put, slots
 from nexus_universal.fusion.retention import RetentionCertificate, Tier, certified, evidence_of
@@ -113,22 +112,6 @@ def _logits(model: UniversalTransformer, ids: Tensor, *, exact: bool) -> Tensor:
     logits = wide.eval()(ids).logits
     model.train(training)
     return logits
-
-
-def with_parts(n: ArchitectureParameter, change: Callable[[Any], Part]) -> ArchitectureParameter:
-    """n with every branch's part changed, those of nested programs among them."""
-
-    def program(old: Program) -> Program:
-        steps = (
-            replace(step, branches=tuple(replace(branch, part=part(branch.part)) for branch in step.branches))
-            for step in old.steps
-        )
-        return replace(old, steps=tuple(steps))
-
-    def part(old: Any) -> Any:
-        return program(old) if isinstance(old, Program) else change(old)
-
-    return replace(n, layers=tuple(program(layer) for layer in n.layers))
 
 
 def parts_of(n: ArchitectureParameter) -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from nexus_universal.architecture import registry
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExperts, Router
 from nexus_universal.architecture.parameter import ArchitectureParameter
-from nexus_universal.architecture.program import Branch, Program
+from nexus_universal.architecture.paths import with_parts
 from nexus_universal.checkpoint.opened import OpenedCheckpoint, open_checkpoint
 from nexus_universal.checkpoint.stream import new_directory, read_rows, row_count
 from nexus_universal.fusion.merging.measure import measured
@@ -93,20 +94,12 @@ def with_experts(
         InputError: there is no feed-forward, or `like` has no mixture.
     """
 
-    def changed(program: Program) -> Program:
-        steps = (replace(step, branches=tuple(map(mixed, step.branches))) for step in program.steps)
-        return replace(program, steps=tuple(steps))
-
-    def mixed(branch: Branch) -> Branch:
-        part = branch.part
-        if isinstance(part, Program):
-            return replace(branch, part=changed(part))
+    def mixed(part: Any) -> Any:
         if not isinstance(part, FeedForward):
-            return branch
-        mixture = _mixture(like, replace(part, packing=()), experts=experts, per_token=per_token)
-        return replace(branch, part=mixture)
+            return part
+        return _mixture(like, replace(part, packing=()), experts=experts, per_token=per_token)
 
-    result = replace(n, layers=tuple(map(changed, n.layers)))
+    result = with_parts(n, mixed)
     if result == n:
         raise InputError("there is no feed-forward that could become experts")
     return result.validate()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.architecture.feed_forward import FeedForward
 from nexus_universal.checkpoint.load import slots
 from nexus_universal.fusion import growth
 from nexus_universal.fusion.growth.rebuild import grown, parts_of
@@ -32,7 +30,6 @@ ODD: Grow = lambda model: growth.widen(model, model.n.d_hidden + 17)  # noqa: E7
 EXPERTS: Grow = lambda model: growth.add_experts(model, 3)  # noqa: E731
 WIDE_EXPERTS: Grow = lambda model: growth.widen_feed_forward(model, 96, of="experts")  # noqa: E731
 WIDE_SHARED: Grow = lambda model: growth.widen_feed_forward(model, 40, of="shared")  # noqa: E731
-UPCYCLED: Grow = lambda model: growth.upcycle(model, 5, per_token=2)  # noqa: E731
 
 RMS = ("qwen3", "llama", "gemma3_text", "glm4_moe_lite", "gemma2", "phi3")
 DENSE = ("qwen3", "llama", "gemma3_text", "gpt2", "gpt_neox", "glm4_moe_lite", "phi3", "falcon", "cohere")
@@ -46,7 +43,6 @@ CASES: list[tuple[str, str, Grow]] = [
     *(("experts", name, EXPERTS) for name in ("glm4_moe_lite", "qwen3_moe", "ernie4_5_moe", "mixtral", "gpt_oss")),
     *(("wide_experts", name, WIDE_EXPERTS) for name in ("glm4_moe_lite", "qwen3_moe", "mixtral", "gpt_oss")),
     ("wide_shared", "glm4_moe_lite", WIDE_SHARED),
-    *(("upcycled", name, UPCYCLED) for name in ("qwen3", "gpt2", "phi3", "llama")),
 ]
 
 
@@ -225,8 +221,6 @@ REFUSED: list[tuple[str, Grow, str]] = [
     ("qwen3", lambda model: growth.widen(model, 48), "d_hidden = 48 must be more than this model's 48"),
     ("qwen3", lambda model: growth.add_experts(model, 2), "no experts"),
     ("deepseek_v3", lambda model: growth.add_experts(model, 2), r"router.groups = "),
-    ("qwen3", lambda model: growth.upcycle(model, 2, per_token=3), r"per_token = 3 must lie in \[1, experts = 2\]"),
-    ("qwen3_moe", lambda model: growth.upcycle(model, 2, per_token=1), "no dense feed-forward"),
     ("zamba2", lambda model: growth.widen_feed_forward(model, 512), "shares its weights"),
 ]
 
@@ -236,13 +230,6 @@ def test_what_would_change_the_function_is_refused_by_name(name: str, grow: Grow
     with pytest.raises(InputError, match=said) as error:
         grow(pair(name)[1])
     assert "\n" not in str(error.value)
-
-
-def test_upcycled_experts_are_all_the_same() -> None:
-    larger = growth.upcycle(pair("qwen3")[1], 4, per_token=2)
-    stack: Any = slots(larger)["layers.0.feed_forward.experts.down"]
-    assert all(torch.equal(stack[0], expert) for expert in stack)
-    assert not any(isinstance(part, FeedForward) for _, part in parts_of(larger.n))
 
 
 def test_sleeping_experts_are_never_chosen_and_wake_with_their_bias() -> None:
