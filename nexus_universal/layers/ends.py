@@ -87,7 +87,7 @@ class UniversalEmbedding(nn.Module):
         self,
         plan: CallPlan,
         input_ids: Int[Tensor, "batch seq"] | None,
-        inputs_embeds: Float[Tensor, "batch seq d_hidden"] | None = None,
+        inputs_embeds: Float[Tensor, "batch seq d_embedding"] | None = None,
         *,
         mask: Tensor | None,
         positions: Int[Tensor, "rows seq"] | None,
