@@ -20,7 +20,7 @@ from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.parameter import ArchitectureParameter
 from nexus_universal.architecture.source import CONFIG_NAME, NEXUS_TYPE
 from nexus_universal.cache import Cache, State
-from nexus_universal.cache.kinds import CacheKind, in_kind
+from nexus_universal.cache.kinds import CacheKind, empty
 from nexus_universal.checkpoint.initialise import initialise
 from nexus_universal.checkpoint.load import slots
 from nexus_universal.checkpoint.opened import open_checkpoint
@@ -41,7 +41,7 @@ from nexus_universal.layers.ends import UniversalEmbedding, UniversalHead
 from nexus_universal.layers.members import Members
 from nexus_universal.layers.memories import DonorInput, donor_states, remembered
 from nexus_universal.layers.norms import UniversalNorm, residual_norms
-from nexus_universal.layers.optimise import Optimised, optimised
+from nexus_universal.layers.optimise import Optimised, optimise
 from nexus_universal.layers.points import Recording, Touch, matching, points, recording, touching
 from nexus_universal.layers.quantise import Quantisation
 from nexus_universal.layers.sharing import Shares
@@ -133,12 +133,28 @@ class UniversalTransformer(nn.Module):
             InputError: ids outside the vocabulary, positions beyond a learned table, a mask of the wrong length, a
                 capability that no branch has.
         """
-        if (routed := self.members.routed(capability)) != "own":
-            asked: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, "donors": donors}
-            asked |= {"inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep, "cache": cache}
-            if routed == "other":
-                return self.members.find(capability, self)(input_ids, **asked)
+        routed = self.members.routed(capability)
+        asked: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, "donors": donors}
+        asked |= {"inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep, "cache": cache}
+        if routed == "other":
+            return self.members.find(capability, self)(input_ids, **asked)
+        if routed == "joined":
             return CausalOutput(logits=self.members.joined(self, input_ids, **asked), cache=cache)
+        compute = self.optimised.run if self.optimised else type(self).compute
+        return CausalOutput(logits=compute(self, input_ids, **asked), cache=cache)
+
+    def compute(
+        self,
+        input_ids: Int[Tensor, "batch seq"] | None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "rows seq"] | None = None,
+        *,
+        inputs_embeds: Float[Tensor, "batch seq d_hidden"] | None = None,
+        cache: Cache | None = None,
+        logits_to_keep: int | Int[Tensor, " kept"] = 0,
+        donors: Mapping[str, DonorInput] | None = None,
+    ) -> Float[Tensor, "batch kept d_vocab"]:
+        """The logits of `forward`, by this model's own layers."""
         registers, call = self._begin(input_ids, attention_mask, position_ids, inputs_embeds, cache, donors)
         new = registers["e"].shape[1]
         for index, layer in enumerate(self.layers):
@@ -156,10 +172,10 @@ class UniversalTransformer(nn.Module):
         elif logits_to_keep:
             x = x[:, -logits_to_keep:, :]
         if cache is not None:
-            cache.length += new
+            cache.advance(new)
         if self.optimised:
             x = x.clone(memory_format=torch.contiguous_format)  # a slice of what frozen weights read copies the table
-        return CausalOutput(logits=self.head(x.to(call.dtype), self.embedding.table), cache=cache)
+        return self.head(x.to(call.dtype), self.embedding.table)
 
     def _begin(
         self,
@@ -205,7 +221,7 @@ class UniversalTransformer(nn.Module):
             registers = layer(registers, call)
             found[index] = registers["x"]
         if cache is not None:
-            cache.length += input_ids.shape[1]
+            cache.advance(input_ids.shape[1])
         return {layers: found[layers] for layers in after}
 
     @staticmethod
@@ -239,7 +255,7 @@ class UniversalTransformer(nn.Module):
             states.update(layer.new_states())
         states |= donor_states(self.plan.bridges, self.members)
         kind = kind or (self.optimised.cache if self.optimised else "exact")
-        return Cache({key: in_kind(state, kind) for key, state in states.items()}, signature=self.n.hash)
+        return empty(states, kind, signature=self.n.hash)
 
     def optimize(
         self,
@@ -254,23 +270,18 @@ class UniversalTransformer(nn.Module):
 
         `fuse`: one product of what reads the same, torch's norms, faster forms of attention and experts, windows and
         blocks without the keys beyond them. A "buffered" `cache` has room to grow: steps copy nothing; "int8" and
-        "int4" round keys and values. `compile` compiles each kind of call when it first comes, with an exact cache
-        (inductor fails where buffers grow). `quantize` rounds projections by torchao. What rounding changes in the
-        logits of `sample`, else of random tokens, is printed. Weights are frozen, and not saved.
+        "int4" round keys and values; of a "static" one every step without gradients finds all memory where it was (on
+        a GPU a step is recorded once, as a CUDA graph, and replayed). `compile` compiles each kind of call when it
+        first comes, with a static cache. `quantize` rounds projections by torchao. What rounding changes in the logits
+        of `sample`, else of random tokens, is printed. Weights are frozen, and not saved.
 
         Example:
             >>> model = UniversalTransformer.from_pretrained("Qwen/Qwen3-0.6B").optimize()
 
         Raises:
-            InputError: to quantise without torchao, or to compile with a rounded cache, or to round a fused model.
+            InputError: no such kind of cache, or one that cannot be had; no torchao; a fused model cannot be rounded.
         """
-        self.requires_grad_(False).eval()
-        done = optimised(self, fuse=fuse, cache=cache, compile=compile, quantize=quantize, sample=sample)
-        for model in (module for module in self.modules() if isinstance(module, UniversalTransformer)):
-            model.optimised = done
-        if compile:
-            self.compile(dynamic=True)
-        return self
+        return optimise(self, fuse=fuse, cache=cache, compile=compile, quantize=quantize, sample=sample)
 
     def generate(
         self,

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.cache.states import State
+from nexus_universal.cache.states import Count, State
 
 
 class Cache:
@@ -38,6 +38,19 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"Cache(length={self.length}, states={len(self.states)}, bytes={self.nbytes})"
+
+    @property
+    def seen(self) -> Count:
+        """How many positions have been seen, as the next call counts on."""
+        return self.length
+
+    def spanned(self, new: int) -> int:
+        """How many positions a padding mask tells of in a call with so many new ones."""
+        return self.length + new
+
+    def advance(self, new: int) -> None:
+        """So many more have been seen."""
+        self.length += new
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +81,7 @@ class Cache:
 
     def fork(self) -> Cache:
         """An independent copy that shares memory until one of the two moves on."""
-        forked = Cache({key: state.fork() for key, state in self.states.items()}, signature=self.signature)
+        forked = type(self)({key: state.fork() for key, state in self.states.items()}, signature=self.signature)
         forked.length = self.length
         return forked
 

@@ -14,6 +14,9 @@ from nexus_universal.architecture.errors import InputError
 COMPRESSED = ("waiting_values", "waiting_gates", "before_values", "before_gates", "entries")
 """What a compressor remembers."""
 
+Count = int | Int[Tensor, ""]
+"""A number of positions; a tensor where a step must not depend on it."""
+
 
 class State:
     """Base: a state is a few tensors with the batch in front; `fields` names them."""
@@ -21,6 +24,8 @@ class State:
     fields: ClassVar[tuple[str, ...]] = ()
     keeps_positions: ClassVar[bool] = False
     """Whether every position can still be dropped one by one."""
+    grows: ClassVar[dict[str, int]] = {}
+    """The fields that get longer with every position, and along which dimension."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors held now, by field."""
@@ -54,6 +59,9 @@ class KeyValueState(State):
 
     fields = ("keys", "values")
     keeps_positions = True
+    grows: ClassVar[dict[str, int]] = {"keys": -2, "values": -2}
+    place: Tensor | None = None
+    """How many positions are seen, where what grows lies in room for more of them; None where it lies close."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
@@ -63,12 +71,24 @@ class KeyValueState(State):
         self, keys: Float[Tensor, "batch heads new k"], values: Float[Tensor, "batch heads new v"]
     ) -> tuple[Float[Tensor, "batch heads total k"], Float[Tensor, "batch heads total v"]]:
         """Append along the sequence and return everything the new queries may look at."""
-        self.keys, self.values = _append(self.keys, keys), _append(self.values, values)
-        return self.keys, self.values
+        return self.appended("keys", keys), self.appended("values", values)
 
-    def extent(self, seen: int, new: int) -> tuple[int, int]:
+    def appended(self, field: str, new: Num[Tensor, "*lead"], *, dim: int = -2) -> Num[Tensor, "*longer"]:
+        """All of a field with `new` behind what is seen: in a new tensor, or written where there is room."""
+        kept: Tensor | None = getattr(self, field)
+        if self.place is not None and kept is not None and field in self.grows:
+            places = self.place + torch.arange(new.shape[dim], device=new.device)
+            return kept.index_copy_(dim, places, new)
+        # The first call copies too: attention then always reads the same memory layout.
+        whole = torch.cat([new.new_empty(0) if kept is None else kept, new], dim=dim)
+        setattr(self, field, whole)
+        return whole
+
+    def extent(self, seen: Count, new: int) -> tuple[int, Count]:
         """(number of keys, position of the first key) that `extend` will return for `new` positions after `seen`."""
-        return seen + new, 0
+        if isinstance(seen, int) or self.keys is None:
+            return seen + new, 0  # type: ignore[return-value]
+        return self.keys.shape[-2], 0
 
     def crop(self, length: int, *, seen: int) -> None:
         if self.keys is not None and self.values is not None:
@@ -79,6 +99,7 @@ class WindowState(KeyValueState):
     """The last `window` - 1 keys and values: with the query itself, all that a sliding window sees."""
 
     keeps_positions = False
+    grows: ClassVar[dict[str, int]] = {}
 
     def __init__(self, window: int) -> None:
         super().__init__()
@@ -91,7 +112,9 @@ class WindowState(KeyValueState):
         self.keys, self.values = (last(each, self.window - 1, dim=-2) for each in (keys, values))
         return keys, values
 
-    def extent(self, seen: int, new: int) -> tuple[int, int]:
+    def extent(self, seen: Count, new: int) -> tuple[int, Count]:
+        if isinstance(seen, Tensor):  # as many keys as ever, the first of which may stand before the text
+            return self.window - 1 + new, seen - self.window + 1
         return min(seen, self.window - 1) + new, max(seen - self.window + 1, 0)
 
     def crop(self, length: int, *, seen: int) -> None:
@@ -107,6 +130,7 @@ class IndexedState(KeyValueState):
     """Keys and values, and the narrow keys by which an indexer finds the ones to look at."""
 
     fields = ("keys", "values", "index")
+    grows: ClassVar[dict[str, int]] = {**KeyValueState.grows, "index": -2}
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,8 +138,7 @@ class IndexedState(KeyValueState):
 
     def extend_index(self, index: Float[Tensor, "batch new d"]) -> Float[Tensor, "batch total d"]:
         """Append along the sequence and return all of them."""
-        self.index = _append(self.index, index)
-        return self.index
+        return self.appended("index", index)
 
     def crop(self, length: int, *, seen: int) -> None:
         super().crop(length, seen=seen)
@@ -127,6 +150,7 @@ class PlacedState(IndexedState):
     """The same, and at which positions the keys stand."""
 
     fields = ("keys", "values", "index", "positions")
+    grows: ClassVar[dict[str, int]] = {**IndexedState.grows, "positions": -1}
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,8 +158,7 @@ class PlacedState(IndexedState):
 
     def extend_positions(self, positions: Int[Tensor, "batch new"]) -> Int[Tensor, "batch total"]:
         """Append along the sequence and return all of them."""
-        self.positions = positions if self.positions is None else torch.cat([self.positions, positions], dim=-1)
-        return self.positions
+        return self.appended("positions", positions, dim=-1)
 
     def crop(self, length: int, *, seen: int) -> None:
         super().crop(length, seen=seen)
@@ -198,7 +221,7 @@ class CompressedState(WindowState):
 
     def extend_shared(self, new: Float[Tensor, "batch one new d"]) -> Float[Tensor, "batch one total d"]:
         """Append vectors and return all that the new queries' window may reach."""
-        seen = _append(self.keys, new)
+        seen = self.appended("keys", new)
         self.keys = last(seen, self.window - 1, dim=-2)
         return seen
 
@@ -290,11 +313,6 @@ class AveragedState(RecurrentState):
         super().__init__()
         self.weights: Tensor | None = None
         self.exponent: Tensor | None = None
-
-
-def _append(kept: Tensor | None, new: Tensor) -> Tensor:
-    """Concatenate along the sequence. The first call copies too: attention then always reads the same memory layout."""
-    return torch.cat([new.new_empty(0) if kept is None else kept, new], dim=-2)
 
 
 def last(seen: Num[Tensor, ...], count: int, *, dim: int) -> Num[Tensor, ...]:

@@ -18,25 +18,27 @@ class UniversalAlibi:
     def __init__(self, part: Alibi, *, heads: int, scale: float) -> None:
         self.part, self.heads, self.scale = part, heads, scale
         with torch.device("cpu"):  # whatever device the model is built on
-            self._slopes = slopes(heads, reciprocal=part.slopes == "reciprocals")
+            self._slopes = {torch.device("cpu"): slopes(heads, reciprocal=part.slopes == "reciprocals")}
 
     def masked(
         self, mask: Mask, extent: Extent, padding: Bool[Tensor, "batch total"] | None, dtype: torch.dtype
     ) -> Float[Tensor, "batch heads queries keys"]:
         """The biases of every key, and the lowest number where `mask` hides it; pads do not count as positions."""
-        if padding is None:
-            positions = torch.arange(extent.keys + extent.key_offset, device=mask.device)[None]
-        else:
+        keys, end = extent.key_places(mask.device)[None], extent.query_places(mask.device)[None, -1:]
+        if padding is not None:
             counts = padding | trailing(padding) if self.part.origin == "last" else padding
             positions = (counts.long().cumsum(-1) - 1) * counts
+            keys, end = positions[:, keys[0].clamp(min=0)], positions[:, end[0]]
         if self.part.origin == "last":
-            positions = positions - positions[:, -1:]
+            keys = keys - end
         width = torch.promote_types(torch.float32, dtype) if self.part.rounding == "none" else dtype
-        bias = self._biases(positions[:, extent.key_offset :], width)
+        bias = self._biases(keys, width)
         return torch.masked_fill(bias, refused(mask), torch.finfo(dtype).min)
 
     def _biases(self, positions: Int[Tensor, "rows keys"], dtype: torch.dtype) -> Float[Tensor, "rows heads one keys"]:
-        by_head = self._slopes.to(positions.device)[:, None]
+        if positions.device not in self._slopes:
+            self._slopes[positions.device] = self._slopes[torch.device("cpu")].to(positions.device)
+        by_head = self._slopes[positions.device][:, None]
         if self.part.rounding == "bfloat16":
             by_head = by_head.bfloat16()
         bias = (by_head * positions[:, None]).to(dtype)[:, :, None]

@@ -41,6 +41,7 @@ class Blocks:
     def runs(self) -> Iterator[tuple[slice, list[slice]]]:
         """Queries, and the keys that they meet, counted from the first of this call."""
         first, lowest = self.extent.query_offset, self.extent.key_offset
+        assert isinstance(first, int) and isinstance(lowest, int)  # a step has no runs
         for start in range(0, self.extent.queries, ROWS):
             end = min(start + ROWS, self.extent.queries)
             yield (

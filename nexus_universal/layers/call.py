@@ -7,6 +7,8 @@ those once per call, and the layers only look them up.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -19,6 +21,7 @@ from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.position import Alibi, QueryTemperature, Rope, SteppedScaling
 from nexus_universal.architecture.sparsity import BlockSparse, Strided
 from nexus_universal.cache import Cache, FirstLength, KeyValueState, State
+from nexus_universal.cache.states import Count
 from nexus_universal.layers.alibi import UniversalAlibi
 from nexus_universal.layers.blockwise import Blocks
 from nexus_universal.layers.masks import Extent, Mask, additive, attention_mask, distances
@@ -106,6 +109,8 @@ class CallPlan:
         self.recurrent = False
         self.blockwise = False
         """Whether long calls without pads get no mask where few keys are seen, but are computed in blocks."""
+        self.looked_into = 0
+        """By how many `with` blocks points are read or replaced at the moment."""
         self.bridges: dict[str, Bridge] = {}
         """By place."""
         self.reads_tokens = False
@@ -115,6 +120,15 @@ class CallPlan:
     def windows(self) -> list[int | None]:
         """The window of every kind of mask."""
         return [kind.window for kind in self.mask_kinds]
+
+    @contextmanager
+    def being_looked_into(self) -> Iterator[None]:
+        """For the time of a `with` block, no step that was recorded before stands for its modules."""
+        self.looked_into += 1
+        try:
+            yield
+        finally:
+            self.looked_into -= 1
 
     def rope(self, part: Rope, head_dim: int) -> int:
         """The index of this rotation's tables; equal rotations share them."""
@@ -162,16 +176,17 @@ class CallPlan:
             InputError: a mask or a cache that does not fit the call.
         """
         batch, new = x.shape[:2]
-        seen = cache.length if cache is not None else 0
-        if seen and cache is not None and cache.rows not in (None, batch):
+        seen = cache.seen if cache is not None else 0
+        if cache is not None and cache.length and cache.rows not in (None, batch):
             raise InputError(
                 f"the cache holds {cache.rows} rows, the call has {batch}: Cache.select picks and repeats rows"
             )
         given = positions
         if positions is None:
             positions = (torch.arange(new, device=x.device) + seen).unsqueeze(0)
-        if mask is not None and mask.dim() == 2 and mask.shape != (batch, seen + new):
-            expected = f"({batch}, {seen + new})"
+        total = cache.spanned(new) if cache is not None else new
+        if mask is not None and mask.dim() == 2 and mask.shape != (batch, total):
+            expected = f"({batch}, {total})"
             raise InputError(
                 f"attention_mask has shape {tuple(mask.shape)}, must be {expected}: past and new positions"
             )
@@ -188,11 +203,11 @@ class CallPlan:
             masks = [self._finished(index, mask, x, seen=seen, cache=cache) for index in range(len(self.mask_kinds))]
             return Call(positions=positions, cache=cache, masks=masks, **settled)
 
-        if cache is not None and real is not None:
-            self._refuse_inner_pads(real)
+        if cache is not None and real is not None and isinstance(seen, int) and not torch.compiler.is_compiling():
+            self.refuse_inner_pads(real)
         may_be_packed = given if mask is None and cache is None else None
         masks: list[Mask | Blocks | None] = []
-        in_blocks = self.blockwise and may_be_packed is None and not torch.compiler.is_compiling()
+        in_blocks = self.blockwise and new > 1 and may_be_packed is None and not torch.compiler.is_compiling()
         in_blocks = in_blocks and (real is None or bool(real.all()))
         for index, kind in enumerate(self.mask_kinds):
             extent = self._extent(index, seen=seen, new=new, cache=cache)
@@ -222,7 +237,7 @@ class CallPlan:
         mask: Mask | None,
         x: Tensor,
         *,
-        seen: int,
+        seen: Count,
         cache: Cache | None,
         padding: Bool[Tensor, "batch total"] | None = None,
     ) -> Mask | None:
@@ -235,7 +250,7 @@ class CallPlan:
             return self.biases[kind].masked(mask, extent, padding, x.dtype)
         return additive(mask, x.dtype) if kind.form == "additive" else mask
 
-    def _extent(self, index: int, *, seen: int, new: int, cache: Cache | None) -> Extent:
+    def _extent(self, index: int, *, seen: Count, new: int, cache: Cache | None) -> Extent:
         key = self.mask_keys[index]
         if cache is None or key is None:
             return Extent(queries=new, keys=new, query_offset=0, key_offset=0)
@@ -244,14 +259,14 @@ class CallPlan:
         keys, offset = state.extent(seen, new)
         return Extent(queries=new, keys=keys, query_offset=seen, key_offset=offset)
 
-    def _refuse_inner_pads(self, real: Bool[Tensor, "batch total"]) -> None:
+    def refuse_inner_pads(self, real: Bool[Tensor, "batch total"]) -> None:
         """A window counts slots, not tokens: pads between a row's tokens would silently shorten it.
 
         Raises:
             InputError: such pads where a window is shorter than what the cache has seen.
         """
         window = min((window for window in self.windows if window is not None), default=None)
-        if window is None or real.shape[-1] <= window or torch.compiler.is_compiling():
+        if window is None or real.shape[-1] <= window:
             return
         starts = (real[:, 1:] & ~real[:, :-1]).sum(-1) + real[:, 0]
         if bool((starts > 1).any()):

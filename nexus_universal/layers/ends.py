@@ -160,7 +160,7 @@ class UniversalEmbedding(nn.Module):
         """Positions that go on from the first of `positions`, but over counted tokens only."""
         if getattr(self.part.positions, "masked", False) and mask is not None and mask.dim() == 2:
             real = mask.long()
-            return (real.cumsum(-1) * real - 1)[:, -positions.shape[1] :]
+            return (real.cumsum(-1) * real - 1)[:, positions[0]]
         uncounted = getattr(self.part.positions, "uncounted", None)
         if uncounted is None or input_ids is None:
             return positions

@@ -15,7 +15,7 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.architecture.mixers import Packed
 from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.feed_forward import UniversalFeedForward, gated_product
-from nexus_universal.layers.grouped import grouped_linear, sorted_pairs
+from nexus_universal.layers.grouped import grouped_linear, sorted_pairs, swift_form
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.support import KeepsFloat32, refuse_unless
@@ -204,7 +204,7 @@ class Experts(nn.Module):
         """
         tokens, per_token = chosen.shape
         runs, loop = self.count + self.identities, self.sum_order == "loop"
-        apart = loop or (self.swift and x.device.type == "cpu" and not torch.compiler.is_compiling())
+        form = swift_form(x.device) if self.swift else "apart" if loop else "kernel"
         if loop:
             weights = weights.T
             expert, order, ends = sorted_pairs(chosen.T, runs, stable=True)
@@ -214,11 +214,16 @@ class Experts(nn.Module):
             expert, order, ends = sorted_pairs(chosen, runs)
             token = order // per_token
             rows = x[token]
-        gate = None if self.gate is None else grouped_linear(rows, self.gate, ends, apart=apart)
+        gate = None if self.gate is None else grouped_linear(rows, self.gate, ends, form=form)
         stack, bias = getattr(self, self.entry), getattr(self, f"{self.entry}_bias")
-        joint = grouped_linear(rows, stack, ends, _rows(bias, expert), apart=apart)
-        inner = self._activated(joint) if gate is None else self._run_by_run(gate, joint, ends)
-        out = grouped_linear(inner, self.down, ends, _rows(self.down_bias, expert), apart=apart)
+        joint = grouped_linear(rows, stack, ends, _rows(bias, expert), form=form)
+        if gate is None:
+            inner = self._activated(joint)
+        elif form == "unseen" or torch.compiler.is_compiling():
+            inner = gated_product(self.part, gate, joint)
+        else:
+            inner = self._run_by_run(gate, joint, ends)
+        out = grouped_linear(inner, self.down, ends, _rows(self.down_bias, expert), form=form)
         if self.identities:
             out = torch.where((expert < self.count).unsqueeze(-1), out, rows)
         out = out * weights.reshape(-1)[order].unsqueeze(-1)
@@ -248,8 +253,6 @@ class Experts(nn.Module):
         self, gate: Float[Tensor, "pairs width"], up: Float[Tensor, "pairs width"], ends: Int[Tensor, " runs"]
     ) -> Float[Tensor, "pairs width"]:
         """Expert by expert, as a loop does it: the last numbers of a tensor go through a kernel of other last bits."""
-        if torch.compiler.is_compiling():
-            return gated_product(self.part, gate, up)
         gates, ups = (role.tensor_split(ends[:-1].tolist()) for role in (gate, up))
         return torch.cat([gated_product(self.part, *pair) for pair in zip(gates, ups, strict=True)])
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nexus_universal.architecture.sparsity import BlockSparse, Strided
+from nexus_universal.cache.states import Count
 
 Mask = Bool[Tensor, "batch one queries _"] | Float[Tensor, "batch heads queries _"]
 """True where a query may see a key, or a number to add to their score."""
@@ -20,8 +21,21 @@ class Extent:
 
     queries: int
     keys: int
-    query_offset: int
-    key_offset: int
+    query_offset: Count
+    key_offset: Count
+
+    @property
+    def placed(self) -> bool:
+        """Whether the queries stand where a tensor says, among as many keys as there is room for."""
+        return isinstance(self.query_offset, Tensor)
+
+    def query_places(self, device: torch.device) -> Int[Tensor, " queries"]:
+        """Where the queries stand."""
+        return torch.arange(self.queries, device=device) + self.query_offset
+
+    def key_places(self, device: torch.device) -> Int[Tensor, " keys"]:
+        """Where the keys stand; before 0 where a window reaches back behind the beginning of the text."""
+        return torch.arange(self.keys, device=device) + self.key_offset
 
 
 def attention_mask(
@@ -45,22 +59,24 @@ def attention_mask(
     for leaving the mask out are the reference's (masking_utils.py): another choice would take a kernel of other bits.
     """
     sequence = _packed_sequences(positions) if positions is not None else None
-    if padding is not None:
+    if padding is not None and isinstance(extent.key_offset, int):
         missing = extent.keys + extent.key_offset - padding.shape[-1]
         if missing > 0:
             padding = torch.nn.functional.pad(padding, (0, missing))
-    always = always or sparsity is not None
+    always = always or sparsity is not None or extent.placed
     if not always and sequence is None and _can_be_left_out(extent, window=window, padding=padding):
         return None
 
-    query = (torch.arange(extent.queries, device=device) + extent.query_offset)[None, None, :, None]
-    key = (torch.arange(extent.keys, device=device) + extent.key_offset)[None, None, None, :]
+    query = extent.query_places(device)[None, None, :, None]
+    key = extent.key_places(device)[None, None, None, :]
+    real = key >= 0 if extent.placed else None
+    key = key if real is None else key.clamp(min=0)
     rows = torch.arange(batch, device=device)[:, None, None, None]
     at_query, at_key = query, key
     if sequence is not None and positions is not None:
         positions = positions.expand(batch, -1)
         at_query, at_key = positions[rows, query], positions[rows, key]
-    seen = at_key <= at_query
+    seen = at_key <= at_query if real is None else (at_key <= at_query) & real
     if window is not None and chunked:
         seen = (_chunk(at_key, window, padding) == _chunk(at_query, window, padding)) & seen
     elif window is not None:
@@ -102,12 +118,11 @@ def distances(
     extent: Extent, padding: Bool[Tensor, "batch total"] | None, device: torch.device
 ) -> Int[Tensor, "rows one queries keys"]:
     """How many positions before each query a key stands; pads do not count, but for those behind the last token."""
-    if padding is None:
-        positions = torch.arange(extent.keys + extent.key_offset, device=device)[None]
-    else:
-        positions = _places(padding)
-    keys = positions[:, extent.key_offset :]
-    return (keys[:, -extent.queries :, None] - keys[:, None, :])[:, None]
+    queries, keys = extent.query_places(device)[None], extent.key_places(device)[None]
+    if padding is not None:
+        places = _places(padding)
+        queries, keys = places[:, queries[0]], places[:, keys[0].clamp(min=0)]
+    return (queries[:, :, None] - keys[:, None, :])[:, None]
 
 
 def additive(mask: Mask, dtype: torch.dtype) -> Float[Tensor, "batch heads queries keys"]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import InputError
 from nexus_universal.architecture.fusion import refuse_fused
-from nexus_universal.cache.kinds import KINDS, ROUNDED, CacheKind
+from nexus_universal.cache.kinds import ROUNDED, CacheKind
+from nexus_universal.cache.static import any_loose
 from nexus_universal.layers.call import CallPlan
 from nexus_universal.layers.linear import InputProjections
 from nexus_universal.layers.norms import RMSNorm
 from nexus_universal.layers.quality import Quality, rounded_cache
 from nexus_universal.layers.quantise import Quantisation, quantised
+from nexus_universal.layers.running import Running
+
+M = TypeVar("M", bound=Any)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,35 +28,43 @@ class Optimised:
 
     fuse: bool
     cache: CacheKind
+    run: Running
     quality: Quality | None = None
     cache_quality: Quality | None = None
 
 
-def optimised(
-    model: Any,
+def optimise(
+    model: M,
     *,
     fuse: bool,
     cache: CacheKind,
     compile: bool,
     quantize: Quantisation | None,
     sample: Int[Tensor, "batch seq"] | None,
-) -> Optimised:
-    """Do what `UniversalTransformer.optimize` says, but for compiling.
+) -> M:
+    """Do what `UniversalTransformer.optimize` says, and note it on the model and on every branch of a fused one.
 
     Raises:
-        InputError: no such kind of cache, one that cannot be compiled, or to quantise without torchao.
+        InputError: no such kind of cache, one that this model or a compiler cannot have, or no torchao to quantise.
     """
-    if cache not in KINDS:
-        raise InputError(f"cache = {cache!r} (known: {', '.join(KINDS)})")
     if compile and cache in ROUNDED:
-        raise InputError(f"compile=True keeps an exact cache: cache={cache!r} cannot be had with it")
+        raise InputError(f"compile=True cannot be had with cache={cache!r}: it has a static one, or an exact one")
+    if compile and cache == "buffered":  # inductor fails where buffers grow
+        cache = "exact" if any_loose(model.new_cache(kind="exact").states) else "static"
+    model.new_cache(kind=cache)  # which says what is wrong with it
     if quantize or cache in ROUNDED:
         refuse_fused(model.n, "rounding")
+    model.requires_grad_(False).eval()
     if fuse:
         hasten(model)
     quality = quantised(model, quantize, vocab=model.n.d_vocab, sample=sample) if quantize else None
     cost = rounded_cache(model, cache, sample=sample) if cache in ROUNDED else None
-    return Optimised(fuse=fuse, cache="exact" if compile else cache, quality=quality, cache_quality=cost)
+    run = Running.of(type(model).compute, compile=compile)
+    done = Optimised(fuse=fuse, cache=cache, run=run, quality=quality, cache_quality=cost)
+    for module in model.modules():
+        if isinstance(module, type(model)):
+            module.optimised = done
+    return model
 
 
 def hasten(model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nexus_universal.architecture.errors import InputError
+from nexus_universal.layers.call import CallPlan
 
 Touch = Callable[[Tensor], Tensor | None]
 """Sees a tensor; what it returns, if anything, takes the tensor's place."""
@@ -118,7 +119,10 @@ def matching(model: nn.Module, pattern: str) -> list[str]:
 @contextmanager
 def touching(model: nn.Module, touches: dict[str, Touch]) -> Iterator[None]:
     """For the time of a `with` block, call each point's touch whenever its value is computed."""
+    plans = {plan for module in model.modules() if isinstance(plan := getattr(module, "plan", None), CallPlan)}
     with ExitStack() as stack:
+        for plan in plans:
+            stack.enter_context(plan.being_looked_into())
         for point, touch in touches.items():
             path, _, side = point.rpartition(".")
             module = model.get_submodule(path)

@@ -165,12 +165,12 @@ class UniversalRoPE(nn.Module):
         device, scaling = positions.device, self.part.scaling
         if isinstance(scaling, SteppedScaling):
             lengths = positions.amax(-1) + 1 if lengths is None else lengths
-            if torch.compiler.is_compiling() or bool((lengths > scaling.context).any()):
-                return stepped_frequencies(scaling, self.part, self.head_dim, lengths=lengths)
+            stepped = stepped_frequencies(scaling, self.part, self.head_dim, lengths=lengths)
+            return torch.where((lengths > scaling.context).any(), stepped, self._frequencies(device))
         if isinstance(scaling, DynamicScaling):
             length = torch.max(positions) + 1
-            if length > scaling.context:
-                return dynamic_frequencies(scaling, self.part, self.head_dim, length=length).to(device)
+            grown = dynamic_frequencies(scaling, self.part, self.head_dim, length=length).to(device)
+            return torch.where(length > scaling.context, grown, self._frequencies(device))
         if isinstance(scaling, LongRopeScaling):
             beyond = torch.max(positions) + 1 > scaling.original_context
             return torch.where(beyond, self._frequencies(device, "long"), self._frequencies(device))

@@ -10,7 +10,7 @@ from nexus_universal.architecture.feed_forward import RoutedAttention
 from nexus_universal.cache import KeyValueState, State
 from nexus_universal.layers.call import Call, CallPlan
 from nexus_universal.layers.experts import UniversalRouter
-from nexus_universal.layers.grouped import grouped_linear, sorted_pairs
+from nexus_universal.layers.grouped import grouped_linear, sorted_pairs, swift_form
 from nexus_universal.layers.kernels import fused_attention
 from nexus_universal.layers.linear import InputProjections
 
@@ -22,7 +22,7 @@ class UniversalRoutedAttention(nn.Module):
         self, part: RoutedAttention, *, d_model: int, plan: CallPlan | None = None, key: str | None = None
     ) -> None:
         super().__init__()
-        self.part = part
+        self.part, self.swift = part, False
         self.plan = plan or CallPlan()
         width = part.kv_heads * part.head_dim
         self.router = UniversalRouter(part.router, d_model=d_model, experts=part.experts, per_token=part.per_token)
@@ -47,7 +47,8 @@ class UniversalRoutedAttention(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         weights, chosen = self.router(flat)
         _, order, ends = sorted_pairs(chosen, part.experts)
-        asked = grouped_linear(flat[order // part.per_token], self.query, ends)
+        form = swift_form(x.device) if self.swift else "kernel"
+        asked = grouped_linear(flat[order // part.per_token], self.query, ends, form=form)
         asked = torch.zeros_like(asked).index_add(0, order, asked)
         roles = {"query": asked, **self.project(x)}
         query, key, value = (role.reshape(*lead, -1, part.head_dim).transpose(1, 2) for role in roles.values())
@@ -59,6 +60,6 @@ class UniversalRoutedAttention(nn.Module):
         key, value = (role.repeat(1, part.per_token, 1, 1) for role in (key, value))
         mask = call.masks[self.mask_index]
         mixed = fused_attention(query, key, value, mask=mask, scale=part.head_dim**-0.5)
-        answered = grouped_linear(mixed.reshape(len(order), -1)[order], self.output, ends)
+        answered = grouped_linear(mixed.reshape(len(order), -1)[order], self.output, ends, form=form)
         answered = (answered * weights.flatten()[order][:, None]).to(x.dtype)
         return torch.zeros_like(flat).index_add(0, order // part.per_token, answered).view_as(x) + self.bias

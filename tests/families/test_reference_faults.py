@@ -74,7 +74,7 @@ def test_eager_attention_adds_alibi_twice() -> None:
     with torch.no_grad():
         found = eager.eval()(x, use_cache=False).logits
         assert furthest(found, theirs(x, use_cache=False).logits) > 1e-2
-        alibi._slopes = 2 * alibi._slopes
+        alibi._slopes = {device: 2 * slopes for device, slopes in alibi._slopes.items()}
         assert furthest(found, steeper(x).logits) < 1e-5
 
 

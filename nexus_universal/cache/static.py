@@ -1,0 +1,149 @@
+"""Caches whose steps find everything where it was in the step before: what a compiled or recorded step needs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nexus_universal.architecture.errors import InputError
+from nexus_universal.cache.cache import Cache
+from nexus_universal.cache.states import BridgeState, CompressedState, Count, KeyValueState, State, WindowState, last
+
+ROOM = 256
+"""The least number of positions that there is room for; doubled when they are used up."""
+
+LOOSE = (CompressedState, BridgeState)
+"""States whose shapes depend on how much they have seen."""
+
+
+def any_loose(states: Mapping[str, State]) -> bool:
+    """Whether some state's shapes cannot be known before."""
+    return any(isinstance(state, LOOSE) for state in states.values())
+
+
+def refuse_loose(states: Mapping[str, State]) -> None:
+    """A static cache must know the shapes of all its states.
+
+    Raises:
+        InputError: one of them is of a kind whose shapes depend on the text.
+    """
+    for key, state in states.items():
+        if isinstance(state, LOOSE):
+            kind = type(state).__name__
+            raise InputError(f"cache = 'static': the {kind} of {key} changes its shape from step to step")
+
+
+def fixed(state: State, place: Tensor, *, room: int) -> State:
+    """A copy whose tensors keep their shapes in steps: what grows gets `room`, a window is filled up at its left."""
+    made = copy.copy(state)
+    for name, value in state.tensors().items():
+        if name in state.grows:
+            dim, shape = state.grows[name], list(value.shape)
+            shape[dim] = room
+            whole = value.new_zeros(shape)
+            whole.narrow(dim, 0, value.shape[dim]).copy_(value)
+        elif isinstance(state, WindowState) and name in WindowState.fields:
+            missing = state.window - 1 - value.shape[-2]
+            whole = torch.nn.functional.pad(value, (0, 0, missing, 0)).contiguous()
+        else:
+            whole = value.clone(memory_format=torch.contiguous_format)
+        setattr(made, name, whole.clone() if whole is value else whole)
+    if isinstance(made, KeyValueState):
+        made.place = place
+    return made
+
+
+def loosened(state: State, length: int) -> State:
+    """What `fixed` made of a state, when it has seen `length` positions, as one that grows again."""
+    made = copy.copy(state)
+    for name, value in state.tensors().items():
+        if name in state.grows:
+            setattr(made, name, value.narrow(state.grows[name], 0, length))
+        elif isinstance(state, WindowState) and name in WindowState.fields:
+            setattr(made, name, last(value, min(length, state.window - 1), dim=-2))
+    if isinstance(made, KeyValueState):
+        made.place = None
+    return made
+
+
+class FixedCache(Cache):
+    """The states in steps: a call writes where `place` says, and moves it; `settle` puts the rest back."""
+
+    length = 0
+
+    def __init__(self, states: Mapping[str, State], *, signature: str, length: int, device: torch.device) -> None:
+        self.room = ROOM
+        while self.room <= length:
+            self.room *= 2
+        self.signature = signature
+        self.place = torch.tensor(length, device=device)
+        self.states = {key: fixed(state, self.place, room=self.room) for key, state in states.items()}
+        self.homes = {
+            key: {name: tensor for name, tensor in state.tensors().items() if name not in state.grows}
+            for key, state in self.states.items()
+        }
+
+    @property
+    def seen(self) -> Count:
+        return self.place
+
+    def spanned(self, new: int) -> int:
+        return self.room
+
+    def advance(self, new: int) -> None:
+        self.place.add_(new)
+
+    def settle(self) -> None:
+        """Put what a step replaced where it was before."""
+        for key, homes in self.homes.items():
+            state = self.states[key]
+            for name, home in homes.items():
+                home.copy_(getattr(state, name))
+                setattr(state, name, home)
+
+    def moving(self) -> list[Tensor]:
+        """What a step changes, but for what it writes behind everything that is seen."""
+        return [self.place, *(home for homes in self.homes.values() for home in homes.values())]
+
+
+class StaticCache(Cache):
+    """A cache that steps without gradients find in fixed memory, `bound`; to everything else it is like any other.
+
+    Whoever asks for its states gets them as they would be elsewhere, and the next step finds a new place for them.
+    """
+
+    bound: FixedCache | None = None
+    replay: Any = None
+    """What does a step again that was recorded with `bound`."""
+
+    @property
+    def states(self) -> dict[str, State]:  # type: ignore[override]
+        """By place."""
+        if self.bound is not None:
+            self.held = {key: loosened(state, self.length) for key, state in self.bound.states.items()}
+            self.bound = self.replay = None
+        return self.held
+
+    @states.setter
+    def states(self, states: dict[str, State]) -> None:
+        self.held, self.bound, self.replay = states, None, None
+
+    @property
+    def rows(self) -> int | None:
+        return super().rows if self.bound is None else self.bound.rows
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes if self.bound is None else self.bound.nbytes
+
+    def bind(self, device: torch.device) -> FixedCache:
+        """The states where the next step finds them."""
+        if self.bound is None or self.length >= self.bound.room:
+            states = self.states
+            with torch.inference_mode(False):  # else steps outside of inference mode could not write there
+                self.bound = FixedCache(states, signature=self.signature, length=self.length, device=device)
+        return self.bound
