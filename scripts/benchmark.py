@@ -11,7 +11,8 @@ Measured are the reference, this library as it is ("exact": the reference's bits
 
 Sides take turns, round by round; figures are medians, ratios medians over rounds; the reference runs twice, and the
 ratio of the two (A/A) is the machine's noise. What bounds a figure is measured in the same run (benchmarks/machine.py).
---compiled adds the reference with a static cache, compiled; litgpt joins on the dense shape where it is installed.
+--compiled adds the reference with a static cache, compiled, and optimize() with one, recorded on a GPU, and compiled;
+litgpt joins on the dense shape where it is installed.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def measured(name: str, directory: Path, asked: argparse.Namespace) -> dict[str,
         times = speed.decoding(able, ids, new=asked.new, rounds=max(few, 1))
         found["decode"][str(batch)] = {"prompt": PROMPT, **times}
     lengths = [length for length in CONTEXTS if length <= asked.longest]
-    short = {"new": 4, "rounds": 1 if asked.quick else 2, "patience": asked.patience}
+    short = {"new": 8, "rounds": 1 if asked.quick else max(few, 4), "patience": asked.patience}
     contexts = speed.by_context(sides, vocab, lengths, device=device, **short)
     return found | {"contexts": {str(length): times for length, times in contexts.items()}}
 
@@ -80,7 +81,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--new", type=int, default=16, help="tokens of a text")
     parser.add_argument("--longest", type=int, default=CONTEXTS[-1], help="longest context")
     parser.add_argument("--patience", type=float, default=30.0, help="seconds that a prompt of the reference may take")
-    parser.add_argument("--compiled", action="store_true", help="the reference with a static cache, compiled, as well")
+    parser.add_argument("--compiled", action="store_true", help="static caches and compilers as well")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--plot", type=Path, help="draw the figures by context here (needs matplotlib)")
     asked = parser.parse_args()

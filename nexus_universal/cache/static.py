@@ -117,20 +117,24 @@ class StaticCache(Cache):
     """
 
     bound: FixedCache | None = None
-    replay: Any = None
-    """What does a step again that was recorded with `bound`."""
+    recorded: Any = None
+    """What does a step again that was recorded with `bound`, if anything."""
 
     @property
     def states(self) -> dict[str, State]:  # type: ignore[override]
         """By place."""
-        if self.bound is not None:
-            self.held = {key: loosened(state, self.length) for key, state in self.bound.states.items()}
-            self.bound = self.replay = None
+        self.loosen()
         return self.held
 
     @states.setter
     def states(self, states: dict[str, State]) -> None:
-        self.held, self.bound, self.replay = states, None, None
+        self.held, self.bound, self.recorded = states, None, None
+
+    def loosen(self) -> None:
+        """Give up the fixed memory."""
+        if self.bound is not None:
+            self.held = {key: loosened(state, self.length) for key, state in self.bound.states.items()}
+            self.bound = self.recorded = None
 
     @property
     def rows(self) -> int | None:

@@ -59,7 +59,7 @@ def optimise(
         hasten(model)
     quality = quantised(model, quantize, vocab=model.n.d_vocab, sample=sample) if quantize else None
     cost = rounded_cache(model, cache, sample=sample) if cache in ROUNDED else None
-    run = Running.of(type(model).compute, compile=compile)
+    run = Running.compiled() if compile else Running()
     done = Optimised(fuse=fuse, cache=cache, run=run, quality=quality, cache_quality=cost)
     for module in model.modules():
         if isinstance(module, type(model)):

@@ -7,35 +7,42 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from nexus_universal.cache.static import FixedCache, StaticCache
 
 Compute = Callable[..., Float[Tensor, "batch kept d_vocab"]]
-"""Logits, from a model and what its `forward` takes."""
+"""Logits, from a model and what its `compute` takes."""
 
 WARM_UP = 3
 """Calls before a step is recorded: libraries choose kernels and take memory in the first ones."""
 
 
+def whole(model: Any, *inputs: Tensor | None, **others: Any) -> Float[Tensor, "batch kept d_vocab"]:
+    """Any call."""
+    return model.compute(*inputs, **others)
+
+
+def step(model: Any, *inputs: Tensor | None, cache: FixedCache) -> Float[Tensor, "batch one d_vocab"]:
+    """One position of every row, in fixed memory."""
+    logits = model.compute(*inputs, cache=cache)
+    cache.settle()
+    return logits
+
+
 @dataclass(frozen=True)
 class Running:
-    """How the calls of a model are computed, given a plain `whole`; `single` is that of steps in fixed memory."""
+    """How the calls of a model are computed; `step` is that of steps with a static cache."""
 
-    whole: Compute
-    single: Compute
+    whole: Compute = whole
+    step: Compute = step
 
     @classmethod
-    def of(cls, compute: Compute, *, compile: bool) -> Running:
-        """Both, `compile`d when they first come, or as they are."""
-
-        def step(model: Any, *inputs: Tensor | None, cache: FixedCache) -> Float[Tensor, "batch one d_vocab"]:
-            logits = compute(model, *inputs, cache=cache)
-            cache.settle()
-            return logits
-
-        return cls(torch.compile(compute, dynamic=True), torch.compile(step)) if compile else cls(compute, step)
+    def compiled(cls) -> Running:
+        """Both when they first come: calls for all lengths, steps for the room there is and then for any."""
+        return cls(torch.compile(whole, dynamic=True), torch.compile(step))
 
     def __call__(
         self,
@@ -48,22 +55,27 @@ class Running:
         **others: Any,
     ) -> Float[Tensor, "batch kept d_vocab"]:
         """The logits of a call."""
-        inputs = (input_ids, attention_mask, position_ids)
-        if not isinstance(cache, StaticCache):
-            return self.whole(model, *inputs, cache=cache, **others)
-        if not _is_step(model, *inputs, cache=cache, **others):
-            assert cache.states is not None  # taken out of fixed memory here, not where a compiler looks on
-            return self.whole(model, *inputs, cache=cache, **others)
-        assert input_ids is not None
-        if attention_mask is not None:
-            model.plan.refuse_inner_pads(attention_mask.bool())
+        if isinstance(cache, StaticCache):
+            if _is_step(model, input_ids, attention_mask, cache=cache, **others):
+                assert input_ids is not None
+                return self._stepped(model, input_ids, attention_mask, position_ids, cache=cache)
+            cache.loosen()  # here, not where a compiler looks on
+        return self.whole(model, input_ids, attention_mask, position_ids, cache=cache, **others)
+
+    def _stepped(
+        self, model: Any, input_ids: Tensor, mask: Tensor | None, position_ids: Tensor | None, *, cache: StaticCache
+    ) -> Float[Tensor, "batch one d_vocab"]:
+        if mask is not None:
+            model.plan.refuse_inner_pads(mask.bool())
         bound = cache.bind(input_ids.device)
-        if attention_mask is not None:
-            ahead = bound.room - attention_mask.shape[-1]
-            inputs = (input_ids, torch.nn.functional.pad(attention_mask, (0, ahead), value=1), position_ids)
-        if cache.replay is None:
-            cache.replay = Recorded(self.single, model, inputs, cache=bound) if input_ids.is_cuda else self.single
-        logits = cache.replay(model, *inputs, cache=bound)
+        if mask is not None:  # what is not there yet is hidden by its position
+            mask = F.pad(mask, (0, bound.room - mask.shape[-1]), value=1)
+        inputs = (input_ids, mask, position_ids)
+        if cache.recorded is not None and not cache.recorded.fits(model, *inputs):
+            cache.recorded = None
+        if cache.recorded is None and input_ids.is_cuda:
+            cache.recorded = Recorded(self.step, model, inputs, cache=bound)
+        logits = cache.recorded(*inputs) if cache.recorded else self.step(model, *inputs, cache=bound)
         cache.advance(1)
         return logits
 
@@ -71,24 +83,26 @@ class Running:
 def _is_step(
     model: Any,
     input_ids: Tensor | None,
-    attention_mask: Tensor | None,
-    position_ids: Tensor | None,
+    mask: Tensor | None,
     *,
     cache: StaticCache,
     logits_to_keep: int | Tensor = 0,
     **others: Any,
 ) -> bool:
     """Whether this is one more position of every row, which nobody looks into, and nothing else."""
-    plain = isinstance(logits_to_keep, int) and not any(value is not None for value in others.values())
-    mask = attention_mask is None or attention_mask.shape[1:] == (cache.length + 1,)
-    one = input_ids is not None and input_ids.shape[1] == 1 and cache.length > 0 and input_ids.shape[0] == cache.rows
-    return one and plain and mask and not model.plan.looked_into and not torch.is_grad_enabled()
+    if input_ids is None or cache.length == 0 or model.plan.looked_into or torch.is_grad_enabled():
+        return False
+    if not isinstance(logits_to_keep, int) or any(value is not None for value in others.values()):
+        return False
+    one, rows = input_ids.shape[1] == 1, input_ids.shape[0]
+    return one and rows == cache.rows and (mask is None or mask.shape == (rows, cache.length + 1))
 
 
 class Recorded:
     """A step whose work was recorded once; every replay reads what is copied into the inputs of the first."""
 
     def __init__(self, step: Compute, model: Any, inputs: tuple[Tensor | None, ...], *, cache: FixedCache) -> None:
+        self.model = model
         self.inputs = tuple(None if each is None else each.clone() for each in inputs)
         before = [tensor.clone() for tensor in cache.moving()]
 
@@ -99,7 +113,12 @@ class Recorded:
 
         self.replay, self.logits = captured(lambda: step(model, *self.inputs, cache=cache), tried=tried)
 
-    def __call__(self, model: Any, *inputs: Tensor | None, cache: FixedCache) -> Float[Tensor, "batch one d_vocab"]:
+    def fits(self, model: Any, *inputs: Tensor | None) -> bool:
+        """Whether a call of this model with these inputs is what was recorded."""
+        shapes = [[None if each is None else each.shape for each in given] for given in (inputs, self.inputs)]
+        return model is self.model and shapes[0] == shapes[1]
+
+    def __call__(self, *inputs: Tensor | None) -> Float[Tensor, "batch one d_vocab"]:
         for home, given in zip(self.inputs, inputs, strict=True):
             if home is not None and given is not None:
                 home.copy_(given)

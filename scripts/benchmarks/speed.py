@@ -17,6 +17,9 @@ from nexus_universal import UniversalTransformer
 PLAIN = (REFERENCE, "exact", "optimize()", AGAIN)
 """The sides that read prompts and batches of any length; others only write short texts."""
 
+LONG = 8.0
+"""Seconds of a prompt from which on it is read less often."""
+
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
@@ -42,7 +45,7 @@ class Side:
 
 
 def sides(directory: Path, *, device: str, compiled: bool) -> dict[str, Side]:
-    """The reference, this library exact and optimised, and the reference with a static cache, compiled."""
+    """The reference, this library exact and optimised; `compiled`: both with static caches and compilers as well."""
     from transformers import AutoModelForCausalLM, CompileConfig
 
     where = {} if device == "cpu" else {"device_map": device}
@@ -60,6 +63,11 @@ def sides(directory: Path, *, device: str, compiled: bool) -> dict[str, Side]:
         again.generation_config = theirs.generation_config
         static = {"cache_implementation": "static", "compile_config": settings}
         found["static, compiled"] = Side(again, {"use_cache": False}, static)
+        steady: tuple[dict[str, Any], ...] = ({"cache": "static"}, {"compile": True})
+        for asked in steady:
+            said = ", ".join(f"{key}={value!r}" for key, value in asked.items())
+            model = UniversalTransformer.from_pretrained(directory, device=device).optimize(**asked)
+            found[f"optimize({said})"] = Side(model, {}, {})
     return found
 
 
@@ -82,30 +90,37 @@ def prefill(sides: dict[str, Side], ids: Tensor, *, rounds: int) -> dict[str, An
 
 
 @torch.no_grad()
-def decoding(sides: dict[str, Side], ids: Tensor, *, new: int, rounds: int) -> dict[str, dict[str, Any]]:
+def decoding(
+    sides: dict[str, Side], ids: Tensor, *, new: int, rounds: int, warm: bool = True
+) -> dict[str, dict[str, Any]]:
     """Seconds to the `first` token, and per `further` one of all rows."""
 
     def caller(side: Side) -> Callable[[], dict[str, float]]:
         return lambda: side.write(ids, new)
 
-    found = interleaved({name: caller(side) for name, side in sides.items()}, rounds)
+    found = interleaved({name: caller(side) for name, side in sides.items()}, rounds, warm=warm)
     return {quantity: figures(times) for quantity, times in found.items()}
 
 
 def by_context(
     sides: dict[str, Side], vocab: int, lengths: Iterable[int], *, device: str, new: int, rounds: int, patience: float
 ) -> dict[int, dict[str, dict[str, Any]]]:
-    """`decoding` of one row at each length, up to the first whose reference would need more than `patience` seconds."""
+    """`decoding` of one row at each length, up to the first whose reference would need more than `patience` seconds.
+
+    A prompt of several seconds is read half as often, and not once more beforehand: it warms itself up.
+    """
     found: dict[int, dict[str, dict[str, Any]]] = {}
     sides = {name: sides[name] for name in PLAIN}
+    expected = 0.0
     for length in lengths:
         if found:
             last = max(found)
-            took = found[last]["first"]["sides"][REFERENCE]["median"]
-            if took * (length / last) ** 2 > patience:
-                break
+            expected = found[last]["first"]["sides"][REFERENCE]["median"] * (length / last) ** 2
+        if expected > patience:
+            break
+        long = expected > LONG
         ids = prompt(vocab, batch=1, length=length, device=device)
-        found[length] = decoding(sides, ids, new=new, rounds=rounds)
+        found[length] = decoding(sides, ids, new=new, rounds=-(-rounds // 2) if long else rounds, warm=not long)
     return found
 
 

@@ -17,6 +17,9 @@ import json
 import os
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +48,7 @@ DONOR = {
     "model_type": "gpt2", "vocab_size": FIRST_KEY + LETTERS, "n_embd": 48, "n_layer": 2, "n_head": 4,
     "n_positions": 32, "initializer_range": 0.1,
 }  # fmt: skip
+STEPS = 500
 ARMS = ("replay", "no replay", "random donor", "double zero")
 
 
@@ -170,7 +174,7 @@ def fingerprint(manager: CrossFusionManager) -> int:
 
 
 def run(
-    seed: int, *, steps: int = 350, host_steps: int = 400, donor_steps: int = 300, arms: tuple[str, ...] = ARMS
+    seed: int, *, steps: int = STEPS, host_steps: int = 400, donor_steps: int = 300, arms: tuple[str, ...] = ARMS
 ) -> dict[str, Any]:
     """All arms of one seed, and what the two models can do alone."""
     torch.manual_seed(seed)
@@ -201,11 +205,13 @@ def main() -> None:
     """Run all seeds, and write a table, a picture and the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, default=350)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "experiments")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    results = [run(seed, steps=arguments.steps) for seed in arguments.seeds]
+    workers = ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,))
+    with workers:
+        results = list(workers.map(partial(run, steps=arguments.steps), arguments.seeds))
     arguments.out.mkdir(parents=True, exist_ok=True)
     written = {"steps": arguments.steps, "numbers": NUMBERS, "keys": KEYS, "results": results}
     (arguments.out / "cross_fusion.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")

@@ -147,9 +147,8 @@ def graphs_of(fast: UniversalTransformer) -> list[Any]:
         return graph.forward
 
     assert fast.optimised is not None
-    run = fast.optimised.run
-    single = torch.compile(run.single, fullgraph=True, backend=backend)
-    fast.optimised = dataclasses.replace(fast.optimised, run=Running(run.whole, single))
+    run = Running(step=torch.compile(running.step, fullgraph=True, backend=backend))
+    fast.optimised = dataclasses.replace(fast.optimised, run=run)
     return seen
 
 
@@ -218,13 +217,38 @@ def test_a_recorded_step_goes_on(model_type: str, padded: bool, monkeypatch: pyt
         bound = cache.bind(tokens.device)
         monkeypatch.setattr(running, "captured", paper := OnPaper(bound))
         seen = None if padding is None else torch.nn.functional.pad(padding[:, :10], (0, 54), value=1)
-        assert fast.optimised is not None
-        cache.replay = Recorded(fast.optimised.run.single, fast, (tokens[:, 9:10], seen, None), cache=bound)
+        cache.recorded = Recorded(running.step, fast, (tokens[:, 9:10], seen, None), cache=bound)
     found = in_steps(fast, cache, tokens, padding, sizes=sizes[1:])
     expected = exact_of(exact, tokens, padding, sizes)[:, 9:]
     assert paper.replays == 6 and cache.bound is bound
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-4)
     assert len({row.data_ptr() for row in found.split(1, dim=1)}) == 6
+
+
+def test_what_was_recorded_stands_for_no_other_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask that was not there, or another model of the same n."""
+    monkeypatch.setattr(static, "ROOM", 64)
+    _, exact, fast = models("qwen3")
+    _, other, fast_other = models("qwen3", seed=3)
+    tokens, mask = ids(2, 16), torch.ones(2, 16, dtype=torch.long)
+    mask[0, 2:6] = 0
+    calls = ((None, fast, exact), (mask, fast, exact), (None, fast_other, other), (None, fast, exact))
+    for (padding, model, plain), ready in zip(calls[1:], calls, strict=False):
+        cache, expected = ready[1].new_cache(), ready[2].new_cache()
+        assert isinstance(cache, StaticCache)
+        for each, kept in ((ready[1], cache), (ready[2], expected)):
+            in_steps(each, kept, tokens, sizes=[9])
+        with torch.no_grad():
+            bound = cache.bind(tokens.device)
+            monkeypatch.setattr(running, "captured", OnPaper(bound))
+            cache.recorded = Recorded(running.step, ready[1], (tokens[:, 9:10], None, None), cache=bound)
+        for each, kept in ((ready[1], cache), (ready[2], expected)):
+            in_steps(each, kept, tokens, sizes=[1])
+        assert cache.recorded is not None
+        found = in_steps(model, cache, tokens, padding, sizes=[1, 1])
+        assert cache.recorded is None
+        wanted = in_steps(plain, expected, tokens, padding, sizes=[1, 1])
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -235,7 +259,7 @@ def test_a_gpu_replays_what_it_recorded(model_type: str, monkeypatch: pytest.Mon
     exact, fast = exact.to("cuda"), fast.to("cuda")
     cache, tokens, sizes = fast.new_cache(), ids(2, 16).cuda(), [9, 1, 1, 1, 1, 1, 1]
     found = in_steps(fast, cache, tokens, sizes=sizes)
-    assert isinstance(cache, StaticCache) and isinstance(cache.replay, Recorded)
+    assert isinstance(cache, StaticCache) and isinstance(cache.recorded, Recorded)
     torch.testing.assert_close(found, exact_of(exact, tokens, None, sizes), rtol=1e-3, atol=2e-4)
 
 

@@ -156,7 +156,7 @@ def test_the_page_shows_what_was_measured_and_its_code_runs(monkeypatch: pytest.
     assert EXPERIMENT.markdown(results) in page and len(results) >= 3
     assert sum(seed["replay"]["host_unseen"] for seed in results) / len(results) >= 0.99
     for seed in results:
-        assert seed["replay"]["held_out"] >= 0.8 and seed["replay"]["host_unseen"] >= 0.985
+        assert seed["replay"]["held_out"] >= 0.8 and seed["replay"]["host_unseen"] >= 0.99
         assert seed["random donor"]["held_out"] <= 0.08 and seed["host_alone_composite"] <= 0.08
         assert all(seed[arm][flag] for arm in EXPERIMENT.ARMS for flag in ("bypass_equal", "backbones_equal"))
     monkeypatch.chdir(ROOT)
