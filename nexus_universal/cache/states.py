@@ -74,11 +74,10 @@ class KeyValueState(State):
         return self.appended("keys", keys), self.appended("values", values)
 
     def appended(self, field: str, new: Num[Tensor, "*lead"], *, dim: int = -2) -> Num[Tensor, "*longer"]:
-        """All of a field with `new` behind what is seen: in a new tensor, or written where there is room."""
+        """All of a field with `new` behind what is seen: in a new tensor, or (one position) where there is room."""
         kept: Tensor | None = getattr(self, field)
         if self.place is not None and kept is not None and field in self.grows:
-            places = self.place + torch.arange(new.shape[dim], device=new.device)
-            return kept.index_copy_(dim, places, new)
+            return kept.index_copy_(dim, self.place.reshape(1), new)
         # The first call copies too: attention then always reads the same memory layout.
         whole = torch.cat([new.new_empty(0) if kept is None else kept, new], dim=dim)
         setattr(self, field, whole)

@@ -48,10 +48,10 @@ def fixed(state: State, place: Tensor, *, room: int) -> State:
             whole.narrow(dim, 0, value.shape[dim]).copy_(value)
         elif isinstance(state, WindowState) and name in WindowState.fields:
             missing = state.window - 1 - value.shape[-2]
-            whole = torch.nn.functional.pad(value, (0, 0, missing, 0)).contiguous()
+            whole = torch.cat([value.new_zeros((*value.shape[:-2], missing, value.shape[-1])), value], dim=-2)
         else:
             whole = value.clone(memory_format=torch.contiguous_format)
-        setattr(made, name, whole.clone() if whole is value else whole)
+        setattr(made, name, whole)
     if isinstance(made, KeyValueState):
         made.place = place
     return made

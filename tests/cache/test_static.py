@@ -232,7 +232,8 @@ def test_what_was_recorded_stands_for_no_other_call(monkeypatch: pytest.MonkeyPa
     _, other, fast_other = models("qwen3", seed=3)
     tokens, mask = ids(2, 16), torch.ones(2, 16, dtype=torch.long)
     mask[0, 2:6] = 0
-    calls = ((None, fast, exact), (mask, fast, exact), (None, fast_other, other), (None, fast, exact))
+    first = (None, fast, exact)
+    calls = (first, (mask, fast, exact), (None, fast_other, other), (None, fast_other, other))
     for (padding, model, plain), ready in zip(calls[1:], calls, strict=False):
         cache, expected = ready[1].new_cache(), ready[2].new_cache()
         assert isinstance(cache, StaticCache)
@@ -245,6 +246,12 @@ def test_what_was_recorded_stands_for_no_other_call(monkeypatch: pytest.MonkeyPa
         for each, kept in ((ready[1], cache), (ready[2], expected)):
             in_steps(each, kept, tokens, sizes=[1])
         assert cache.recorded is not None
+        if model is ready[1] and padding is None:  # a longer call: the memory that was recorded is given up
+            ours, theirs = (
+                in_steps(each, kept, tokens, sizes=[2]) for each, kept in ((model, cache), (plain, expected))
+            )
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
+            assert cache.recorded is None
         found = in_steps(model, cache, tokens, padding, sizes=[1, 1])
         assert cache.recorded is None
         wanted = in_steps(plain, expected, tokens, padding, sizes=[1, 1])
@@ -329,6 +336,31 @@ def test_who_looks_into_a_step_sees_it() -> None:
     assert len(seen) == len(fast.layers) and cache.bound is None
     in_steps(fast, cache, ids(2, 12), sizes=[1])
     assert cache.bound is not None and not fast.plan.looked_into
+
+
+def test_any_other_call_is_answered_as_ever() -> None:
+    _, exact, fast = models("qwen3")
+    tokens = ids(2, 12)
+    caches = [model.new_cache() for model in (exact, fast)]
+    for model, cache in zip((exact, fast), caches, strict=True):
+        in_steps(model, cache, tokens, sizes=[9, 1])
+        with pytest.raises(InputError, match=r"attention_mask has shape \(2, 5\), must be \(2, 11\)"), torch.no_grad():
+            model(tokens[:, :1], torch.ones(2, 5), cache=cache)
+        with pytest.raises(InputError, match="the cache holds 2 rows, the call has 1"), torch.no_grad():
+            model(tokens[:1, :1], cache=cache)
+        with pytest.raises(InputError, match="exactly one of input_ids and inputs_embeds"), torch.no_grad():
+            model(tokens[:, :1], inputs_embeds=torch.zeros(2, 1, model.n.d_hidden), cache=cache)
+        assert cache.length == 10
+    with torch.no_grad():
+        none = [
+            model(tokens[:, :1], cache=cache, logits_to_keep=torch.tensor([], dtype=torch.long)).logits.shape
+            for model, cache in zip((exact, fast), caches, strict=True)
+        ]
+    assert none[0] == none[1] == (2, 0, exact.n.d_vocab)
+    found = [
+        in_steps(model, cache, tokens, sizes=[1]) for model, cache in zip((fast, exact), caches[::-1], strict=True)
+    ]
+    torch.testing.assert_close(*found, rtol=1e-3, atol=2e-4)
 
 
 def test_with_gradients_nothing_is_overwritten() -> None:

@@ -93,6 +93,22 @@ def test_a_left_padded_batch_is_generated_as_the_reference_does() -> None:
     assert torch.equal(*texts)
 
 
+@pytest.mark.parametrize(
+    "strategy", [{}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 4}], ids=["", "beams", "drafts"]
+)
+@kinds
+def test_with_a_static_cache_texts_are_the_same(model_type: str, strategy: dict[str, Any]) -> None:
+    _, ours = both(model_type)
+    steady = NexusForCausalLM.of(universal(reference(model_type).eval()).optimize(cache="static")).eval()
+    prompt = ids(1, 6).repeat(1, 3)
+    settings: dict[str, Any] = {"max_new_tokens": 14, "do_sample": False, "pad_token_id": 0, **strategy}
+    texts = [model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings) for model in (ours, steady)]
+    assert torch.equal(*texts)
+    if not strategy:
+        found = steady.generate(prompt, **settings, eos_token_id=None, return_dict_in_generate=True)
+        assert found.past_key_values.cache.bound is not None
+
+
 def test_the_cache_is_given_back_and_goes_on() -> None:
     _, ours = both("gemma3_text")
     prompt = ids(1, 12)
