@@ -130,11 +130,15 @@ def test_a_step_asks_for_no_data(
     assert isinstance(cache, StaticCache)
     in_steps(fast, cache, ids(2, 12), sizes=[9, 1])
     bound = moved_to_meta(fast, cache)
+    # A mask is asked on the host, before the step, whether it has pads between a row's tokens.
+    monkeypatch.setattr(fast.plan, "refuse_inner_pads", lambda mask: None)
     with torch.no_grad():
         fast(one, cache=cache)  # moves what is kept for each device
-        with NothingFromTheHost():
-            assert fast(one, cache=cache).logits.is_meta
-    assert cache.bound is bound and cache.length == 12
+        for length, padded in ((12, False), (13, True)):
+            mask = torch.ones(2, length, dtype=torch.long, device="meta") if padded else None
+            with NothingFromTheHost():
+                assert fast(one, mask, cache=cache).logits.is_meta
+    assert cache.bound is bound and cache.length == 13
 
 
 def graphs_of(fast: UniversalTransformer) -> list[Any]:
@@ -370,6 +374,14 @@ def test_with_gradients_nothing_is_overwritten() -> None:
     in_steps(fast, cache, ids(2, 12), sizes=[9, 1])
     fast(ids(2, 1), cache=cache)
     assert cache.bound is None and cache.length == 11
+
+
+def test_a_compiler_gets_a_cache_that_it_can_have() -> None:
+    kinds = {model_type: universal(reference(model_type)).optimize(compile=True) for model_type in ("llama", *LOOSE)}
+    assert {name: model.optimised and model.optimised.cache for name, model in kinds.items()} == {
+        "llama": "static",
+        "deepseek_v4": "exact",
+    }
 
 
 def test_what_cannot_be_had_is_said() -> None:
