@@ -344,7 +344,7 @@ def test_the_quality_is_that_of_logits_read_piece_by_piece() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     model = copy.deepcopy(model_of("full"))
-    with pytest.raises(InputError, match=r"cache = 'int2' \(known: exact, buffered, int8, int4\)"):
+    with pytest.raises(InputError, match=r"cache = 'int2' \(known: exact, buffered, static, int8, int4\)"):
         model.optimize(cache="int2")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"cache = 'int2'"):
         model.new_cache(kind="int2")  # type: ignore[arg-type]
