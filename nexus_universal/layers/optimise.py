@@ -48,7 +48,7 @@ def optimise(
         InputError: no such kind of cache, one that this model or a compiler cannot have, or no torchao to quantise.
     """
     if compile and cache in ROUNDED:
-        raise InputError(f"compile=True cannot be had with cache={cache!r}: it has a static one, or an exact one")
+        raise InputError(f"compile=True cannot be had with cache={cache!r}: it has a static one, where that can be")
     if compile and cache == "buffered":  # inductor fails where buffers grow
         cache = "exact" if any_loose(model.new_cache(kind="exact").states) else "static"
     model.new_cache(kind=cache)  # which says what is wrong with it
