@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import pytest
 import torch
 
 from nexus_universal import ArchitectureParameter, UniversalTransformer
+from nexus_universal.architecture.ends import Text
 from nexus_universal.architecture.errors import InputError, InvalidArchitecture, UnsupportedConfig
 from nexus_universal.architecture.fusion import fused
 from nexus_universal.architecture.memory import Task, layouts
+from nexus_universal.architecture.parameter import Origin
 from nexus_universal.architecture.stages import pipeline_stages
 from nexus_universal.architecture.tensor_parallel import tensor_parallel_plan
+from nexus_universal.cache.kinds import CacheKind
 from nexus_universal.fusion.branches import extract_branch, join_models
 from nexus_universal.fusion.growth import add_layers
 from nexus_universal.fusion.retention import Tier, certified, evidence_of
@@ -125,6 +129,8 @@ def test_a_branch_taken_out_is_the_model_that_was_put_in(
     for name, alone in models.items():
         out = extract_branch(routed, name)
         assert out.n == alone.n and torch.equal(out(IDS).logits, alone(IDS).logits)
+        assert out.settings == routed.branch(name).settings == alone.settings
+        assert (out.passed_over, out.carried) == (alone.passed_over, alone.carried)
         out.save_pretrained(tmp_path / name)
         again = UniversalTransformer.from_pretrained(tmp_path / name)
         assert torch.equal(again(IDS).logits, alone(IDS).logits)
@@ -160,6 +166,8 @@ def test_n_says_what_it_is(models: Models) -> None:
     joined, other = (fused(join, **{name: model.n for name, model in models.items()}) for join in ("all", "mixture"))
     assert n.distance(joined) == joined.distance(other) == 1 and n.distance(n) == 0
     assert n.distance(models["prose"].n) > n.distance(changed) == 6
+    said = {name: dataclasses.replace(model.n, text=Text(), origin=Origin()) for name, model in models.items()}
+    assert fused(**said).hash == n.hash != changed.hash
 
 
 @pytest.mark.parametrize(
@@ -169,11 +177,18 @@ def test_n_says_what_it_is(models: Models) -> None:
         (lambda n: n.replace("fusion.name", "b"), "must have different names, not b, b"),
         (lambda n: n.replace("fusion.members", ()), "must not be empty"),
         (lambda n: n.replace("fusion.weights", (0.5, 0.5)), "must be None where join is not 'mixture'"),
-        (lambda n: n.replace("fusion.join", "mixture").replace("fusion.weights", (0.5, 0.6)), "whose sum is 1"),
+        *(
+            (lambda n, w=w: n.replace("fusion.join", "mixture").replace("fusion.weights", w), "2 positive .* sum is 1")
+            for w in ((0.5, 0.6), (1.5, -0.5), (1.0,), (0.5, 0.25, 0.25))
+        ),
         (lambda n: n.replace("fusion.members.0.n", n), "fusion must be None|fusion = .* must be None"),
         (lambda n: n.replace("fusion.members.0.n", n.head), "must be an ArchitectureParameter"),
         (lambda n: n.replace("fusion.members.0.n.layers.0.mixer.kv_heads", 3), "must divide heads"),
         (lambda n: n.replace("fusion.members.0.n.registers", (n.replace,)), "registers"),
+        (
+            lambda n: n.replace("fusion.members.0.n.layers.0.mixer.reuse", "it"),
+            r"fusion\.members\.0\.n\.layers\.0\.attention\.reuse = 'it' must be emitted",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(change: Callable[..., object], message: str, models: Models) -> None:
@@ -189,20 +204,23 @@ def test_a_mixture_is_over_one_vocabulary(models: Models) -> None:
         fused()
 
 
+@pytest.mark.parametrize("kind", ["buffered", "static"])
 @torch.no_grad()
-def test_optimised_each_branch_is_what_it_is_optimised_alone(models: Models) -> None:
-    whole = join_models(**models).optimize()
+def test_optimised_each_branch_is_what_it_is_optimised_alone(kind: CacheKind, models: Models) -> None:
+    whole = join_models(**models).optimize(cache=kind)
     for name, source in SOURCES.items():
-        alone = UniversalTransformer.from_pretrained(DATA / source).optimize()
+        alone = UniversalTransformer.from_pretrained(DATA / source).optimize(cache=kind)
         cache, own = whole.new_cache(capability=name), alone.new_cache()
         assert [type(state) for state in cache.states.values()] == [type(state) for state in own.states.values()]
-        for piece in IDS.split((40, 8), dim=1):
+        for piece in IDS.split((40, 1, 1, 6), dim=1):
             assert torch.equal(
                 whole(piece, cache=cache, capability=name).logits,
                 alone(piece, cache=own).logits,
             )
     with pytest.raises(InputError, match="prose was optimised"):
         join_models(prose=whole, window=models["window"])
+    with pytest.raises(InputError, match="rounding is for one model alone"):
+        join_models(**models).optimize(cache="int8")
 
 
 def test_growth_is_for_one_model(models: Models, routed: UniversalTransformer) -> None:
