@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_universal.architecture.errors import InputError
-from nexus_universal.cli import options, output
-from nexus_universal.cli.model import checked_settings, load, ranks
+from nexus_universal.cli import options, output, sources
+from nexus_universal.cli.model import checked_settings, load, ranks, routed
 from nexus_universal.generation.keys import NEUTRAL
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def generate(
     device: options.Device = "cpu",
     ignore_key: options.IgnoreKeys = None,
     revision: options.Revision = None,
-    capability: options.Capability = None,
+    capability: options.RoutedCapability = None,
 ) -> None:
     """Continue prompts, as the checkpoint's generation_config.json says where options do not. Prints what is new.
 
@@ -79,6 +79,8 @@ def generate(
     conversations = [_conversation(text, system) for text in prompts] if chat else None
     streamed = sys.stdout.isatty() if stream is None else stream
     with ranks(device) as mesh:
+        if tokens is None and sources.has_branches(source, capability):
+            capability = routed(source, prompts, capability=capability, dtype=dtype, device=device)
         model, tokenizer = load(
             source,
             dtype=dtype,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nexus_universal.architecture.errors import InputError
@@ -95,6 +96,31 @@ def load(
 
         model = parallelise(model, mesh, device=chosen)
     return model, tokenizer
+
+
+def routed(source: str, prompts: Sequence[str], *, capability: str | None, dtype: str, device: str) -> str:
+    """The branch of a union that answers prompts, by its router; stderr says why, where nobody named it.
+
+    Raises:
+        InputError: prompts that are for different branches, or a capability that none has.
+    """
+    from nexus_universal.fusion.union.model import NexusUnifiedModel
+
+    with output.status() as progress:
+        progress("choosing a model")
+        unified = NexusUnifiedModel(source, dtype=dtype, device=_device(device))
+        routes = [unified.router.choose(prompt, capability=capability) for prompt in prompts]
+    names = dict.fromkeys(route.name for route in routes)
+    if len(names) > 1:
+        raise InputError(
+            f"these prompts are for several models of {source} ({', '.join(names)}): name one by --capability"
+        )
+    first = routes[0]
+    if first.reason == "abstained":
+        print(f"{first.name} answers: no model foretells the prompt clearly better", file=sys.stderr)
+    elif first.reason == "bits_per_byte":
+        print(f"{first.name} answers: it foretells the prompt best, by {first.margin:.1f} bits", file=sys.stderr)
+    return first.name
 
 
 def _tokenizer(source: str, capability: str | None, *, union: bool, **hub: Any) -> Any:

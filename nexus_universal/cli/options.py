@@ -31,6 +31,12 @@ CheckpointOrUnion = Annotated[
 Capability = Annotated[
     str | None, typer.Option("--capability", metavar="NAME", help="Which model of a union file; else the first.")
 ]
+RoutedCapability = Annotated[
+    str | None,
+    typer.Option(
+        "--capability", metavar="NAME", help="Which model of a union file, or what it can do; else its router chooses."
+    ),
+]
 ComputeDtype = Annotated[Dtype, typer.Option("--dtype", help="Numbers to compute in; auto: the checkpoint's.")]
 Device = Annotated[str, typer.Option("--device", help="Where to compute, such as cpu or cuda.")]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="At most so many new tokens.")]

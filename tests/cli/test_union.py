@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nexus_universal.fusion.union.model import NexusUnifiedModel
 from tests.cli.support import DATA, TRAINED, Result
 
 Run = Callable[..., Result]
@@ -23,8 +24,11 @@ def test_two_models_become_one_file(nexus: Run, tmp_path: Path) -> None:
     assert "R0" in shown.out and "prose: R0" in shown.out
     assert nexus("verify", out, "--json", "-").json["tier"] == "R0"
     settings = ("--prompt", "Return the", "--max-new-tokens", 5, "--greedy")
-    for capability, source in ((("--capability", "window"), OTHER), ((), TRAINED)):
-        assert nexus("generate", out, *capability, *settings).out == nexus("generate", source, *settings).out
+    for capability, source in (("window", OTHER), ("prose", TRAINED), ("agent", OTHER)):
+        found = nexus("generate", out, "--capability", capability, *settings)
+        assert (found.out, found.err) == (nexus("generate", source, *settings).out, "")
+    by_ids = ("--ids", "5,6,7", "--greedy", "--max-new-tokens", 5)
+    assert nexus("generate", out, *by_ids).out == nexus("generate", TRAINED, *by_ids).out
     assert nexus("inspect", out).out.splitlines()[1].startswith("route of prose (d96")
     assert nexus("convert", out, tmp_path / "again", "--capability", "window").status == 0
     assert nexus("generate", tmp_path / "again", *settings).out == nexus("generate", OTHER, *settings).out
@@ -35,6 +39,23 @@ def test_two_models_become_one_file(nexus: Run, tmp_path: Path) -> None:
     out.write_bytes(damaged)
     refused = nexus("verify", out)
     assert refused.status == 2 and "window: " in refused.err and refused.err.count("\n") == 1
+
+
+def test_without_a_capability_the_router_chooses(nexus: Run, tmp_path: Path) -> None:
+    out = tmp_path / "both.nxu"
+    nexus("union", f"prose={TRAINED}", f"window={OTHER}", "-o", out)
+    unified, chosen = NexusUnifiedModel(out), {}
+    for prompt in ("Return the", "If the file is open, a line of text", "def __init__(self, name):", "    raise"):
+        route = unified.router.choose(prompt)
+        chosen.setdefault(route.name if route.reason == "bits_per_byte" else "", prompt)
+        source = {"prose": TRAINED, "window": OTHER}[route.name]
+        settings = ("--prompt", prompt, "--max-new-tokens", 5, "--greedy")
+        found = nexus("generate", out, *settings)
+        assert found.out == nexus("generate", source, *settings).out
+        assert found.err.startswith(f"{route.name} answers: ") and found.err.count("\n") == 1
+    assert {"prose", "window"} <= chosen.keys()
+    refused = nexus("generate", out, "--prompt", chosen["prose"], "--prompt", chosen["window"])
+    assert refused.status == 2 and "prompts are for several models" in refused.err and refused.err.count("\n") == 1
 
 
 def test_a_table_says_what_was_shared(nexus: Run, tmp_path: Path) -> None:
