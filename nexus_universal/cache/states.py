@@ -204,15 +204,17 @@ class CompressedState(WindowState):
     """A window of vectors that are keys and values at once, and what compressors make of the positions before.
 
     Per compressor: `waiting` values and gates of positions without an entry yet, the last whole group's (`before`), and
-    the `entries`. `counts` are the rows' lengths, once they differ: rows then begin at the left.
+    the `entries`, one of `rate` positions. `counts` are the rows' lengths, once they may differ: rows then begin at the
+    left.
     """
 
     fields = ("keys", "counts", *(f"{series}_{field}" for series in ("entry", "index") for field in COMPRESSED))
 
     counts: Tensor | None
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, *, rate: int | None) -> None:
         super().__init__(window)
+        self.rate = rate
         for field in self.fields[1:]:
             setattr(self, field, None)
 

@@ -16,30 +16,29 @@ from nexus_universal.cache.states import BridgeState, CompressedState, Count, Ke
 ROOM = 256
 """The least number of positions that there is room for; doubled when they are used up."""
 
-LOOSE = (CompressedState, BridgeState)
-"""States whose shapes depend on how much they have seen."""
-
 
 def any_loose(states: Mapping[str, State]) -> bool:
-    """Whether some state's shapes cannot be known before."""
-    return any(isinstance(state, LOOSE) for state in states.values())
+    """Whether the shapes of some state cannot be known before: what a bridge reads goes at another pace."""
+    return any(isinstance(state, BridgeState) for state in states.values())
 
 
 def refuse_loose(states: Mapping[str, State]) -> None:
     """A static cache must know the shapes of all its states.
 
     Raises:
-        InputError: one of them is of a kind whose shapes depend on the text.
+        InputError: one of them is a bridge's.
     """
     for key, state in states.items():
-        if isinstance(state, LOOSE):
-            kind = type(state).__name__
-            raise InputError(f"cache = 'static': the {kind} of {key} changes its shape from step to step")
+        if isinstance(state, BridgeState):
+            raise InputError(f"cache = 'static': {key} reads another model, whose steps are not this one's")
 
 
-def fixed(state: State, place: Tensor, *, room: int) -> State:
+def fixed(state: State, place: Tensor, *, room: int, length: int) -> State:
     """A copy whose tensors keep their shapes in steps: what grows gets `room`, a window is filled up at its left."""
     made = copy.copy(state)
+    if isinstance(made, CompressedState):
+        _fix_compressors(made, room=room, length=length)
+        state = made
     for name, value in state.tensors().items():
         if name in state.grows:
             dim, shape = state.grows[name], list(value.shape)
@@ -65,9 +64,36 @@ def loosened(state: State, length: int) -> State:
             setattr(made, name, value.narrow(state.grows[name], 0, length))
         elif isinstance(state, WindowState) and name in WindowState.fields:
             setattr(made, name, last(value, min(length, state.window - 1), dim=-2))
+    if isinstance(made, CompressedState) and made.counts is not None and made.rate:
+        groups = int(made.counts.max()) // made.rate
+        for name in ("entry_entries", "index_entries"):
+            if (entries := getattr(made, name)) is not None:
+                setattr(made, name, entries[:, :groups])
     if isinstance(made, KeyValueState):
         made.place = None
     return made
+
+
+def _fix_compressors(state: CompressedState, *, room: int, length: int) -> None:
+    """Rows that are counted, entries for all there is room for, and a group that waits, or was before, as a whole."""
+    if state.rate is None:
+        return
+    for series in ("entry", "index"):
+        entries, waiting = (getattr(state, f"{series}_{field}") for field in ("entries", "waiting_values"))
+        if entries is None:
+            continue
+        batch, _, width = entries.shape
+        if state.counts is None:
+            state.counts = torch.full((batch,), length, device=entries.device)
+        sizes = {"entries": room // state.rate, "waiting_values": state.rate - 1, "waiting_gates": state.rate - 1}
+        for field, size in sizes.items():
+            kept = getattr(state, f"{series}_{field}")
+            missing = kept.new_zeros(batch, size - kept.shape[1], kept.shape[2])
+            setattr(state, f"{series}_{field}", torch.cat([kept, missing], dim=1))
+        if waiting.shape[2] > width and getattr(state, f"{series}_before_values") is None:  # groups that overlap
+            before = entries.new_zeros(batch, state.rate, width)
+            setattr(state, f"{series}_before_values", before)
+            setattr(state, f"{series}_before_gates", torch.full_like(before, float("-inf")))
 
 
 class FixedCache(Cache):
@@ -81,7 +107,8 @@ class FixedCache(Cache):
             self.room *= 2
         self.signature = signature
         self.place = torch.tensor(length, device=device)
-        self.states = {key: fixed(state, self.place, room=self.room) for key, state in states.items()}
+        size = {"room": self.room, "length": length}
+        self.states = {key: fixed(state, self.place, **size) for key, state in states.items()}
         self.homes = {
             key: {name: tensor for name, tensor in state.tensors().items() if name not in state.grows}
             for key, state in self.states.items()

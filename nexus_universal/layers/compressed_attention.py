@@ -49,7 +49,7 @@ class UniversalCompressedAttention(nn.Module):
 
     def new_state(self) -> State:
         """An empty state for this mixer."""
-        return CompressedState(self.part.window)
+        return CompressedState(self.part.window, rate=self.part.rate)
 
     def forward(
         self,

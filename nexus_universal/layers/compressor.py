@@ -110,7 +110,10 @@ class Compressor(nn.Module):
         before = self._of(state, "before_values"), self._of(state, "before_gates")
         entries, series = self._pooled(joined[0], joined[1], done, before)
         known = self._of(state, "entries")
-        total = int((done + complete).max())
+        if known is not None and state is not None and state.place is not None:
+            total = known.shape[1]
+        else:
+            total = int((done + complete).max())
         place = entries.new_zeros(batch, total + 1, self.head_dim)
         if known is not None:
             place[:, : known.shape[1]] = known

@@ -18,16 +18,14 @@ from nexus_universal.cache.static import FixedCache, StaticCache
 from nexus_universal.layers import running
 from nexus_universal.layers.grouped import grouped_linear
 from nexus_universal.layers.running import Recorded, Running
+from tests.fusion.cross.pieces import KINDS as CROSSINGS
+from tests.fusion.cross.pieces import attached, loaded
 from tests.helpers import MODEL_TYPES, STEADY, floor_of, reference, single_changes, universal
 from tests.helpers import ids_without_pads as ids
 
 LENGTH, PROMPT = 40, 30
-LOOSE = ("deepseek_v4",)
-"""Types with a state whose shapes depend on the text."""
-
-TYPES = [model_type for model_type in MODEL_TYPES if model_type not in LOOSE]
 SAMPLE = ("llama", "qwen3_next")
-KINDS = ["qwen3", "gemma3_text", "deepseek_v32", "qwen3_next", "mamba2", "opt", "bloom", "qwen3_moe"]
+KINDS = ["deepseek_v4", "qwen3", "gemma3_text", "deepseek_v32", "qwen3_next", "mamba2", "opt", "bloom", "qwen3_moe"]
 ROPES = [("llama", {key: value}) for key, value in single_changes("llama") if key == "rope_parameters"]
 
 
@@ -56,7 +54,7 @@ def in_steps(
     return torch.cat(found, dim=1)
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_steps_stay_within_the_floor(model_type: str) -> None:
     theirs, exact, fast = models(model_type)
     tokens, mask = ids(2, LENGTH), torch.ones(2, LENGTH, dtype=torch.long)
@@ -116,8 +114,11 @@ def moved_to_meta(model: UniversalTransformer, cache: StaticCache) -> FixedCache
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize(
     ("model_type", "changes"),
-    [*((model_type, {}) for model_type in TYPES), *ROPES],
-    ids=[*TYPES, *(f"llama, {changes['rope_parameters']['rope_type']} {i}" for i, (_, changes) in enumerate(ROPES))],
+    [*((model_type, {}) for model_type in MODEL_TYPES), *ROPES],
+    ids=[
+        *MODEL_TYPES,
+        *(f"llama, {changes['rope_parameters']['rope_type']} {i}" for i, (_, changes) in enumerate(ROPES)),
+    ],
 )
 def test_a_step_asks_for_no_data(
     model_type: str, changes: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -157,7 +158,7 @@ def graphs_of(fast: UniversalTransformer) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "model_type", [*SAMPLE, *(pytest.param(each, marks=pytest.mark.slow) for each in TYPES if each not in SAMPLE)]
+    "model_type", [*SAMPLE, *(pytest.param(each, marks=pytest.mark.slow) for each in MODEL_TYPES if each not in SAMPLE)]
 )
 def test_a_step_is_one_graph(model_type: str) -> None:
     """And so are all steps in whatever room: the first one's, and one for all sizes."""
@@ -274,6 +275,15 @@ def test_a_gpu_replays_what_it_recorded(model_type: str, monkeypatch: pytest.Mon
     torch.testing.assert_close(found, exact_of(exact, tokens, None, sizes), rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("model_type", KINDS)
+def test_one_position_after_the_other_from_the_first_on(model_type: str) -> None:
+    """Windows, groups and convolutions that are not full yet."""
+    theirs, exact, fast = models(model_type)
+    floor = floor_of(theirs, exact.n, length=LENGTH)
+    found = in_steps(fast, fast.new_cache(), ids(2, LENGTH), sizes=[1] * LENGTH)
+    assert float((found - exact_of(exact, ids(2, LENGTH), None, [1] * LENGTH)).abs().max()) <= floor
+
+
 # What else is done with a cache
 
 
@@ -376,17 +386,16 @@ def test_with_gradients_nothing_is_overwritten() -> None:
     assert cache.bound is None and cache.length == 11
 
 
-def test_a_compiler_gets_a_cache_that_it_can_have() -> None:
-    kinds = {model_type: universal(reference(model_type)).optimize(compile=True) for model_type in ("llama", *LOOSE)}
-    assert {name: model.optimised and model.optimised.cache for name, model in kinds.items()} == {
-        "llama": "static",
-        "deepseek_v4": "exact",
-    }
+def test_where_a_bridge_reads_another_model_no_step_is_fixed() -> None:
+    host, donor = loaded("qwen3_tiny"), loaded("gemma3_tiny")
+    model = attached(host, donor, **CROSSINGS["projection"]).model
+    with pytest.raises(InputError, match=r"cache = 'static': layers\.1\.bridge_donor_3_2 reads another model"):
+        model.optimize(cache="static")
+    kinds = [each.optimize(compile=True).optimised for each in (model, host)]
+    assert [each.cache for each in kinds if each] == ["exact", "static"]
 
 
-def test_what_cannot_be_had_is_said() -> None:
-    with pytest.raises(InputError, match=r"cache = 'static': the CompressedState of layers\.0\.attention changes its"):
-        universal(reference("deepseek_v4")).optimize(cache="static")
+def test_pads_within_a_row_are_refused_as_ever() -> None:
     _, exact, fast = models("mistral", sliding_window=6)
     right = torch.ones(2, 12, dtype=torch.long)
     right[0, 5:9] = 0
