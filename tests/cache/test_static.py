@@ -77,7 +77,7 @@ def test_nothing_moves_from_step_to_step(model_type: str, monkeypatch: pytest.Mo
     *_, fast = models(model_type)
     cache, seen = fast.new_cache(), []
     assert isinstance(cache, StaticCache)
-    for sizes in ([9, 1], [1], [1]):
+    for sizes in ([1, 1], [1], [1]):
         in_steps(fast, cache, ids(2, 20), sizes=sizes)
         assert cache.bound is not None
         kept = {f"{key}.{name}": t for key, state in cache.bound.states.items() for name, t in state.tensors().items()}
