@@ -25,6 +25,7 @@ from nexus_universal.architecture.program import (
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm, bare_rms, reciprocal
 from nexus_universal.layers.stream_gate import UniversalStreamGate
+from nexus_universal.layers.support import rounded
 
 StreamsOf = Float[Tensor, "batch seq streams d_hidden"]
 One = Float[Tensor, "batch seq d_hidden"]
@@ -42,7 +43,7 @@ class UniversalAltUp(nn.Module):
         self.correct = Linear(part.streams, part.streams, bias=False)
 
     def _mixture(self, x: One) -> Float[Tensor, "batch seq streams"]:
-        scaled = self.norm(x) * torch.tensor(1 / self.d_model, device=x.device).to(x.dtype)
+        scaled = self.norm(x) * rounded(1 / self.d_model, x)
         return torch.tanh(self.router(scaled).float()).type_as(x)
 
     def read(self, x: StreamsOf) -> tuple[One, Float[Tensor, "streams batch seq d_hidden"]]:
@@ -70,6 +71,7 @@ class UniversalStreamSlice(nn.Module):
         super().__init__()
         self.part = part
         self.scale = nn.Parameter(torch.empty(d_model)) if part.read_scale else None
+        self._written: dict[torch.device, Tensor] = {}
 
     def read(self, x: StreamsOf) -> tuple[One, StreamsOf]:
         """The stream that is read, and all of them."""
@@ -78,8 +80,12 @@ class UniversalStreamSlice(nn.Module):
 
     def write(self, x: StreamsOf, y: One) -> StreamsOf:
         """The streams, y added to those that are written."""
-        streams, index = x.permute(2, 0, 1, 3), torch.tensor(self.part.write, device=x.device)
-        return streams.index_add(0, index, y.expand(len(self.part.write), *y.shape)).permute(1, 2, 0, 3)
+        if x.device not in self._written:
+            self._written[x.device] = torch.tensor(self.part.write, device=x.device)
+        streams = x.permute(2, 0, 1, 3)
+        return streams.index_add(0, self._written[x.device], y.expand(len(self.part.write), *y.shape)).permute(
+            1, 2, 0, 3
+        )
 
 
 class UniversalHyperConnection(nn.Module):

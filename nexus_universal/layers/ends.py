@@ -19,7 +19,7 @@ from nexus_universal.layers.gain import Gain
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
 from nexus_universal.layers.per_layer import UniversalPerLayerEmbedding, find_tokens
-from nexus_universal.layers.support import refuse_unless
+from nexus_universal.layers.support import refuse_unless, rounded
 from nexus_universal.layers.tables import SinusoidTable, Table
 
 
@@ -40,7 +40,7 @@ def scaled(part: Embedding, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*
     if part.scale is None:
         return x
     if part.scale_rounding == "model":
-        return x * torch.tensor(part.scale, device=x.device).to(x.dtype)
+        return x * rounded(part.scale, x)
     return x * part.scale
 
 

@@ -12,6 +12,7 @@ from nexus_universal.architecture.feed_forward import FeedForward, MixtureOfExpe
 from nexus_universal.layers.activations import ACTIVATIONS, activation
 from nexus_universal.layers.linear import InputProjections, Linear
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.support import rounded
 
 
 class UniversalFeedForward(nn.Module):
@@ -63,7 +64,7 @@ def sparsified(x: Float[Tensor, "*lead width"], quantile: float) -> Float[Tensor
     """What of x lies above that quantile, were its entries normal; 0 for the rest."""
     mean = torch.mean(x, dim=-1, keepdim=True)
     spread = torch.std(x, dim=-1, keepdim=True, unbiased=False)
-    return torch.relu(x - (mean + spread * torch.tensor(quantile, device=x.device).to(x.dtype)))
+    return torch.relu(x - (mean + spread * rounded(quantile, x)))
 
 
 def gated_product(

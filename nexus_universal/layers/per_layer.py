@@ -13,6 +13,7 @@ from nexus_universal.layers.activations import ACTIVATIONS
 from nexus_universal.layers.call import Call
 from nexus_universal.layers.linear import Linear
 from nexus_universal.layers.norms import UniversalNorm
+from nexus_universal.layers.support import rounded
 from nexus_universal.layers.tables import Table
 
 
@@ -35,14 +36,14 @@ class UniversalPerLayerEmbedding(nn.Module):
         rows = None
         if tokens is not None:
             rows = self.tokens(torch.where(tokens < self.part.vocab, tokens, 0))
-            rows = (rows * torch.tensor(self.part.width**0.5, device=x.device).to(rows.dtype)).unflatten(-1, by_layer)
+            rows = (rows * rounded(self.part.width**0.5, rows)).unflatten(-1, by_layer)
         out = self._scaled(self.projection(x), self.d_model**-0.5)
         out = self.norm(out.unflatten(-1, by_layer))
         return out if rows is None else self._scaled(out + rows, 2.0**-0.5)
 
     def _scaled(self, x: Tensor, scale: float) -> Tensor:
         if self.part.scale_rounding == "model":
-            return x * torch.tensor(scale, device=x.device).to(x.dtype)
+            return x * rounded(scale, x)
         return x * scale
 
 

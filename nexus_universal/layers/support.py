@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from nexus_universal.architecture.errors import UnsupportedPart
@@ -33,6 +34,11 @@ def kept_in_float32(model: nn.Module) -> Iterator[str]:
     for path, module in model.named_modules():
         if isinstance(module, KeepsFloat32):
             yield from (f"{path}.{name}" for name in module.in_float32)
+
+
+def rounded(number: float, x: Tensor) -> Tensor:
+    """A number in float32, then in the dtype of x; made on its device, whither a recorded step can copy nothing."""
+    return torch.full((), number, dtype=torch.float32, device=x.device).to(x.dtype)
 
 
 def refuse_unless(part: Part, **plain: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nexus_universal import UniversalTransformer
@@ -96,6 +97,16 @@ class NothingFromTheHost(TorchDispatchMode):
         return out
 
 
+class NothingFromPython(TorchFunctionMode):
+    """And what makes tensors of Python's numbers, which travel too, but which a device without data passes over."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (torch.tensor, torch.as_tensor, torch.from_numpy, Tensor.new_tensor), func
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            assert not any(isinstance(each, list) for each in (args[1] if isinstance(args[1], tuple) else (args[1],)))
+        return func(*args, **(kwargs or {}))
+
+
 def moved_to_meta(model: UniversalTransformer, cache: StaticCache) -> FixedCache:
     """Model and fixed memory on a device that has shapes, but no data: whoever asks for any fails."""
     bound = cache.bound
@@ -137,7 +148,7 @@ def test_a_step_asks_for_no_data(
         fast(one, cache=cache)  # moves what is kept for each device
         for length, padded in ((12, False), (13, True)):
             mask = torch.ones(2, length, dtype=torch.long, device="meta") if padded else None
-            with NothingFromTheHost():
+            with NothingFromTheHost(), NothingFromPython():
                 assert fast(one, mask, cache=cache).logits.is_meta
     assert cache.bound is bound and cache.length == 13
 
