@@ -64,7 +64,7 @@ class NexusCache(TransformersCache):
         Raises:
             InputError: a state does not keep what that needs, and no call as far back was recorded.
         """
-        length = self.cache.length - abs(tokens_to_remove)
+        length = self.cache.length - abs(int(tokens_to_remove))  # transformers 5.17 gives a tensor
         before = next((each for each in reversed(self.recorded) if each.length <= length), None)
         if length < self.cache.length and before is None:
             self.cache.crop(length)

@@ -82,10 +82,8 @@ class UniversalStreamSlice(nn.Module):
         """The streams, y added to those that are written."""
         if x.device not in self._written:
             self._written[x.device] = torch.tensor(self.part.write, device=x.device)
-        streams = x.permute(2, 0, 1, 3)
-        return streams.index_add(0, self._written[x.device], y.expand(len(self.part.write), *y.shape)).permute(
-            1, 2, 0, 3
-        )
+        streams, added = x.permute(2, 0, 1, 3), y.expand(len(self.part.write), *y.shape)
+        return streams.index_add(0, self._written[x.device], added).permute(1, 2, 0, 3)
 
 
 class UniversalHyperConnection(nn.Module):
